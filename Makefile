@@ -1,0 +1,73 @@
+# make demo   embed the docstrings of the installed packages on this machine, and search them
+# make test   everything that has to pass before a change goes in (at most 10 minutes on 2 cores)
+#
+# Both set up .venv first, where it is missing or stale. Without a GPU on Linux, the small CPU build
+# of torch is had with:
+#     make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+EXTRAS ?= demo,test
+PY := .venv/bin/python
+STAMP := .venv/.installed
+BENCH_STAMP := .venv-bench/.installed
+
+# what `make bench` embeds
+TEXTS ?= docsearch/docstrings
+COLUMN ?= text
+BENCH_FLAGS ?=
+
+.PHONY: help setup demo test test-all check bench bench-setup clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+	@echo "also: make setup, make test-all, make bench-setup, make bench TEXTS=FILE COLUMN=NAME, make clean"
+
+setup: $(STAMP)
+
+# An environment whose interpreter has gone is made anew; otherwise only what changed is installed.
+# torch goes first and by its pin, so that nothing else pulls in another build of it.
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make setup PYTHON=python3.11"; exit 1; }
+	@$(PY) -c pass 2>/dev/null || { echo "making .venv"; $(PYTHON) -m venv --clear .venv; }
+	@echo "installing into .venv (minutes, the first time)"
+	@$(PY) -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt torch
+	@$(PY) -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: setup
+	@$(PY) pipelines/docsearch.py
+
+check: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports --no-logo
+
+test: check
+	$(PY) -m pytest -q -m "not long"
+
+test-all: check
+	$(PY) -m pytest -q
+	@$(PY) pipelines/docsearch.py --gather-only
+	@set -e; for file in benchmarks/[a-z]*.py; do \
+		case $$file in *batch_inference.py) given="--texts $(TEXTS) --column $(COLUMN)";; *) given="";; esac; \
+		echo "$$file --quick"; $(PY) $$file --quick $$given; done
+
+bench-setup: setup $(BENCH_STAMP)
+
+# The peers get an environment of their own: they pin what we must not depend on.
+$(BENCH_STAMP): benchmarks/requirements-peers.txt constraints.txt
+	@.venv-bench/bin/python -c pass 2>/dev/null || $(PYTHON) -m venv --clear .venv-bench
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -r benchmarks/requirements-peers.txt
+	@touch $@
+
+bench: setup
+	@test "$(TEXTS)" != docsearch/docstrings || $(PY) pipelines/docsearch.py --gather-only
+	@$(PY) benchmarks/batch_inference.py --texts $(TEXTS) --column $(COLUMN) $(BENCH_FLAGS)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
+	find altlas_flow pipelines benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +

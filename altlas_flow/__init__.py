@@ -1,0 +1,68 @@
+"""altlas_flow: run models over requests and DataFrames on Dask.
+
+>>> import altlas_flow as af
+>>> flow = af.connect()                                                         # doctest: +SKIP
+>>> flow.run("reviews/*.parquet", "minilm", input="text", to="embedded/")       # doctest: +SKIP
+
+Names are loaded when they are used: importing this package loads neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from altlas_flow._version import __version__
+
+if TYPE_CHECKING:
+    from altlas_flow import errors, settings
+    from altlas_flow.cluster.transport import Handle
+    from altlas_flow.dataframe.report import Plan, RunSummary
+    from altlas_flow.flow import Flow, connect
+    from altlas_flow.models.catalog import load_catalog
+    from altlas_flow.models.loaded import LoadedModel
+    from altlas_flow.models.spec import ModelSpec
+    from altlas_flow.records import InferenceResponse
+
+_WHERE = {
+    "Flow": "altlas_flow.flow",
+    "Handle": "altlas_flow.cluster.transport",
+    "InferenceResponse": "altlas_flow.records",
+    "LoadedModel": "altlas_flow.models.loaded",
+    "ModelSpec": "altlas_flow.models.spec",
+    "Plan": "altlas_flow.dataframe.report",
+    "RunSummary": "altlas_flow.dataframe.report",
+    "connect": "altlas_flow.flow",
+    "errors": "altlas_flow.errors",
+    "load_catalog": "altlas_flow.models.catalog",
+    "settings": "altlas_flow.settings",
+}
+
+__all__ = [
+    "Flow",
+    "Handle",
+    "InferenceResponse",
+    "LoadedModel",
+    "ModelSpec",
+    "Plan",
+    "RunSummary",
+    "__version__",
+    "connect",
+    "errors",
+    "load_catalog",
+    "settings",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = import_module(_WHERE[name])
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

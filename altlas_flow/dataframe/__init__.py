@@ -1,0 +1,1 @@
+"""A model over a DataFrame: lazily or at once (`mapping`), or as a checkpointed job (`job`)."""

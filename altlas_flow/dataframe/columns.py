@@ -1,0 +1,237 @@
+"""Columns in, columns out: rows of a table for a model, and its answers as Arrow columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from altlas_flow.errors import InputError, MissingColumn, SpecError, describe, one_line
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Input:
+    """What of a row the model gets.
+
+    Parameters
+    ----------
+    columns : tuple of str, optional
+        One column: its value. Several: a record of them, which models of texts join by newlines.
+    function : callable, optional
+        Of the row as a record; what it returns is the model's input.
+    """
+
+    columns: tuple[str, ...] = ()
+    function: Callable[[Row], Any] | None = None
+
+    @classmethod
+    def of(cls, given: str | Sequence[str] | Callable[[Row], Any], known: Sequence[str]) -> Input:
+        """Read what a user gave as ``input=``.
+
+        Raises
+        ------
+        MissingColumn
+            Where a column is not among those known.
+        InputError
+            Where it is neither a name, nor names, nor a callable.
+        """
+        if isinstance(given, str):
+            columns: tuple[str, ...] = (given,)
+        elif callable(given):
+            return cls(function=given)
+        elif isinstance(given, Sequence) and given and all(isinstance(name, str) for name in given):
+            columns = tuple(given)
+        else:
+            raise InputError(
+                f"input={one_line(repr(given), 80)} names no column: give a column, a list of columns, or a "
+                "function of the row"
+            )
+        for column in columns:
+            if column not in known:
+                raise MissingColumn(column, known)
+        return cls(columns=columns)
+
+    def needed(self) -> list[str] | None:
+        """Columns that have to be read for the model; None: all."""
+        return list(self.columns) or None
+
+    def label(self) -> Any:
+        """What identifies this input, as JSON can hold it."""
+        if self.function is None:
+            return list(self.columns)
+        from altlas_flow.models.spec import digest_callable
+
+        return {"function": digest_callable(self.function)}
+
+    def rows(self, table: pa.Table) -> tuple[list[Any], list[int] | range, dict[int, Exception]]:
+        """The model's inputs out of a table.
+
+        Returns
+        -------
+        inputs : list
+            Of the rows that have one.
+        positions : list of int or range
+            Where in the table those rows stand.
+        faults : dict of int to Exception
+            The other rows.
+        """
+        if self.function is not None:
+            return self._call(table)
+        if len(self.columns) > 1:
+            records = table.select(list(self.columns)).to_pylist()
+            return _without(records, [i for i, row in enumerate(records) if _all_null(row)], self.columns)
+        column = table.column(self.columns[0])
+        values = column.to_pylist()
+        if not column.null_count:
+            return values, range(len(values)), {}
+        return _without(values, np.flatnonzero(column.is_null().to_numpy()).tolist(), self.columns)
+
+    def _call(self, table: pa.Table) -> tuple[list[Any], list[int] | range, dict[int, Exception]]:
+        assert self.function is not None
+        values, positions, faults = [], [], {}
+        for position, row in enumerate(table.to_pylist()):
+            try:
+                values.append(self.function(row))
+                positions.append(position)
+            except Exception as error:
+                # the user's function may fail on a row in any way; the job goes on without the row
+                faults[position] = InputError(f"the function of the row failed: {describe(error)}")
+        return values, positions, faults
+
+
+def _all_null(row: Row) -> bool:
+    return all(value is None for value in row.values())
+
+
+def _without(
+    values: list[Any], bad: list[int], columns: Sequence[str]
+) -> tuple[list[Any], list[int] | range, dict[int, Exception]]:
+    if not bad:
+        return values, range(len(values)), {}
+    name = " and ".join(repr(column) for column in columns)
+    out = set(bad)
+    positions = [i for i in range(len(values)) if i not in out]
+    faults: dict[int, Exception] = {i: InputError(f"{name} is null") for i in bad}
+    return [values[i] for i in positions], positions, faults
+
+
+def output_names(keys: Sequence[str], output: str | None) -> tuple[str, ...]:
+    """Names of the columns that a model adds.
+
+    The first of `keys` is what the model is for; it gets the name that the user wants.
+
+    >>> output_names(["label", "score"], None), output_names(["label", "score"], "mood")
+    (('label', 'score'), ('mood', 'mood_score'))
+    """
+    first, *others = keys
+    if output is None or output == first:
+        return tuple(keys)
+    return (output, *(f"{output}_{key}" for key in others))
+
+
+def declared_types(outputs: Mapping[str, str]) -> dict[str, pa.DataType]:
+    """Arrow types out of their names, as a spec gives them.
+
+    ``list<float>[384]`` is a list of fixed size.
+
+    Raises
+    ------
+    SpecError
+    """
+    types: dict[str, pa.DataType] = {}
+    for key, name in outputs.items():
+        inner, bracket, size = name.partition("[")
+        try:
+            if bracket and inner.startswith("list<"):
+                item = pa.type_for_alias(inner[len("list<") : -1])
+                types[key] = pa.list_(item, int(size.rstrip("]")))
+            elif name.startswith("list<"):
+                types[key] = pa.list_(pa.type_for_alias(name[len("list<") : -1]))
+            else:
+                types[key] = pa.type_for_alias(name)
+        except ValueError as error:
+            raise SpecError(
+                f"outputs: {key}: {name!r} is no Arrow type: give one such as string, double, int64, "
+                "list<float> or list<float>[384]"
+            ) from error
+    return types
+
+
+def infer_types(answers: np.ndarray | list[Any], default: str) -> dict[str, pa.DataType]:
+    """Arrow types of answers, by key; answers that are records have the keys of the first.
+
+    Raises
+    ------
+    SpecError
+        Where Arrow has no type for them.
+    """
+    if isinstance(answers, list) and answers and isinstance(answers[0], Mapping):
+        columns: dict[str, Any] = {str(key): [row.get(key) for row in answers] for key in answers[0]}
+    else:
+        columns = {default: answers}
+    types: dict[str, pa.DataType] = {}
+    for key, values in columns.items():
+        try:
+            kind = _array(values, None).type
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise SpecError(
+                f"the answers cannot be put into a column ({one_line(error, 120)}): return numbers, texts, "
+                "arrays or records of them, or declare outputs="
+            ) from error
+        types[key] = pa.string() if pa.types.is_null(kind) else kind
+    return types
+
+
+def to_columns(
+    answers: np.ndarray | list[Any], types: Mapping[str, pa.DataType]
+) -> tuple[dict[str, pa.Array], dict[int, Exception]]:
+    """Answers as Arrow arrays, by key; a row whose answer does not fit is null and a fault."""
+    if len(types) == 1 and not (isinstance(answers, list) and _records(answers, types)):
+        columns: dict[str, Any] = dict.fromkeys(types, answers)
+    else:
+        columns = {key: [_field(row, key) for row in answers] for key in types}
+    arrays: dict[str, pa.Array] = {}
+    faults: dict[int, Exception] = {}
+    for key, values in columns.items():
+        kind = types[key]
+        try:
+            arrays[key] = _array(values, kind)
+        except (pa.ArrowException, TypeError, ValueError):
+            fitting = []
+            for position, value in enumerate(values):
+                try:
+                    pa.array([value], kind)
+                    fitting.append(value)
+                except (pa.ArrowException, TypeError, ValueError) as error:
+                    fitting.append(None)
+                    faults[position] = InputError(
+                        f"the answer does not fit the column's type {kind}: {one_line(error, 120)}"
+                    )
+            arrays[key] = pa.array(fitting, kind)
+    return arrays, faults
+
+
+def _records(answers: list[Any], types: Mapping[str, pa.DataType]) -> bool:
+    return bool(answers) and isinstance(answers[0], Mapping) and next(iter(types)) in answers[0]
+
+
+def _field(row: Any, key: str) -> Any:
+    return row.get(key) if isinstance(row, Mapping) else None
+
+
+def _array(values: Any, kind: pa.DataType | None) -> pa.Array:
+    """An Arrow array; a matrix becomes lists of fixed size, without a detour over Python objects."""
+    if isinstance(values, list) and values and isinstance(values[0], np.ndarray):
+        values = np.stack(values)
+    if not isinstance(values, np.ndarray):
+        return pa.array(values, kind)
+    if values.ndim == 1:
+        return pa.array(values, kind)
+    flat = values.reshape(len(values), -1)
+    array = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+    return array if kind is None or array.type == kind else array.cast(kind)

@@ -1,0 +1,249 @@
+"""What runs on workers for a DataFrame: read a chunk, predict some of its rows, write a part.
+
+Each is a Dask task of its own, so that a model's needs restrict only the prediction, and reading
+and writing run anywhere. A prediction never raises for a row: it puts the row aside as a dead letter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from distributed import get_worker, secede
+
+from altlas_flow.cluster.worker import current_host
+from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA, Attempt, write_attempt
+from altlas_flow.dataframe.columns import Input, declared_types, infer_types, output_names, to_columns
+from altlas_flow.dataframe.readers import read_chunk
+from altlas_flow.dataframe.sources import Chunk
+from altlas_flow.errors import BadRow, InputError, describe
+from altlas_flow.models.spec import ModelSpec
+
+#: Characters of a bad input that a dead letter keeps.
+EXCERPT = 200
+
+
+@dataclass(frozen=True)
+class Predict:
+    """How to predict the rows of a table.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+    input : Input
+    output : str or None
+        The name that the user wants for the first output column.
+    types : dict of str to pyarrow.DataType, optional
+        Of the answers, by key; None: learnt from the answers themselves.
+    """
+
+    spec: ModelSpec
+    input: Input
+    output: str | None = None
+    types: Mapping[str, pa.DataType] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    batch: Literal["auto"] | int | None = None
+    on_error: Literal["raise", "collect"] = "collect"
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns that are added."""
+        assert self.types is not None
+        return output_names(list(self.types), self.output)
+
+
+@dataclass
+class Rows:
+    """Rows as a task holds them: a table, where they come from, and what was bad on reading.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+    source : str
+        Shown in row ids.
+    positions : numpy.ndarray of int64, optional
+        Row numbers within the source; None: consecutive from `first_row`.
+    bad : list of (int, str, str)
+        Row number within the source, error, excerpt: rows that could not be read.
+    """
+
+    table: pa.Table
+    source: str
+    first_row: int = 0
+    positions: np.ndarray | None = None
+    bad: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def row_id(self, position: int) -> str:
+        number = self.first_row + position if self.positions is None else int(self.positions[position])
+        return f"{self.source}:{number}"
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Rows from `start` to `stop`, counted as they stand in the source, bad ones included."""
+        low, high = self.first_row + start, self.first_row + stop
+        bad = [row for row in self.bad if low <= row[0] < high]
+        if self.positions is None:
+            return Rows(self.table.slice(start, stop - start), self.source, low, None, bad)
+        first, last = np.searchsorted(self.positions, [low, high])
+        table = self.table.slice(int(first), int(last - first))
+        return Rows(table, self.source, low, self.positions[first:last], bad)
+
+
+@dataclass
+class Predicted:
+    """A predicted part: the good rows with their answers, the dead letters, and what it took."""
+
+    table: pa.Table
+    dead: pa.Table
+    rows_in: int
+    stats: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What the client learns of a written part; no rows."""
+
+    attempt: Attempt
+    dead: Attempt | None
+    rows_in: int
+    stats: dict[str, Any]
+
+
+def read_rows(chunk: Chunk) -> Rows:
+    """Read one chunk of a source file."""
+    table, bad, positions = read_chunk(chunk)
+    first = chunk.first_row
+    return Rows(
+        table,
+        chunk.name,
+        first,
+        None if positions is None else positions + first,
+        [(first + row, error, excerpt) for row, error, excerpt in bad],
+    )
+
+
+def predict_rows(rows: Rows, start: int, stop: int, what: Predict) -> Predicted:
+    """Predict rows `start` to `stop` of `rows`; takes a slot of the worker's host.
+
+    Raises
+    ------
+    BadRow
+        With ``on_error="raise"``, for the first bad row.
+    ModelLoadError, UnsafeModel, ParameterError, HostClosed
+        Where the model cannot be used at all.
+    """
+    host, worker = current_host(), get_worker()
+    part = rows.part(start, stop)
+    with host.parts:
+        # out of the thread pool before waiting for a slot: those who read, write or ask for one
+        # prediction need the pool's threads
+        secede()
+        return predict_part(part, what, host, str(worker.name))
+
+
+def predict_part(part: Rows, what: Predict, host: Any, node: str) -> Predicted:
+    """Predict all rows of a part with a host."""
+    model = what.spec.id
+    letters = [(part.source + f":{row}", "read", error, "SourceError", excerpt) for row, error, excerpt in part.bad]
+    inputs, positions, faults = what.input.rows(part.table)
+    started = time.perf_counter()
+    result = host.predict(what.spec, inputs, parameters=what.parameters, batch=what.batch)
+    seconds = time.perf_counter() - started
+    for index, error in result.errors.items():
+        faults[int(positions[index])] = error
+    bad = set(result.errors)
+    answers = result.outputs
+    if bad:
+        kept = [i for i in range(len(inputs)) if i not in bad]
+        answers = answers[kept] if isinstance(answers, np.ndarray) else [answers[i] for i in kept]
+        positions = [int(positions[i]) for i in kept]
+    types = what.types or host.describe(what.spec)["types"] or learn_types(what.spec, answers)
+    arrays, misfits = to_columns(answers, types)
+    good = positions
+    if misfits:
+        keep = np.array([i for i in range(len(positions)) if i not in misfits], np.int64)
+        faults.update({int(positions[i]): error for i, error in misfits.items()})
+        arrays = {key: array.take(pa.array(keep)) for key, array in arrays.items()}
+        good = [int(positions[i]) for i in keep]
+    table = part.table if len(good) == part.table.num_rows else part.table.take(pa.array(good, pa.int64()))
+    for name, array in zip(output_names(list(types), what.output), arrays.values(), strict=True):
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        table = table.append_column(name, array)
+    letters += [
+        (part.row_id(row), phase_of(error, row in misfit_rows(misfits, positions)), describe(error), type(error).__name__, _excerpt(part.table, what.input, row))
+        for row, error in sorted(faults.items())
+    ]
+    if letters and what.on_error == "raise":
+        row_id, phase, text, *_ = letters[0]
+        raise BadRow(row_id, phase, model, text)
+    dead = pa.table(
+        {
+            "row_id": [letter[0] for letter in letters],
+            "phase": [letter[1] for letter in letters],
+            "error": [letter[2] for letter in letters],
+            "error_type": [letter[3] for letter in letters],
+            "model": [model] * len(letters),
+            "node": [node] * len(letters),
+            "input": [letter[4] for letter in letters],
+        },
+        DEAD_LETTER_SCHEMA,
+    )
+    rows_in = part.table.num_rows + len(part.bad)
+    stats = {
+        "node": node,
+        "tokens": result.tokens,
+        "padded": result.padded,
+        "truncated": result.truncated,
+        "predict_s": result.predict_s,
+        "load_s": result.load_s,
+        "wait_s": seconds - result.predict_s,
+        "budget": result.budget,
+        "settled": result.settled,
+    }
+    return Predicted(table, dead, rows_in, stats)
+
+
+def misfit_rows(misfits: Mapping[int, Exception], positions: Any) -> set[int]:
+    """Rows of the table whose answers did not fit."""
+    return {int(positions[i]) for i in misfits}
+
+
+def phase_of(error: Exception, misfit: bool) -> str:
+    """Where a row failed: at its input, in the model, or at its output."""
+    if misfit:
+        return "output"
+    return "input" if isinstance(error, InputError) else "predict"
+
+
+def learn_types(spec: ModelSpec, answers: np.ndarray | list[Any]) -> dict[str, pa.DataType]:
+    """Types of the answers: as the spec declares them, or as they are."""
+    if spec.outputs:
+        return declared_types(spec.outputs)
+    return infer_types(answers, "prediction")
+
+
+def describe_model(spec: ModelSpec) -> dict[str, Any]:
+    """Load the model on this worker; what it answers with (see `ModelHost.describe`)."""
+    host = current_host()
+    secede()
+    return host.describe(spec)
+
+
+def write_part(predicted: Predicted, folder: Path, part: str) -> Receipt:
+    """Write a part aside, and its dead letters; the job's owner commits them."""
+    attempt = write_attempt(predicted.table, folder, part)
+    dead = write_attempt(predicted.dead, folder, f"dead-{part}") if predicted.dead.num_rows else None
+    return Receipt(attempt, dead, predicted.rows_in, predicted.stats)
+
+
+def _excerpt(table: pa.Table, columns: Input, row: int) -> str:
+    """The start of a bad row's input, to recognise it by."""
+    names = columns.needed()
+    record = (table.select(names) if names else table).slice(row, 1).to_pylist()[0]
+    value = next(iter(record.values())) if len(record) == 1 else record
+    text = value if isinstance(value, str) else repr(value)
+    return text[:EXCERPT]

@@ -1,0 +1,271 @@
+"""Units: pieces of input that are read at once, whatever the input is; cut into parts of the output.
+
+A unit is submitted as one Dask task that yields `Rows`. Files are scanned on workers, a pandas frame
+is sent slice by slice, a dask frame is computed partition by partition.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from distributed import Client, Future
+
+from altlas_flow.dataframe.sources import (
+    check_schemas,
+    find_files,
+    infer_schema,
+    read_schema,
+    scan,
+    short_names,
+)
+from altlas_flow.dataframe.tasks import Rows, read_rows
+from altlas_flow.errors import EmptyInput, SourceError, one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Rows of a unit, and what tells whether they changed."""
+
+    rows: int
+    fingerprint: str
+
+
+@dataclass(eq=False)
+class Unit:
+    """A piece of input that is read at once.
+
+    Attributes
+    ----------
+    slug : str
+        How the names of its parts start; the same for the same piece of the same input.
+    submit : callable
+        Submits the task that yields its `Rows`.
+    measured : Measured or None
+        None where only reading it tells.
+    """
+
+    slug: str
+    submit: Callable[[], Future]
+    first_row: int = 0
+    measured: Measured | None = None
+
+    def parts(self, part_rows: int) -> Iterator[Part]:
+        """Cut the unit, once it is measured, into equal parts of at most `part_rows` rows."""
+        assert self.measured is not None
+        rows = self.measured.rows
+        count = max(1, -(-rows // part_rows))
+        for index in range(count):
+            start, stop = rows * index // count, rows * (index + 1) // count
+            text = f"{self.measured.fingerprint}:{start}:{stop}"
+            name = f"part-{self.slug}-{self.first_row + start:012d}.parquet"
+            yield Part(name, self, start, stop, hashlib.sha256(text.encode()).hexdigest()[:32])
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `start` to `stop` of a unit: one file of the output."""
+
+    name: str
+    unit: Unit
+    start: int
+    stop: int
+    fingerprint: str
+
+
+@dataclass
+class Source:
+    """An input as units.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        Of the input.
+    units : list of Unit
+    all_null : frozenset of str
+        Columns that are known to hold nothing but nulls.
+    """
+
+    columns: tuple[str, ...]
+    units: list[Unit]
+    all_null: frozenset[str] = frozenset()
+    keep: list[Any] = field(default_factory=list)  # what must live as long as the units
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of the input, where they are known."""
+        if any(unit.measured is None for unit in self.units):
+            return None
+        return sum(unit.measured.rows for unit in self.units if unit.measured)
+
+
+def open_source(client: Client, source: Any, part_rows: int, timeout: float) -> Source:
+    """Whatever a user calls an input, as units.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    source : pandas.DataFrame, dask.dataframe.DataFrame, path, glob, or list of paths
+    part_rows : int
+        Rows of an output part.
+    timeout : float
+        Seconds for the scan of one file.
+
+    Raises
+    ------
+    SourceError, EmptyInput
+    """
+    if isinstance(source, (str, Path, list, tuple)):
+        return _files(client, source, part_rows, timeout)
+    if hasattr(source, "to_delayed") and hasattr(source, "npartitions"):
+        return _dask_frame(client, source)
+    if hasattr(source, "iloc"):
+        return _pandas_frame(client, source, part_rows)
+    raise SourceError(
+        f"a {type(source).__name__} is no source of rows: give a pandas or dask DataFrame, or the path of "
+        "Parquet, CSV or JSONL files"
+    )
+
+
+def _files(client: Client, source: Any, part_rows: int, timeout: float) -> Source:
+    paths = find_files([str(path) for path in source] if isinstance(source, (list, tuple)) else source)
+    schema = client.submit(infer_schema, paths, pure=False).result(timeout)
+    if schema is None:  # Parquet: each file says for itself
+        schema = check_schemas(
+            [future.result(timeout) for future in client.map(read_schema, paths, pure=False)], paths
+        )
+    futures = [
+        client.submit(scan, path, part_rows, schema, name=name, pure=False)
+        for path, name in zip(paths, short_names(paths), strict=True)
+    ]
+    chunks = [chunk for future in futures for chunk in future.result(timeout)]
+    if not chunks:
+        raise EmptyInput(f"{source} has no rows: there is nothing to predict; check the source")
+    units = [
+        Unit(
+            _slug(chunk.path),
+            # read anywhere: a model's needs restrict predictions only
+            lambda chunk=chunk: client.submit(read_rows, chunk, pure=False),
+            chunk.first_row,
+            Measured(chunk.rows, chunk.fingerprint),
+        )
+        for chunk in chunks
+    ]
+    nulls = frozenset(field.name for field in schema if pa.types.is_null(field.type))
+    return Source(tuple(schema.names), units, nulls)
+
+
+def _slug(path: str) -> str:
+    """The file's name, fit for a part's name, and a digest of its whole path."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(path).name.split(".")[0])[:60].strip("-") or "file"
+    return f"{stem}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+
+
+def _pandas_frame(client: Client, frame: pd.DataFrame, part_rows: int) -> Source:
+    if not len(frame):
+        raise EmptyInput("the frame has no rows: there is nothing to predict; check how it was made")
+    table = to_table(frame)
+    units = []
+    for start in range(0, table.num_rows, part_rows):
+        piece = table.slice(start, part_rows)
+        units.append(
+            Unit(
+                "frame",
+                lambda piece=piece, start=start: client.scatter(Rows(piece, "frame", start), hash=False),
+                start,
+                Measured(piece.num_rows, digest(piece)),
+            )
+        )
+    nulls = frozenset(name for name in table.column_names if table[name].null_count == table.num_rows)
+    return Source(columns_of(frame), units, nulls)
+
+
+def _dask_frame(client: Client, frame: Any) -> Source:
+    if not frame.npartitions:
+        raise EmptyInput("the frame has no partitions: there is nothing to predict; check how it was made")
+    schema = frame_schema(frame)
+    partitions = frame.to_delayed()
+
+    def submitter(index: int) -> Callable[[], Future]:
+        def submit() -> Future:
+            computed = client.compute(partitions[index])
+            return client.submit(partition_rows, computed, f"partition-{index}", schema, pure=False)
+
+        return submit
+
+    units = [Unit(f"partition-{index:06d}", submitter(index)) for index in range(len(partitions))]
+    return Source(columns_of(frame), units, keep=[partitions])
+
+
+def columns_of(frame: Any) -> tuple[str, ...]:
+    """Names of a frame's columns.
+
+    Raises
+    ------
+    SourceError
+        Where a name is not a text: Parquet has no other.
+    """
+    for name in frame.columns:
+        if not isinstance(name, str):
+            raise SourceError(
+                f"column {name!r} has a name that is no text: rename it, as with frame.rename(columns=str)"
+            )
+    return tuple(frame.columns)
+
+
+def frame_schema(frame: Any) -> pa.Schema | None:
+    """Arrow schema of a dask frame's partitions, as far as its meta tells."""
+    try:
+        return pa.Schema.from_pandas(frame._meta_nonempty)
+    except (pa.ArrowException, TypeError, ValueError):
+        return None  # columns of objects: each partition is taken as it comes
+
+
+def partition_rows(frame: pd.DataFrame, name: str, schema: pa.Schema | None) -> Rows:
+    """A computed partition as `Rows`; runs on a worker."""
+    return Rows(to_table(frame, schema), name)
+
+
+def to_table(frame: pd.DataFrame, schema: pa.Schema | None = None) -> pa.Table:
+    """A pandas frame as an Arrow table, its index kept as pandas does.
+
+    Raises
+    ------
+    SourceError
+        Where a column holds a mixture that Arrow has no type for.
+    """
+    if schema is not None:
+        try:
+            return pa.Table.from_pandas(frame, schema=schema)
+        except (pa.ArrowException, KeyError, TypeError, ValueError):
+            pass  # the meta promised other types than there are: taken as they are
+    try:
+        return pa.Table.from_pandas(frame)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise SourceError(
+            f"a column cannot be written to Parquet ({one_line(error, 160)}): give it one type, as with "
+            "frame.astype"
+        ) from error
+
+
+def measure(rows: Rows) -> Measured:
+    """Rows and fingerprint of a unit that had to be read for it; runs on a worker."""
+    return Measured(rows.table.num_rows, digest(rows.table))
+
+
+def digest(table: pa.Table) -> str:
+    """Digest of a table's content, the same however it is split or sliced."""
+    hasher = hashlib.blake2b(digest_size=16)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    hasher.update(memoryview(sink.getvalue()))
+    return hasher.hexdigest()

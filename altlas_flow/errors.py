@@ -1,0 +1,300 @@
+"""Every error that altlas_flow raises on purpose.
+
+::
+
+    AltlasError
+    ├── SettingsError            a setting has a value that cannot be used
+    ├── ModelError
+    │   ├── SpecError            a model spec or a catalog file is wrong
+    │   ├── UnknownModel         no model of that id is registered
+    │   ├── ModelConflict        the id is taken by another recipe
+    │   ├── ModelLoadError       a worker could not load the model
+    │   ├── UnsafeModel          the weights need pickle or remote code
+    │   ├── ParameterError       the runtime does not know a parameter
+    │   └── PredictError         the model failed on an input
+    ├── InputError
+    │   ├── MissingColumn        the input has no such column
+    │   ├── EmptyInput           the input has no rows
+    │   ├── NothingPredicted     every row became a dead letter
+    │   ├── SourceError          a source file cannot be found or read
+    │   └── BadRow               one row is at fault (``on_error="raise"``)
+    ├── OutputError
+    │   ├── OutputNotWritable    the folder cannot be written (rights, full disk)
+    │   ├── OutputLocked         another job works on the folder
+    │   └── OutputMismatch       the folder holds something else
+    └── ClusterError
+        ├── ConnectError         no cluster could be reached or started
+        ├── VersionMismatch      a scheduler or worker runs another altlas_flow
+        ├── NoEligibleNode       no worker can serve the model
+        ├── ClusterLost          the scheduler or all workers went away
+        └── HostClosed           the worker is shutting down
+
+The message is always one line that says what to do. Every error pickles: what its constructor takes
+is its ``args``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+def one_line(value: object, limit: int = 500) -> str:
+    """Text of `value` on one line, cut at `limit` characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The first error of the chain that ended in `error`."""
+    seen = {id(error)}
+    while True:
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if cause is None or id(cause) in seen:
+            return error
+        seen.add(id(cause))
+        error = cause
+
+
+def names(known: Iterable[object], limit: int = 10) -> str:
+    """A short list of what is known, for messages."""
+    items = [str(item) for item in known]
+    shown = ", ".join(items[:limit]) or "none"
+    return shown + (f" and {len(items) - limit} more" if len(items) > limit else "")
+
+
+class AltlasError(Exception):
+    """Base of all errors of altlas_flow; its text is one line."""
+
+    def __str__(self) -> str:
+        return one_line(self.args[0] if self.args else type(self).__name__, 2000)
+
+
+class SettingsError(AltlasError):
+    """A setting has a value that cannot be used."""
+
+
+class ModelError(AltlasError):
+    """Something about a model is wrong."""
+
+
+class SpecError(ModelError):
+    """A model spec or a catalog file is wrong."""
+
+
+class UnknownModel(ModelError):
+    """No model of that id is registered.
+
+    Parameters
+    ----------
+    model : str
+        The id that was asked for.
+    known : sequence of str
+        The ids there are.
+    """
+
+    def __init__(self, model: str, known: Iterable[str] = ()) -> None:
+        self.model, self.known = model, tuple(known)
+        super().__init__(model, self.known)
+
+    def __str__(self) -> str:
+        return (
+            f"no model {self.model!r} is registered (known: {names(self.known)}): "
+            "call flow.register(ModelSpec(...)), pass a ModelSpec, or give a catalog file"
+        )
+
+
+class ModelConflict(ModelError):
+    """The id is taken by another recipe.
+
+    Parameters
+    ----------
+    model : str
+        The id.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(model)
+
+    def __str__(self) -> str:
+        return (
+            f"model {self.model!r} is registered with another recipe: choose another id, "
+            "or replace it with flow.register(spec, replace=True)"
+        )
+
+
+class ModelLoadError(ModelError):
+    """A worker could not load a model.
+
+    Parameters
+    ----------
+    model : str
+        Its id.
+    node : str
+        The worker's name or address.
+    cause : str
+        What went wrong, in one line.
+    """
+
+    def __init__(self, model: str, node: str, cause: str) -> None:
+        self.model, self.node, self.cause = model, node, one_line(cause)
+        super().__init__(model, node, self.cause)
+
+    def __str__(self) -> str:
+        return f"model {self.model!r} could not be loaded on {self.node}: {self.cause}"
+
+
+class UnsafeModel(ModelError):
+    """The weights need pickle, or the model wants to run remote code."""
+
+
+class ParameterError(ModelError):
+    """The runtime does not know a parameter, or its value is out of range."""
+
+
+class PredictError(ModelError):
+    """The model failed on an input.
+
+    Parameters
+    ----------
+    model : str
+        Its id.
+    cause : str
+        What went wrong, in one line.
+    """
+
+    def __init__(self, model: str, cause: str) -> None:
+        self.model, self.cause = model, one_line(cause)
+        super().__init__(model, self.cause)
+
+    def __str__(self) -> str:
+        return f"model {self.model!r} failed on its input: {self.cause}"
+
+
+class InputError(AltlasError):
+    """What was given to predict on is wrong."""
+
+
+class MissingColumn(InputError):
+    """The input has no such column.
+
+    Parameters
+    ----------
+    column : str
+        What was asked for.
+    known : sequence of str
+        The columns there are.
+    """
+
+    def __init__(self, column: str, known: Iterable[str] = ()) -> None:
+        self.column, self.known = column, tuple(str(name) for name in known)
+        super().__init__(column, self.known)
+
+    def __str__(self) -> str:
+        return f"the input has no column {self.column!r}: choose one of {names(self.known, 20)}"
+
+
+class EmptyInput(InputError):
+    """The input has no rows."""
+
+
+class NothingPredicted(InputError):
+    """Every row became a dead letter."""
+
+
+class SourceError(InputError):
+    """A source file cannot be found or read."""
+
+
+class BadRow(InputError):
+    """One row is at fault, and ``on_error="raise"`` was asked for.
+
+    Parameters
+    ----------
+    row_id : str
+        Which row.
+    phase : str
+        Where it failed: ``read``, ``input``, ``predict`` or ``output``.
+    model : str
+        The model's id.
+    cause : str
+        What went wrong, in one line.
+    """
+
+    def __init__(self, row_id: str, phase: str, model: str, cause: str) -> None:
+        self.row_id, self.phase, self.model, self.cause = row_id, phase, model, one_line(cause)
+        super().__init__(row_id, phase, model, self.cause)
+
+    def __str__(self) -> str:
+        return (
+            f"row {self.row_id} failed at {self.phase} with model {self.model!r}: {self.cause}: "
+            'mend the row, or collect such rows with on_error="collect"'
+        )
+
+
+class OutputError(AltlasError):
+    """The output folder cannot be used."""
+
+
+class OutputNotWritable(OutputError):
+    """The folder cannot be written: rights, a full disk, a read-only file system."""
+
+
+class OutputLocked(OutputError):
+    """Another job works on the folder."""
+
+
+class OutputMismatch(OutputError):
+    """The folder holds something else than this job's output."""
+
+
+class ClusterError(AltlasError):
+    """Something about the cluster is wrong."""
+
+
+class ConnectError(ClusterError):
+    """No cluster could be reached or started."""
+
+
+class VersionMismatch(ClusterError):
+    """A scheduler or worker has no altlas_flow, or another version of it."""
+
+
+class NoEligibleNode(ClusterError):
+    """No worker can serve the model.
+
+    Parameters
+    ----------
+    model : str
+        The model's id or fingerprint.
+    reasons : dict of str to str
+        For each node, why not.
+    """
+
+    def __init__(self, model: str, reasons: dict[str, str] | None = None) -> None:
+        self.model, self.reasons = model, dict(reasons or {})
+        super().__init__(model, self.reasons)
+
+    def __str__(self) -> str:
+        why = "; ".join(f"{node}: {reason}" for node, reason in list(self.reasons.items())[:8])
+        return (
+            f"no node can serve model {self.model!r} ({why or 'no node has joined'}): "
+            "start a worker that has what the model needs"
+        )
+
+
+class ClusterLost(ClusterError):
+    """The scheduler, or every worker, went away."""
+
+
+class HostClosed(ClusterError):
+    """The worker is shutting down; what waited on it has to be asked again."""
+
+
+def describe(error: BaseException) -> str:
+    """One line that names the error's type and its text, for logs and dead letters."""
+    if isinstance(error, AltlasError):
+        return str(error)
+    text: Any = one_line(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

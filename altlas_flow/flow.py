@@ -1,0 +1,350 @@
+"""`Flow`: what people hold. It composes catalog, transport and the DataFrame layer over a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from distributed import Client
+from distributed.deploy import Cluster
+
+from altlas_flow.cluster import transport
+from altlas_flow.cluster.connect import Connection, call_control, open_connection
+from altlas_flow.errors import ConnectError, SpecError, UnknownModel
+from altlas_flow.models.catalog import builtin_models
+from altlas_flow.models.runtimes import runtime_class
+from altlas_flow.models.spec import ModelSpec
+from altlas_flow.settings import Settings
+
+if TYPE_CHECKING:
+
+
+    from altlas_flow.dataframe.report import Plan, RunSummary
+
+InputArgument = str | Sequence[str] | Callable[[dict[str, Any]], Any]
+
+
+def connect(
+    address: str | os.PathLike[str] | Client | Cluster | None = None,
+    *,
+    workers: int | None = None,
+    threads_per_worker: int | None = None,
+    memory_limit: int | str = "auto",
+    models: Sequence[ModelSpec] = (),
+) -> Flow:
+    """Start an embedded cluster, or join one that runs.
+
+    Parameters
+    ----------
+    address : str, path, Client or Cluster, optional
+        ``tcp://host:8786``, a scheduler file, or what is there already. Without it workers are started
+        on this machine, on loopback, as programs of their own that end with this process.
+    workers, threads_per_worker : int, optional
+        Of the embedded cluster; by default as many single-threaded workers as there are cores and
+        memory for copies of `models`.
+    memory_limit : int or str
+        Of each embedded worker, weights included; by default its share of the machine's.
+    models : sequence of ModelSpec
+        Registered at once.
+
+    Returns
+    -------
+    Flow
+        A context manager; closing it closes only what it started.
+
+    Raises
+    ------
+    ConnectError, VersionMismatch, ModelConflict
+
+    Examples
+    --------
+    >>> flow = connect()                                       # doctest: +SKIP
+    >>> flow.submit("minilm", "hello").result().outputs        # doctest: +SKIP
+    """
+    settings = Settings.current()
+    connection = open_connection(
+        address,
+        workers=workers,
+        threads_per_worker=threads_per_worker,
+        memory_limit=memory_limit,
+        models=models,
+        settings=settings,
+    )
+    flow = Flow(connection, settings)
+    try:
+        for spec in models:
+            flow.register(spec)
+    except BaseException:
+        flow.close()
+        raise
+    return flow
+
+
+class Flow:
+    """Models over requests and DataFrames, on one Dask cluster. Made by `connect`.
+
+    Attributes
+    ----------
+    client : distributed.Client
+        Dask's own.
+    """
+
+    def __init__(self, connection: Connection, settings: Settings) -> None:
+        self._connection, self._settings = connection, settings
+        self._specs: dict[str, ModelSpec] = {}
+        self._closed = False
+
+    @property
+    def client(self) -> Client:
+        """Dask's client.
+
+        Raises
+        ------
+        ConnectError
+            Where the flow is closed.
+        """
+        if self._closed:
+            raise ConnectError("this flow is closed: make another with af.connect()")
+        return self._connection.client
+
+    def register(self, spec: ModelSpec, *, replace: bool = False) -> ModelSpec:
+        """Put a model into the cluster's catalog, for all its clients.
+
+        Parameters
+        ----------
+        spec : ModelSpec
+            A relative source folder is made absolute here, and must exist on the workers.
+        replace : bool
+            Take the place of another recipe of that id.
+
+        Raises
+        ------
+        ModelConflict
+            Where the id is taken by another recipe.
+        """
+        if not isinstance(spec, ModelSpec):
+            raise SpecError(f"a {type(spec).__name__} is no model: register a ModelSpec")
+        runtime_class(spec.runtime)
+        resolved = spec.resolved()
+        call_control(self.client, "altlas_register", spec=resolved.model_dump_json(), replace=replace)
+        self._specs[spec.id] = resolved
+        return resolved
+
+    def models(self) -> dict[str, ModelSpec]:
+        """The catalog of the cluster, and what is built in: id -> spec."""
+        found = call_control(self.client, "altlas_models")
+        specs = {name: ModelSpec.model_validate_json(text) for name, text in found.items()}
+        return {**builtin_models(), **specs}
+
+    def submit(self, model: str | ModelSpec, inputs: Any, **parameters: Any) -> transport.Handle:
+        """Ask for one prediction.
+
+        Parameters
+        ----------
+        model : str or ModelSpec
+        inputs : Any
+            One input, or a list of them.
+        **parameters
+            Of the prediction.
+
+        Returns
+        -------
+        Handle
+            Blocking (``.result()``) and awaitable.
+        """
+        return transport.submit(self.client, self._spec(model), inputs, parameters)
+
+    def map(
+        self,
+        frame: Any,
+        model: str | ModelSpec,
+        *,
+        input: InputArgument,
+        output: str | None = None,
+        on_error: Literal["raise", "collect"] = "raise",
+        batch: Literal["auto"] | int | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Add a model's answers to a frame.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame or dask.dataframe.DataFrame
+        model : str or ModelSpec
+        input : str, list of str, or callable
+            A column; several, which the model gets as one record (a text model: joined by newlines);
+            or a function of the row as a record.
+        output : str, optional
+            Name of the added column; by default ``embedding``, ``label`` or ``prediction``.
+        on_error : "raise" or "collect"
+            The first bad row raises, or has null and its error in the column ``<output>_error``.
+        batch : int or "auto", optional
+            Rows a batch.
+        parameters : mapping, optional
+            Of the prediction.
+
+        Returns
+        -------
+        pandas.DataFrame or dask.dataframe.DataFrame
+            As it came: pandas at once, dask lazily. Embeddings are Arrow lists of fixed size.
+
+        Raises
+        ------
+        MissingColumn, EmptyInput, BadRow, ModelLoadError, NoEligibleNode
+        """
+        from altlas_flow.dataframe.mapping import Mapped
+
+        return Mapped(
+            self.client,
+            self._settings,
+            self._spec(model),
+            frame,
+            input,
+            output,
+            dict(parameters or {}),
+            batch,
+            on_error,
+        ).map()
+
+    def run(
+        self,
+        source: Any,
+        model: str | ModelSpec,
+        *,
+        input: InputArgument,
+        to: str | Path,
+        output: str | None = None,
+        on_error: Literal["raise", "collect"] = "collect",
+        batch: Literal["auto"] | int | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        part_rows: int | None = None,
+        progress: bool | None = None,
+    ) -> RunSummary:
+        """Run a model over a source into a folder of Parquet parts, each committed as it is done.
+
+        Killed at any instant and started again, it does what is missing; nothing is done twice.
+
+        Parameters
+        ----------
+        source : DataFrame of pandas or dask, path, glob, or list of paths
+            Parquet, CSV or JSONL.
+        model, input, output, batch, parameters
+            See `map`.
+        to : path
+            A folder that client and workers can reach. It holds ``part-*.parquet``; all else in it
+            starts with an underscore, so that Parquet readers take the folder as it is.
+        on_error : "collect" or "raise"
+            Bad rows go to ``_dead_letters``, or the first one ends the job.
+        part_rows : int, optional
+            Rows of a part at most.
+        progress : bool, optional
+            By default shown in terminals and notebooks.
+
+        Returns
+        -------
+        RunSummary
+            Prints as a table.
+
+        Raises
+        ------
+        InputError, ModelError, OutputError, ClusterError
+            What was committed before stays.
+        """
+        return self._job(
+            source, model, input, output, parameters, batch, on_error=on_error, part_rows=part_rows
+        ).run(to, progress=progress)
+
+    def plan(
+        self,
+        source: Any,
+        model: str | ModelSpec,
+        *,
+        input: InputArgument,
+        output: str | None = None,
+        batch: Literal["auto"] | int | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        rows: int = 200,
+    ) -> Plan:
+        """Predict a sample and tell what the whole would take, before a night's job is started.
+
+        Parameters
+        ----------
+        source, model, input, output, batch, parameters
+            See `run`.
+        rows : int
+            Of the sample, taken evenly from the source.
+
+        Returns
+        -------
+        Plan
+            Expected time, rate and batch budget; prints as a table.
+        """
+        from altlas_flow.dataframe.planning import plan
+
+        return plan(self._job(source, model, input, output, parameters, batch), rows)
+
+    def close(self) -> None:
+        """Close what this flow started, and nothing else; may be called twice."""
+        if not self._closed:
+            self._closed = True
+            self._connection.close()
+
+    def _job(
+        self,
+        source: Any,
+        model: str | ModelSpec,
+        input: InputArgument,
+        output: str | None,
+        parameters: Mapping[str, Any] | None,
+        batch: Literal["auto"] | int | None,
+        **options: Any,
+    ) -> Any:
+        from altlas_flow.dataframe.job import Job
+
+        return Job(
+            self.client,
+            self._settings,
+            self._spec(model),
+            source,
+            input,
+            output,
+            dict(parameters or {}),
+            batch,
+            **options,
+        )
+
+    def _spec(self, model: str | ModelSpec) -> ModelSpec:
+        """The spec that is meant; one that was given is registered on the way."""
+        if isinstance(model, ModelSpec):
+            known = self._specs.get(model.id)
+            if known is not None and known.fingerprint == model.resolved().fingerprint:
+                return model.resolved()
+            return self.register(model)
+        if model not in self._specs:
+            found = self.models()
+            if model not in found:
+                raise UnknownModel(model, found)
+            # what is built in is not put into the catalog: its id stays free for the user's own
+            return found[model]
+        return self._specs[model]
+
+    def __enter__(self) -> Flow:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return "<Flow: closed>"
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        where = "embedded" if self._connection.embedded else self.client.scheduler.address
+        return f"<Flow: {where}, {len(workers)} workers, dashboard at {self.client.dashboard_link}>"
+
+
+__all__ = ["Flow", "connect"]

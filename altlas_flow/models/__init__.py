@@ -1,0 +1,1 @@
+"""Models: the recipe, the runtimes, batching, and the host that keeps them."""

@@ -1,0 +1,270 @@
+"""`ModelHost`: one per worker; keeps models loaded, merges what waits, predicts in its own threads.
+
+All work takes a slot here, whatever lane it came by. Callers may be any threads: `predict` blocks
+until every row has its outcome. Nothing of Dask is known here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import BoundedSemaphore, Condition, Thread
+from typing import Any, Literal
+
+from altlas_flow.errors import HostClosed, ModelError, PredictError, describe
+from altlas_flow.models.batching import Batch, Predictions, Work
+from altlas_flow.models.loaded import LoadedModel
+from altlas_flow.models.shelf import Shelf
+from altlas_flow.models.spec import ModelSpec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Lane:
+    """What waits for one model with one set of parameters: it may share batches."""
+
+    model: LoadedModel
+    works: list[tuple[int, Work]] = field(default_factory=list)  # (order of arrival, work)
+
+    def sort(self) -> None:
+        self.works.sort(key=lambda entry: (-entry[1].priority, entry[0]))
+
+    @property
+    def urgency(self) -> tuple[int, int]:
+        """Smaller goes first: the priority, then who came first."""
+        order, work = self.works[0]
+        return -work.priority, order
+
+
+class ModelHost:
+    """Loads models once and predicts with them.
+
+    Parameters
+    ----------
+    node : str
+        The worker's name, for errors.
+    slots : int
+        Batches that may run at once on the CPU, each in a thread of its own.
+    gpus : float
+        GPU tokens: how much of the resource ``GPU`` the batches of models that need one may hold.
+    threads : int, optional
+        Threads of a torch operation; by default torch's own choice.
+    memory_budget : int, optional
+        Bytes that loaded models may take together; by default no bound.
+    parts : int
+        Parts of frames that may wait for a slot at once, for each slot; more wait at `parts`.
+    load_timeout : float
+        Seconds that a caller waits for a model to load.
+    retry_delay : float
+        Seconds before a load that failed is tried again; doubles with each failure.
+
+    Notes
+    -----
+    `close` must be called; it ends the threads and fails what still waits with `HostClosed`.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: str = "this process",
+        slots: int = 1,
+        gpus: float = 0,
+        threads: int | None = None,
+        memory_budget: int | None = None,
+        parts: int = 2,
+        load_timeout: float = 300.0,
+        retry_delay: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.node, self.slots, self.gpus = node, slots, gpus
+        self.shelf = Shelf(
+            lambda spec: LoadedModel(
+                spec, device=self._device(spec), threads=threads, node=node, clock=time.perf_counter
+            ),
+            node=node,
+            budget=memory_budget,
+            load_timeout=load_timeout,
+            retry_delay=retry_delay,
+            clock=clock,
+        )
+        # A part that waits holds its rows: beyond the bound a task keeps its thread of the worker's
+        # pool instead, so that Dask reads no further ahead.
+        self.parts = BoundedSemaphore(max(1, parts * max(slots, int(gpus))))
+        self._lanes: dict[tuple[str, str, int | None], Lane] = {}
+        self._changed = Condition()
+        self._gpus_free = gpus
+        self._order = itertools.count()
+        self._closed = False
+        self.running = 0
+        self.batches = 0
+        self._threads = [
+            Thread(target=self._serve, args=(gpu,), name=f"altlas-{kind}-{i}", daemon=True)
+            for gpu, kind, count in ((False, "slot", slots), (True, "gpu", int(gpus)))
+            for i in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def predict(
+        self,
+        spec: ModelSpec,
+        rows: Sequence[Any],
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        batch: Literal["auto"] | int | None = None,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> Predictions:
+        """Predict rows; blocks until each has its outcome.
+
+        Parameters
+        ----------
+        spec : ModelSpec
+        rows : sequence
+        parameters : mapping, optional
+        batch : int or "auto", optional
+            Rows a batch.
+        priority : int
+            Higher goes first, between batches.
+        timeout : float, optional
+            Seconds to wait for the outcomes once the model is loaded.
+
+        Raises
+        ------
+        ModelLoadError, UnsafeModel, ParameterError, HostClosed, TimeoutError
+        """
+        with self.shelf.use(spec) as (model, load_s):
+            work = model.work(rows, model.parameters(parameters), batch=batch, priority=priority)
+            self._enqueue(model, work)
+            if not work.done.wait(timeout):
+                self._withdraw(work, TimeoutError(f"no answer of {spec.id!r} within {timeout} s"))
+            if work.failure is not None:
+                raise work.failure
+            result = model.outcome(work)
+            result.load_s = load_s
+            return result
+
+    def describe(self, spec: ModelSpec) -> dict[str, Any]:
+        """Load the model; its Arrow types, memory in bytes and the seconds that loading took."""
+        with self.shelf.use(spec) as (model, load_s):
+            return {
+                "types": model.runtime.output_types(),
+                "memory": model.runtime.memory(),
+                "load_s": load_s,
+                "device": model.device,
+            }
+
+    def state(self) -> dict[str, Any]:
+        """What the worker publishes with each heartbeat; plain types only."""
+        with self._changed:
+            waiting = sum(work.open for lane in self._lanes.values() for _, work in lane.works)
+        return {
+            "slots": self.slots,
+            "gpus": self.gpus,
+            "running": self.running,
+            "waiting_rows": waiting,
+            "batches": self.batches,
+            "models": self.shelf.loaded(),
+        }
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Fail what waits, end the threads, let go of the models."""
+        with self._changed:
+            self._closed = True
+            for lane in self._lanes.values():
+                for _, work in lane.works:
+                    work.fail(HostClosed(f"the worker {self.node} is shutting down: ask again"))
+            self._lanes.clear()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(timeout)
+        self.shelf.close()
+
+    def _device(self, spec: ModelSpec) -> str | None:
+        """A model gets the GPU that it asked for, and none that it did not ask for."""
+        if spec.device != "auto" or spec.needs_gpu:
+            return None
+        return "cpu"
+
+    def _enqueue(self, model: LoadedModel, work: Work) -> None:
+        if work.done.is_set():
+            return
+        key = (
+            model.spec.fingerprint,
+            json.dumps(work.parameters, sort_keys=True, default=repr),
+            work.rows_limit,
+        )
+        with self._changed:
+            if self._closed:
+                raise HostClosed(f"the worker {self.node} is shutting down: ask again")
+            lane = self._lanes.setdefault(key, Lane(model))
+            lane.works.append((next(self._order), work))
+            lane.sort()
+            self._changed.notify_all()
+
+    def _withdraw(self, work: Work, error: Exception) -> None:
+        """Take back what waits of a work; a batch that runs with rows of it goes on."""
+        with self._changed:
+            for key, lane in list(self._lanes.items()):
+                lane.works = [entry for entry in lane.works if entry[1] is not work]
+                if not lane.works:
+                    del self._lanes[key]
+            work.fail(error)
+
+    def _serve(self, gpu: bool) -> None:
+        """One slot: take a batch, predict it, again."""
+        while True:
+            with self._changed:
+                while (taken := None if self._closed else self._next(gpu)) is None:
+                    if self._closed:
+                        return
+                    self._changed.wait()
+                self.running += 1
+            model, batch = taken
+            try:
+                model.execute(batch)
+            except BaseException as error:
+                # the slot outlives whatever happened in it, and nobody waits for ever
+                logger.exception("a batch of %r failed on %s", model.spec.id, self.node)
+                failure = error if isinstance(error, ModelError) else PredictError(model.spec.id, describe(error))
+                for work, _ in batch.pieces:
+                    self._withdraw(work, failure)
+            finally:
+                with self._changed:
+                    self.running -= 1
+                    self.batches += 1
+                    if gpu:
+                        self._gpus_free += self._tokens(model.spec)
+                    self._changed.notify_all()
+
+    def _next(self, gpu: bool) -> tuple[LoadedModel, Batch] | None:
+        """The next batch for a slot of this kind; called with the lock held."""
+        keys = [
+            key
+            for key, lane in self._lanes.items()
+            if self._takes_token(lane.model.spec) == gpu
+            and (not gpu or self._tokens(lane.model.spec) <= self._gpus_free)
+        ]
+        if not keys:
+            return None
+        key = min(keys, key=lambda key: self._lanes[key].urgency)
+        lane = self._lanes[key]
+        batch = lane.model.cut([work for _, work in lane.works])
+        lane.works = [entry for entry in lane.works if entry[1].waiting]
+        if not lane.works:
+            del self._lanes[key]
+        if gpu:
+            self._gpus_free -= self._tokens(lane.model.spec)
+        return lane.model, batch
+
+    def _takes_token(self, spec: ModelSpec) -> bool:
+        # where nobody declared a GPU, a model that wants one still runs, in a plain slot
+        return spec.needs_gpu and int(self.gpus) > 0
+
+    def _tokens(self, spec: ModelSpec) -> float:
+        return min(spec.resources.get("GPU", 0.0), self.gpus)

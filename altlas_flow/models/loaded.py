@@ -1,0 +1,217 @@
+"""`LoadedModel`: a runtime with its batch budget. The whole of what predicts, without a cluster."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
+
+from altlas_flow.errors import (
+    AltlasError,
+    BadRow,
+    ModelLoadError,
+    SpecError,
+    UnsafeModel,
+    describe,
+    root_cause,
+)
+from altlas_flow.models.batching import Batch, Predictions, Work, cut, execute, rows_limit
+from altlas_flow.models.budget import BudgetSearch
+from altlas_flow.models.runtimes import runtime_class
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    import numpy as np
+
+    from altlas_flow.models.spec import ModelSpec
+
+logger = logging.getLogger(__name__)
+
+
+def search_for(device: str, *, tokens: bool) -> BudgetSearch:
+    """The search for a batch budget: where it starts and what it may try.
+
+    On a CPU the best budgets of small encoders lie between 512 and 2,048 tokens and differ by few
+    percent; a GPU wants far more in one go.
+    """
+    if not tokens:
+        return BudgetSearch(start=8, smallest=1, largest=65_536, factor=4)
+    if device.startswith("cuda"):
+        return BudgetSearch(start=8_192, smallest=256, largest=1 << 20)
+    return BudgetSearch(start=1_024, smallest=256, largest=16_384)
+
+
+class LoadedModel:
+    """A model in this process, ready to predict.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        With its source resolved.
+    device : str, optional
+        ``cpu`` or ``cuda``; by default what the spec says, and CUDA for ``auto`` where there is one.
+    threads : int, optional
+        Threads of a torch operation; by default torch's own choice.
+    node : str
+        Where this is, for errors.
+
+    Raises
+    ------
+    ModelLoadError, UnsafeModel, SpecError
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        device: str | None = None,
+        threads: int | None = None,
+        node: str = "this process",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.spec, self.node, self._clock = spec, node, clock
+        self.device = device or choose_device(spec)
+        started = clock()
+        try:
+            self.runtime = runtime_class(spec.runtime)(spec, device=self.device)
+            self.runtime.load()
+            self.runtime.check_parameters(spec.parameters)
+        except (UnsafeModel, SpecError, ModelLoadError):
+            raise
+        except Exception as error:
+            # an engine may fail with any error at all; its owner gets one that names the model
+            if isinstance(error, AltlasError):
+                raise ModelLoadError(spec.id, node, str(error)) from error
+            raise ModelLoadError(spec.id, node, describe(root_cause(error))) from error
+        if threads is not None and (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(threads)
+        self.load_s = clock() - started
+        self._lock = Lock()
+        self._searches: dict[bool, BudgetSearch] = {}
+        if spec.allow:
+            logger.warning("model %r was loaded with %s allowed", spec.id, " and ".join(spec.allow))
+
+    def parameters(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Parameters of a call: the spec's, overlaid with those given, all known to the runtime."""
+        merged = {**self.spec.parameters, **(given or {})}
+        self.runtime.check_parameters(merged)
+        return merged
+
+    def work(
+        self,
+        rows: Sequence[Any],
+        parameters: Mapping[str, Any],
+        *,
+        batch: Literal["auto"] | int | None = None,
+        priority: int = 0,
+    ) -> Work:
+        """Prepare rows (tokenise them, once) for batching."""
+        prepared = self.runtime.prepare(rows, parameters)
+        limit = rows_limit(batch if batch is not None else self.spec.batch)
+        return Work(prepared, parameters, rows_limit=limit, priority=priority)
+
+    def search(self, work: Work) -> BudgetSearch:
+        """The budget for works of this kind."""
+        tokens = work.costs is not None
+        if tokens not in self._searches:
+            self._searches[tokens] = search_for(self.device, tokens=tokens)
+        return self._searches[tokens]
+
+    def cut(self, works: Sequence[Work]) -> Batch:
+        """Take the next batch from what waits."""
+        with self._lock:
+            return cut(works, works[0].rows_limit or self.search(works[0]).ask())
+
+    def execute(self, batch: Batch) -> float:
+        """Predict a batch; seconds that it took."""
+        search = self.search(batch.pieces[0][0])
+        spent = execute(
+            self.runtime, batch, model=self.spec.id, out_of_memory=self._shrink(search), clock=self._clock
+        )
+        if batch.full and spent.clean:
+            with self._lock:
+                search.tell(batch.budget, spent.cost, spent.seconds)
+        return spent.seconds
+
+    def _shrink(self, search: BudgetSearch) -> Callable[[int], None]:
+        def shrink(budget: int) -> None:
+            logger.warning("model %r ran out of memory with a batch of %d: halved", self.spec.id, budget)
+            with self._lock:
+                search.shrink(budget)
+
+        return shrink
+
+    def outcome(self, work: Work) -> Predictions:
+        """What became of a finished work."""
+        search = self.search(work)
+        work.result.budget = work.rows_limit or search.value
+        work.result.settled = work.rows_limit is not None or search.settled
+        return work.result
+
+    def predict(
+        self,
+        rows: Sequence[Any],
+        *,
+        batch: Literal["auto"] | int | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> np.ndarray | list[Any]:
+        """Predict rows in this thread.
+
+        Parameters
+        ----------
+        rows : sequence
+            Texts, arrays, or what the function takes.
+        batch : int or "auto", optional
+            Rows a batch; by default what the spec says.
+        parameters : mapping, optional
+            Of this call, over those of the spec.
+
+        Returns
+        -------
+        numpy.ndarray of shape (rows, ...) or list
+            One answer for each row, in order.
+
+        Raises
+        ------
+        BadRow
+            For the first row that has no answer; its text names the row.
+        ParameterError
+        """
+        work = self.work(list(rows), self.parameters(parameters), batch=batch)
+        while work.waiting:
+            self.execute(self.cut([work]))
+        result = self.outcome(work)
+        for row in sorted(result.errors):
+            raise BadRow(str(row), "predict", self.spec.id, describe(result.errors[row])) from result.errors[
+                row
+            ]
+        return result.outputs
+
+    def unload(self) -> None:
+        """Let go of the weights."""
+        self.runtime.unload()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.unload()
+
+    def __repr__(self) -> str:
+        return f"<LoadedModel {self.spec.id} on {self.device}, {self.runtime.memory() / 2**20:.0f} MiB>"
+
+
+def choose_device(spec: ModelSpec) -> str:
+    """The spec's device; for ``auto`` CUDA where torch sees one."""
+    if spec.device != "auto":
+        return spec.device
+    if spec.runtime == "function":
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+

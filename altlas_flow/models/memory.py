@@ -1,0 +1,68 @@
+"""Memory: how much is used, what a model will need, how freed memory gets back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from altlas_flow.models.spec import ModelSpec
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out, on the CPU or on a GPU."""
+    if isinstance(error, MemoryError):
+        return True
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    # torch's CPU allocator raises a plain RuntimeError
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        trim: Callable[[int], int] = ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):  # not glibc: its allocator returns memory on its own terms
+        return None
+    return trim
+
+
+def release_memory() -> None:
+    """Give what is no longer used back to the system and to the GPU."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+def estimate(spec: ModelSpec) -> int:
+    """Bytes that the loaded model will take: what the spec says, or the size of its weight files."""
+    if spec.memory is not None:
+        return spec.memory
+    if spec.runtime == "function":
+        return 0
+    from altlas_flow.models.runtimes.transformers import bundled
+
+    path = bundled(spec.source) or Path(spec.source)
+    if path.is_file():
+        return path.stat().st_size
+    if not path.is_dir():
+        return 0
+    sizes: dict[str, int] = {}
+    for file in path.iterdir():
+        if file.suffix in WEIGHT_SUFFIXES:
+            sizes[file.suffix] = sizes.get(file.suffix, 0) + file.stat().st_size
+    return max(sizes.values(), default=0)

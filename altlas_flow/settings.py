@@ -1,0 +1,215 @@
+"""Everything that can be set, in one place: `Settings`.
+
+Settings live in Dask's configuration under ``altlas``; ``altlas.yaml`` beside this module holds the
+defaults and says what each is. They are changed in a file of Dask's configuration, with
+``dask.config.set({"altlas.parts-in-flight": 3})``, or as ``DASK_ALTLAS__PARTS_IN_FLIGHT=3``, and
+read once, by `Settings.current`, where something starts that uses them.
+
+``DISCOVERY_INTERVAL``, ``HEARTBEAT_TIMEOUT`` (seconds), ``DEFAULT_DISTRIBUTION_STRATEGY`` and
+``DEFAULT_AGGREGATION_STRATEGY`` (names) are attributes of this module, and always what is set now.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import dask.config
+import yaml
+from dask.utils import parse_bytes, parse_timedelta
+
+from altlas_flow.errors import SettingsError, names, one_line
+
+DISTRIBUTION_STRATEGIES = (
+    "ROUND_ROBIN",
+    "LEAST_LOADED",
+    "CAPABILITY_BASED",
+    "LATENCY_OPTIMIZED",
+    "MODEL_SPECIFIC",
+)
+AGGREGATION_STRATEGIES = (
+    "FIRST_RESPONSE",
+    "ALL_RESPONSES",
+    "MAJORITY_VOTE",
+    "WEIGHTED_AVERAGE",
+    "ENSEMBLE",
+)
+
+_Reader = Callable[[Any], Any]
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError("a whole number of at least 1 is needed")
+    return value
+
+
+def _count_or_auto(value: Any) -> int | None:
+    return None if value is None or value == "auto" else _count(value)
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError('a time such as "30s" or "500ms" is needed')
+    try:
+        seconds = float(parse_timedelta(value))
+    except (KeyError, ValueError) as error:
+        raise ValueError('a time such as "30s" or "500ms" is needed') from error
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError("a time above 0 is needed")
+    return seconds
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError('a size such as "2 GiB" is needed')
+    try:
+        size = int(parse_bytes(value))
+    except ValueError as error:
+        raise ValueError('a size such as "2 GiB" is needed') from error
+    if size < 0:
+        raise ValueError("a size of at least 0 is needed")
+    return size
+
+
+def _fraction(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise ValueError("a number above 0 and at most 1 is needed")
+    return float(value)
+
+
+def _address(value: Any) -> str:
+    host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not (host and port.isdigit() and int(port) < 65536):
+        raise ValueError('a host and a port such as "127.0.0.1:8787" are needed (port 0: any that is free)')
+    return str(value)
+
+
+def _one_of(known: tuple[str, ...]) -> _Reader:
+    def read(value: Any) -> str:
+        name = str(value).upper().replace("-", "_")
+        if name not in known:
+            raise ValueError(f"one of {names(known)} is needed")
+        return name
+
+    return read
+
+
+def _setting(read: _Reader) -> Any:
+    return field(metadata={"read": read})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is set under ``altlas``, checked; times are in seconds, sizes in bytes.
+
+    Attributes
+    ----------
+    workers : int or None
+        Workers of an embedded cluster; None: as many as cores and memory allow.
+    worker_memory : int
+        Bytes that one embedded worker needs beside the copies of its models.
+    start_timeout : float
+        How long the start of an embedded cluster may take.
+    dashboard : str
+        Where its dashboard listens, as ``host:port``.
+    slots : int or None
+        Batches that run at once on a worker; None: one for each of its threads.
+    model_memory_fraction : float
+        Of a worker's memory limit, what loaded models may take.
+    load_timeout, load_retry_delay : float
+        How long loading may take, and the first pause after a load that failed.
+    no_workers_timeout : float
+        How long to wait for a worker that can serve a model.
+    part_rows, part_rows_tokens : int
+        Rows of an output part: for models without tokens, and for those that count them.
+    parts_in_flight : int
+        Parts at work at once, for each slot.
+    discovery_interval, heartbeat_timeout : float
+        Between two looks for nodes; without a heartbeat for so long, a node is offline.
+    default_distribution_strategy, default_aggregation_strategy : str
+        Names of strategies.
+    """
+
+    workers: int | None = _setting(_count_or_auto)
+    worker_memory: int = _setting(_bytes)
+    start_timeout: float = _setting(_seconds)
+    dashboard: str = _setting(_address)
+    slots: int | None = _setting(_count_or_auto)
+    model_memory_fraction: float = _setting(_fraction)
+    load_timeout: float = _setting(_seconds)
+    load_retry_delay: float = _setting(_seconds)
+    no_workers_timeout: float = _setting(_seconds)
+    part_rows: int = _setting(_count)
+    part_rows_tokens: int = _setting(_count)
+    parts_in_flight: int = _setting(_count)
+    discovery_interval: float = _setting(_seconds)
+    heartbeat_timeout: float = _setting(_seconds)
+    default_distribution_strategy: str = _setting(_one_of(DISTRIBUTION_STRATEGIES))
+    default_aggregation_strategy: str = _setting(_one_of(AGGREGATION_STRATEGIES))
+
+    @classmethod
+    def current(cls) -> Settings:
+        """What is set now, all of it checked.
+
+        Raises
+        ------
+        SettingsError
+            Where a key is not known or its value cannot be used; its text names the key.
+        """
+        given = dask.config.get("altlas", default=None)
+        if not isinstance(given, Mapping):
+            raise SettingsError(f"setting altlas is {one_line(repr(given), 80)}: a mapping of keys is needed")
+        known = {item.name for item in fields(cls)}
+        for key in given:
+            if str(key).replace("-", "_") not in known:
+                close = get_close_matches(str(key).replace("_", "-"), [_key(name) for name in known], n=1)
+                hint = f"did you mean altlas.{close[0]}?" if close else "altlas.yaml lists those there are"
+                raise SettingsError(f"setting altlas.{key} is not known: {hint}")
+        return cls(**{item.name: _read(item.name, item.metadata["read"]) for item in fields(cls)})
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _read(name: str, read: _Reader) -> Any:
+    """One setting, checked; Dask takes ``-`` and ``_`` in its key for the same."""
+    key = f"altlas.{_key(name)}"
+    value = dask.config.get(key)
+    try:
+        return read(value)
+    except ValueError as error:
+        raise SettingsError(f"setting {key} is {one_line(repr(value), 80)}: {error}") from error
+
+
+_ATTRIBUTES = frozenset(
+    {
+        "DISCOVERY_INTERVAL",
+        "HEARTBEAT_TIMEOUT",
+        "DEFAULT_DISTRIBUTION_STRATEGY",
+        "DEFAULT_AGGREGATION_STRATEGY",
+    }
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ATTRIBUTES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(Settings.current(), name.lower())
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ATTRIBUTES})
+
+
+def _load_defaults() -> None:
+    text = (Path(__file__).parent / "altlas.yaml").read_text(encoding="utf-8")
+    dask.config.update_defaults(yaml.safe_load(text))
+
+
+_load_defaults()

@@ -1,0 +1,1 @@
+"""Benchmarks: altlas_flow beside what people use today. See README.md."""

@@ -1,0 +1,1 @@
+"""Pipelines on real input: importable, and run as ``python pipelines/<name>.py``."""

@@ -1,0 +1,153 @@
+"""The settings: where they come from, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import dask.config
+import pytest
+
+import altlas_flow.settings as settings_module
+from altlas_flow.errors import SettingsError
+from altlas_flow.settings import Settings
+
+
+def key_of(name: str) -> str:
+    return "altlas." + name.replace("_", "-")
+
+
+def test_defaults_are_those_of_the_yaml_file():
+    settings = Settings.current()
+    assert settings == Settings(
+        workers=None,
+        worker_memory=2 * 1024**3,
+        start_timeout=60.0,
+        dashboard="127.0.0.1:0",
+        slots=None,
+        model_memory_fraction=0.5,
+        load_timeout=300.0,
+        load_retry_delay=1.0,
+        no_workers_timeout=30.0,
+        part_rows=65536,
+        part_rows_tokens=1024,
+        parts_in_flight=2,
+        discovery_interval=30.0,
+        heartbeat_timeout=10.0,
+        default_distribution_strategy="LEAST_LOADED",
+        default_aggregation_strategy="ALL_RESPONSES",
+    )
+
+
+def test_the_yaml_file_and_the_class_have_the_same_keys():
+    keys = {key.replace("-", "_") for key in dask.config.get("altlas")}
+    assert keys == {field.name for field in dataclasses.fields(Settings)}
+
+
+def test_what_is_set_is_read_and_forgotten_with_it():
+    before = Settings.current()
+    with dask.config.set({"altlas.parts-in-flight": 5, "altlas.load_timeout": "2 minutes"}):
+        assert Settings.current().parts_in_flight == 5
+        assert Settings.current().load_timeout == 120.0
+    assert Settings.current() == before
+
+
+def test_settings_are_frozen_and_pickle():
+    settings = Settings.current()
+    assert pickle.loads(pickle.dumps(settings)) == settings
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.workers = 3  # type: ignore[misc]
+
+
+def test_variables_of_the_environment_are_read_the_way_dask_reads_them():
+    code = (
+        "import json; from altlas_flow.settings import Settings; s = Settings.current();"
+        "print(json.dumps([s.parts_in_flight, s.worker_memory, s.workers, s.default_distribution_strategy]))"
+    )
+    variables = {
+        "DASK_ALTLAS__PARTS_IN_FLIGHT": "3",
+        "DASK_ALTLAS__WORKER_MEMORY": "512 MiB",
+        "DASK_ALTLAS__WORKERS": "4",
+        "DASK_ALTLAS__DEFAULT_DISTRIBUTION_STRATEGY": "round-robin",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(done.stdout) == [3, 512 * 1024**2, 4, "ROUND_ROBIN"]
+
+
+WRONG = [
+    ("workers", 0),
+    ("workers", "many"),
+    ("workers", True),
+    ("worker_memory", "much"),
+    ("worker_memory", -1),
+    ("worker_memory", None),
+    ("start_timeout", "soon"),
+    ("start_timeout", 0),
+    ("start_timeout", float("nan")),
+    ("start_timeout", [1]),
+    ("dashboard", 8787),
+    ("dashboard", ":8787"),
+    ("dashboard", "localhost"),
+    ("dashboard", "localhost:99999"),
+    ("slots", 1.5),
+    ("model_memory_fraction", 1.01),
+    ("model_memory_fraction", 0),
+    ("model_memory_fraction", "half"),
+    ("load_timeout", "-3s"),
+    ("part_rows", None),
+    ("parts_in_flight", "2 per slot"),
+    ("default_distribution_strategy", "FASTEST"),
+    ("default_aggregation_strategy", None),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_wrong_value_is_an_error_that_names_its_key(name, value):
+    with dask.config.set({key_of(name): value}), pytest.raises(SettingsError) as caught:
+        Settings.current()
+    text = str(caught.value)
+    assert key_of(name) in text
+    assert "needed" in text
+    assert "\n" not in text
+
+
+def test_every_setting_refuses_a_value_of_another_kind():
+    for field in dataclasses.fields(Settings):
+        with (
+            dask.config.set({key_of(field.name): {"a": 1}}),
+            pytest.raises(SettingsError, match=key_of(field.name)),
+        ):
+            Settings.current()
+
+
+def test_a_key_that_is_not_known_is_an_error_with_the_nearest_one():
+    with (
+        dask.config.set({"altlas.part-in-flight": 3}),
+        pytest.raises(SettingsError, match=r"did you mean altlas\.parts-in-flight\?"),
+    ):
+        Settings.current()
+    with dask.config.set({"altlas": None}), pytest.raises(SettingsError, match="mapping"):
+        Settings.current()
+
+
+def test_the_public_settings_are_attributes_of_the_module_and_follow_what_is_set():
+    assert settings_module.DISCOVERY_INTERVAL == 30
+    assert settings_module.HEARTBEAT_TIMEOUT == 10
+    assert settings_module.DEFAULT_DISTRIBUTION_STRATEGY == "LEAST_LOADED"
+    assert settings_module.DEFAULT_AGGREGATION_STRATEGY == "ALL_RESPONSES"
+    with dask.config.set({"altlas.heartbeat-timeout": "3s"}):
+        assert settings_module.HEARTBEAT_TIMEOUT == 3
+    assert "DISCOVERY_INTERVAL" in dir(settings_module)
+    with pytest.raises(AttributeError, match="NO_SUCH_SETTING"):
+        _ = settings_module.NO_SUCH_SETTING
