@@ -12,8 +12,8 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 BENCH_STAMP := .venv-bench/.installed
 
-# what `make bench` embeds
-TEXTS ?= docsearch/docstrings
+# what `make bench` embeds: a Parquet, CSV or JSONL file; without one, docstrings
+TEXTS ?=
 COLUMN ?= text
 BENCH_FLAGS ?=
 
@@ -51,10 +51,7 @@ test: check
 
 test-all: check
 	$(PY) -m pytest -q
-	@$(PY) pipelines/docsearch.py --gather-only
-	@set -e; for file in benchmarks/[a-z]*.py; do \
-		case $$file in *batch_inference.py) given="--texts $(TEXTS) --column $(COLUMN)";; *) given="";; esac; \
-		echo "$$file --quick"; $(PY) $$file --quick $$given; done
+	@set -e; for file in benchmarks/[a-z]*.py; do echo "$$file --quick"; $(PY) $$file --quick; done
 
 bench-setup: setup $(BENCH_STAMP)
 
@@ -65,8 +62,7 @@ $(BENCH_STAMP): benchmarks/requirements-peers.txt constraints.txt
 	@touch $@
 
 bench: setup
-	@test "$(TEXTS)" != docsearch/docstrings || $(PY) pipelines/docsearch.py --gather-only
-	@$(PY) benchmarks/batch_inference.py --texts $(TEXTS) --column $(COLUMN) $(BENCH_FLAGS)
+	@$(PY) benchmarks/batch_inference.py $(if $(TEXTS),--texts "$(TEXTS)" --column "$(COLUMN)") $(BENCH_FLAGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,23 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
-def sweep() -> int:
-    """Kill and reap every process below this one; return how many there were."""
+def children() -> set[Any]:
+    """The processes that this one started, or adopted, and that are alive."""
     import psutil
 
-    left = psutil.Process().children(recursive=True)
+    return set(psutil.Process().children())
+
+
+def sweep(spare: Collection[Any] = ()) -> int:
+    """Kill and reap every process below this one, but for `spare` and theirs; return how many there were."""
+    import psutil
+
+    left = []
+    for child in children() - set(spare):
+        try:
+            left += [child, *child.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
     for process in left:
         try:
             process.kill()
@@ -93,6 +105,7 @@ def run(
     report.unlink(missing_ok=True)
     variables = {k: v for k, v in os.environ.items() if k not in THREAD_COUNTS}
     variables |= QUIET | dict(environment or {})
+    before = children()
     with open(folder / "log.txt", "wb") as log:
         started = time.time()
         process = subprocess.Popen(
@@ -115,7 +128,7 @@ def run(
             except ProcessLookupError:
                 process.poll()
             process.wait(10)
-            sweep()
+            sweep(before)
     if code != 0 or not report.is_file():
         raise ContestantFailed(f"exit code {code}: {last_line(folder / 'log.txt')}")
     found = json.loads(report.read_text(encoding="utf-8"))
@@ -127,6 +140,11 @@ def last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     errors = [line for line in lines if "Error" in line and not line.startswith(("File ", "warnings."))]
     return (errors or [line for line in lines if line] or ["it printed nothing"])[-1][:300]
+
+
+def one_line(error: BaseException) -> str:
+    """An error as its type and the first line of its text."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def has_modules(python: str | Path, modules: Sequence[str]) -> bool:

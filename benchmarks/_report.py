@@ -173,14 +173,16 @@ def show(title: str, measurements: Sequence[Measurement], bars: Iterable[Bar], n
 
     # piped output goes to READMEs and logs: a table cut at 80 columns would lose figures there
     console = Console() if os.isatty(1) else Console(width=160)
-    table = Table(title=title, title_justify="left")
+    console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+    table = Table()
     table.add_column("contestant")
     metrics = list(dict.fromkeys(m.metric for m in measurements))
     units = {m.metric: m.unit for m in measurements}
     compared = {m.metric for m in measurements if m.compared and _has_ours(measurements, m.metric)}
     for metric in metrics:
         unit = units[metric]
-        table.add_column(metric if metric.endswith(unit) or unit == "1" else f"{metric}, {unit}", justify="right")
+        said = metric.endswith(unit) or unit == "1"
+        table.add_column(metric if said else f"{metric}, {unit}", justify="right")
         if metric in compared:
             table.add_column("ours / this", justify="right")
     for contestant in dict.fromkeys(m.contestant for m in measurements):
@@ -195,7 +197,8 @@ def show(title: str, measurements: Sequence[Measurement], bars: Iterable[Bar], n
     console.print(table)
     runs = sorted({len(m.values) for m in measurements})
     if runs:
-        console.print(f"medians of {' or '.join(map(str, runs))} interleaved runs; ± half of (largest - smallest)")
+        counts = " or ".join(map(str, runs))
+        console.print(f"medians of {counts} interleaved runs; ± half of (largest - smallest) / median")
     for note in notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     for verdict in judge(measurements, bars):
@@ -231,7 +234,8 @@ def machine(versions: dict[str, str] | None = None, *, cores: int | None = None)
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
         parts.append(f"{gib:.0f} GiB memory")
-    parts += [f"{platform.system()} {platform.release().split('-')[0]}", f"Python {platform.python_version()}"]
+    parts.append(f"{platform.system()} {platform.release().split('-')[0]}")
+    parts.append(f"Python {platform.python_version()}")
     parts += [f"{name} {version}" for name, version in (versions or {}).items()]
     return ", ".join(parts)
 

@@ -78,19 +78,26 @@ QUICK = ("plain loop", "encode(32)", OURS)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the contest; returns the exit code: 0, 1 where a contestant failed, 2 for a wrong argument."""
     args = _arguments(argv)
-    # what starts from here on has these cores and no others
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
-    cores = len(os.sched_getaffinity(0))
-    _contest.adopt_orphans()
     try:
         chosen, notes = _choose(args)
-        model = args.model or _installed_model()
+        model = str(Path(args.model or _installed_model()).absolute())
+        if not Path(model, "sentence_bert_config.json").is_file():
+            raise ValueError(f"{model}: not the folder of a sentence-transformers model")
+        for path in (args.json, args.work):
+            if path and not Path(path).absolute().parent.is_dir():
+                raise ValueError(f"{path}: its folder does not exist")
+        if args.work and Path(args.work).exists():
+            raise ValueError(f"{args.work}: exists: name a new folder")
         column = args.column
         found = _texts.read(args.texts, column) if args.texts else _texts.docstrings(args.rows, args.seed)
         texts = _texts.sample(found, args.rows, args.seed)
     except ValueError as error:
         print(f"batch_inference: {error}", file=sys.stderr)
         return 2
+    # what starts from here on has these cores and no others
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
+    cores = len(os.sched_getaffinity(0))
+    _contest.adopt_orphans()
     with _folder(args.work) as folder:
         _texts.write(texts, folder / "input", column, args.files or 2 * cores)
         contest = _Contest(folder, column, model, len(texts), cores, args.timeout)
@@ -167,7 +174,8 @@ class _Contest:
         if contestant.name == "plain loop" and self.plain is None:
             self.plain = vectors
             tokens = outcome.report["tokens"] / self.rows
-            self.about = f"{tokens:.0f} tokens a text, {outcome.report['padding']:.0%} padding in the plain loop"
+            padding = outcome.report["padding"]
+            self.about = f"{tokens:.0f} tokens a text, {padding:.0%} padding in the plain loop"
         elif self.plain is not None:
             self._note(contestant.name, DIFFERENCE, float(abs(vectors - self.plain).max()))
         print(f"{contestant.name}: cold {cold:.1f} rows/s, warm {warm:.1f} rows/s", flush=True)
@@ -216,14 +224,16 @@ def _choose(args: argparse.Namespace) -> tuple[list[tuple[Contestant, str]], lis
         raise ValueError(f"unknown contestant {wrong[0]!r}: choose from {', '.join(known)}")
     chosen, skipped = [], []
     for contestant in (known[name] for name in known if name in names):
-        pythons = [args.peers_python] if contestant.apart else [sys.executable, args.peers_python]
+        # not resolved: an environment's interpreter is a link, and known by where the link is
+        peers = str(Path(args.peers_python).absolute())
+        pythons = [peers] if contestant.apart else [sys.executable, peers]
         if contestant.name == OURS:
             pythons = [sys.executable]
         fit = [python for python in pythons if _contest.has_modules(python, contestant.modules)]
         if fit:
             chosen.append((contestant, fit[0]))
         else:
-            build = "run `make bench-setup`" if pythons[-1] == args.peers_python else "run `make setup`"
+            build = "run `make bench-setup`" if pythons[-1] == peers else "run `make setup`"
             needed = ", ".join(contestant.modules)
             skipped.append(f"skipped {contestant.name}: {pythons[-1]} has not all of {needed}: {build}")
     if not chosen:
@@ -255,7 +265,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Embed texts, Parquet to Parquet, with every contestant.")
     parser.add_argument("--texts", help="Parquet, CSV or JSONL file, folder or glob; default: docstrings")
     parser.add_argument("--column", default="text", help="the column of the texts (default: text)")
-    parser.add_argument("--rows", type=int, help="texts to sample (default: 2000; quick: 200)")
+    parser.add_argument("--rows", type=int, help="texts to sample (default: 2000; quick: 150)")
     parser.add_argument("--files", type=int, help="Parquet files to write them to (default: two a core)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=int, help="interleaved runs (default: 3; quick: 1)")
@@ -272,7 +282,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", help="new folder for inputs, outputs and logs, kept (default: temporary)")
     parser.add_argument("--quick", action="store_true", help="within a minute: few rows and contestants")
     args = parser.parse_args(argv)
-    args.rows = args.rows or (200 if args.quick else 2000)
+    args.rows = args.rows or (150 if args.quick else 2000)
     args.runs = args.runs or (1 if args.quick else 3)
     if min(args.rows, args.runs, args.cores or 1, args.files or 1) < 1:
         parser.error("--rows, --runs, --cores and --files are at least 1")

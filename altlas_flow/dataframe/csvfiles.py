@@ -22,7 +22,7 @@ from altlas_flow.errors import SourceError, one_line
 
 __all__ = ["csv_header", "infer_csv", "parse_csv"]
 
-MISSING = pa.array(["", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "NaN", "nan", "None"])
+MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "NaN", "nan", "None")
 
 
 def csv_header(path: str, records: Iterator[list[str] | csv.Error]) -> list[str]:
@@ -123,7 +123,7 @@ def _slow_csv(data: bytes, names: list[str]) -> tuple[pa.Table, dict[int, tuple[
 
 def _without_missing(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     trimmed = pc.utf8_trim_whitespace(cells)
-    return pc.if_else(pc.is_in(trimmed, value_set=MISSING), None, trimmed)
+    return pc.if_else(pc.is_in(trimmed, value_set=pa.array(MISSING)), None, trimmed)
 
 
 def _convert(cells: pa.ChunkedArray, type_: pa.DataType) -> tuple[pa.ChunkedArray, list[int]]:

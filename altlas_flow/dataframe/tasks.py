@@ -17,6 +17,7 @@ import pyarrow as pa
 from distributed import get_worker, secede
 
 from altlas_flow.cluster.worker import current_host
+from altlas_flow.dataframe.arrow import CarriesTables
 from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA, Attempt, write_attempt
 from altlas_flow.dataframe.columns import Input, declared_types, infer_types, output_names, to_columns
 from altlas_flow.dataframe.readers import read_chunk
@@ -57,7 +58,7 @@ class Predict:
 
 
 @dataclass
-class Rows:
+class Rows(CarriesTables):
     """Rows as a task holds them: a table, where they come from, and what was bad on reading.
 
     Attributes
@@ -93,7 +94,7 @@ class Rows:
 
 
 @dataclass
-class Predicted:
+class Predicted(CarriesTables):
     """A predicted part: the good rows with their answers, the dead letters, and what it took."""
 
     table: pa.Table

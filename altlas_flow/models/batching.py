@@ -177,7 +177,7 @@ class Work:
             self.done.set()
 
 
-@dataclass
+@dataclass(eq=False)
 class Batch:
     """Rows of one or several works that are predicted together."""
 

@@ -100,7 +100,7 @@ class ModelHost:
         self._gpus_free = gpus
         self._order = itertools.count()
         self._closed = False
-        self.running = 0
+        self._batches: list[Batch] = []  # those that run
         self.batches = 0
         self._threads = [
             Thread(target=self._serve, args=(gpu,), name=f"altlas-{kind}-{i}", daemon=True)
@@ -166,7 +166,7 @@ class ModelHost:
         return {
             "slots": self.slots,
             "gpus": self.gpus,
-            "running": self.running,
+            "running": len(self._batches),
             "waiting_rows": waiting,
             "batches": self.batches,
             "models": self.shelf.loaded(),
@@ -181,8 +181,13 @@ class ModelHost:
                     work.fail(HostClosed(f"the worker {self.node} is shutting down: ask again"))
             self._lanes.clear()
             self._changed.notify_all()
+        ends = time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(timeout)
+            thread.join(max(0.0, ends - time.monotonic()))
+        with self._changed:  # a batch that does not end keeps nobody waiting
+            for batch in self._batches:
+                for work, _ in batch.pieces:
+                    work.fail(HostClosed(f"the worker {self.node} is shutting down: ask again"))
         self.shelf.close()
 
     def _device(self, spec: ModelSpec) -> str | None:
@@ -224,19 +229,20 @@ class ModelHost:
                     if self._closed:
                         return
                     self._changed.wait()
-                self.running += 1
-            model, batch = taken
+                model, batch = taken
+                self._batches.append(batch)
             try:
                 model.execute(batch)
             except BaseException as error:
                 # the slot outlives whatever happened in it, and nobody waits for ever
                 logger.exception("a batch of %r failed on %s", model.spec.id, self.node)
-                failure = error if isinstance(error, ModelError) else PredictError(model.spec.id, describe(error))
+                known = isinstance(error, ModelError)
+                failure = error if known else PredictError(model.spec.id, describe(error))
                 for work, _ in batch.pieces:
                     self._withdraw(work, failure)
             finally:
                 with self._changed:
-                    self.running -= 1
+                    self._batches.remove(batch)
                     self.batches += 1
                     if gpu:
                         self._gpus_free += self._tokens(model.spec)

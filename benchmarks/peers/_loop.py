@@ -41,7 +41,7 @@ class PlainLoop:
         import numpy as np
         import torch
 
-        ids = self.tokenizer(texts, truncation=True, max_length=self.length, return_attention_mask=False)["input_ids"]
+        ids = self.tokenizer(texts, truncation=True, max_length=self.length)["input_ids"]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         embeddings = np.empty((len(ids), self.model.config.hidden_size), np.float32)
         with torch.inference_mode():

@@ -9,9 +9,7 @@ def main() -> None:
     args = arguments(("--workers", {"type": int, "default": None}))
     import altlas_flow as af
 
-    spec = af.ModelSpec(
-        id="benchmark", runtime="transformers", task="feature-extraction", source=args.model
-    )
+    spec = af.ModelSpec(id="benchmark", runtime="transformers", task="feature-extraction", source=args.model)
     with af.connect(workers=args.workers) as flow:
         summaries = []
 

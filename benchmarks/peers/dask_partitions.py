@@ -44,7 +44,9 @@ def main() -> None:
     ):
         kept: list[Any] = []
         # Dask cannot infer the type of a column of arrays from an empty frame
-        schema = pa.schema([("id", pa.int64()), (args.column, pa.string()), ("embedding", pa.list_(pa.float32()))])
+        schema = pa.schema(
+            [("id", pa.int64()), (args.column, pa.string()), ("embedding", pa.list_(pa.float32()))]
+        )
 
         def job(folder: str) -> None:
             frame = dd.read_parquet(args.input)

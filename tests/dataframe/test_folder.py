@@ -88,6 +88,7 @@ class TestCommitting:
         assert read_header(path) == HEADER
         assert read_header(tmp_path / "none") is None
 
+    @pytest.mark.filterwarnings("ignore:The inplace keyword")  # dask uses what pandas deprecated
     def test_pandas_and_dask_read_the_folder_as_it_is(self, tmp_path):
         dd = pytest.importorskip("dask.dataframe")
         with OutputFolder.open(tmp_path, HEADER) as out:
@@ -112,13 +113,55 @@ class TestCommitting:
             out.drop([part(0), part(7)])
         lines = [json.loads(line) for line in (tmp_path / "_manifest").read_text().splitlines()]
         assert lines[0] == {
-            "kind": "header", "version": 1, "columns": ["n"], "outputs": ["out"], "input": "n", "part_rows": 100,
+            "kind": "header", "version": 1, "columns": ["n"], "outputs": ["out"],
+            "input": "n", "part_rows": 100,
         }  # fmt: skip
         assert lines[1] == {
             "kind": "part", "part": part(0), "unit": "u", "model": "m", "rows_in": 1, "rows": 1,
             "dead_letters": 0, "bytes": record.bytes, "tokens": 3,
         }  # fmt: skip
         assert lines[2] == {"kind": "drop", "parts": [part(0)]}
+
+    def test_each_step_is_durable_before_the_next(self, tmp_path, monkeypatch):
+        steps: list[tuple[str, str]] = []
+
+        def record_calls(name: str) -> None:
+            real = getattr(os, name)
+
+            def call(first, *rest):
+                target = rest[0] if rest else first
+                where = os.readlink(f"/proc/self/fd/{first}") if isinstance(first, int) else str(target)
+                steps.append((name, os.path.relpath(where, tmp_path)))
+                return real(first, *rest)
+
+            monkeypatch.setattr(os, name, call)
+
+        with OutputFolder.open(tmp_path, HEADER) as out:
+            attempt = write_attempt(table(1), out.attempts, part(0))
+            dead = write_attempt(dead_table("a:1"), out.attempts, part(0))
+            for name in ("replace", "fsync", "write", "unlink"):
+                record_calls(name)
+            out.commit(PartRecord(part(0), "u", "m", 2, 1, 1, attempt.bytes), attempt.path, dead.path)
+            committing, steps[:] = list(steps), []
+            out.drop([part(0)])
+            dropping = list(steps)
+            monkeypatch.undo()
+        assert committing == [
+            ("replace", "_dead_letters/part-00000.rows"),
+            ("fsync", "_dead_letters"),
+            ("replace", part(0)),
+            ("fsync", "."),
+            ("write", "_manifest"),
+            ("fsync", "_manifest"),
+        ]
+        assert dropping == [
+            ("write", "_manifest"),
+            ("fsync", "_manifest"),
+            ("unlink", part(0)),
+            ("unlink", "_dead_letters/part-00000.rows"),
+            ("fsync", "."),
+            ("fsync", "_dead_letters"),
+        ]
 
     def test_stats_may_be_numpy_numbers(self, tmp_path):
         with OutputFolder.open(tmp_path, HEADER) as out:

@@ -20,6 +20,7 @@ from altlas_flow.models.runtimes.common import (
 )
 from altlas_flow.models.runtimes.fused import Packed, fuse_linears, pack
 from altlas_flow.models.runtimes.sentence import pool, read_recipe
+from altlas_flow.models.runtimes.sources import bundled as bundled
 from altlas_flow.models.runtimes.sources import find_folder, find_weights, quiet
 from altlas_flow.models.runtimes.texts import Texts
 from altlas_flow.models.runtimes.torch import damaged

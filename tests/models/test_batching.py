@@ -1,0 +1,158 @@
+"""Batches: every row gets its own outcome, in its own place."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from altlas_flow.models.batching import Work, cut, execute
+from altlas_flow.models.runtimes.base import Prepared
+
+
+class Engine:
+    """A runtime that doubles numbers, fails on negative ones, and has room for so many rows."""
+
+    def __init__(self, room: int = 10**9) -> None:
+        self.room, self.batches = room, []
+
+    def predict(self, items: Sequence[int], parameters: Mapping[str, Any]) -> list[int]:
+        self.batches.append(list(items))
+        if len(items) > self.room:
+            raise MemoryError("full")
+        if any(item < 0 for item in items):
+            raise ValueError("negative")
+        return [2 * item for item in items]
+
+
+def run(engine: Any, works: list[Work], budget: int) -> list[int]:
+    shrunk: list[int] = []
+    while waiting := [work for work in works if work.waiting]:
+        execute(engine, cut(waiting, budget), model="m", out_of_memory=shrunk.append)
+    return shrunk
+
+
+@given(st.lists(st.tuples(st.integers(-3, 100), st.integers(1, 300)), max_size=60), st.integers(1, 2000))
+def test_answers_stand_where_their_rows_stood(rows: list[tuple[int, int]], budget: int) -> None:
+    items = [value for value, _ in rows]
+    work = Work(Prepared(items, np.array([cost for _, cost in rows], np.int64)), {})
+    run(Engine(), [work], budget)
+    assert work.done.is_set()
+    assert set(work.result.errors) == {i for i, value in enumerate(items) if value < 0}
+    for i, value in enumerate(items):
+        assert value < 0 or work.result.outputs[i] == 2 * value
+    assert work.result.tokens == sum(cost for _, cost in rows)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 2000))
+def test_a_batch_fits_its_budget_or_is_one_row(costs: list[int], budget: int) -> None:
+    work = Work(Prepared(list(range(len(costs))), np.array(costs, np.int64)), {})
+    taken = []
+    while work.waiting:
+        batch = cut([work], budget)
+        assert batch.rows == 1 or batch.rows * batch.width <= budget
+        taken += [row for _, row in batch.rows_of_works()]
+    assert sorted(taken) == list(range(len(costs)))
+
+
+@given(st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=6), min_size=2, max_size=6))
+def test_merged_rows_never_exceed_the_budget(calls: list[list[int]]) -> None:
+    works = [Work(Prepared(costs, np.array(costs, np.int64)), {}) for costs in calls]
+    while waiting := [work for work in works if work.waiting]:
+        batch = cut(waiting, 1024)
+        assert batch.rows == 1 or batch.rows * batch.width <= 1024
+
+
+def test_rows_of_several_calls_share_a_batch() -> None:
+    engine = Engine()
+    works = [Work(Prepared([i], None), {}) for i in range(5)]
+    run(engine, works, 8)
+    assert engine.batches == [[0, 1, 2, 3, 4]]
+    assert [work.result.outputs for work in works] == [[0], [2], [4], [6], [8]]
+
+
+def test_urgent_rows_do_not_wait_for_patient_ones_to_fill_their_batch() -> None:
+    engine = Engine()
+    urgent, patient = Work(Prepared([1], None), {}, priority=10), Work(Prepared([2, 3], None), {})
+    batch = cut([urgent, patient], 100)
+    execute(engine, batch, model="m")
+    assert engine.batches == [[1]]
+    assert patient.waiting == 2
+
+
+def test_a_fixed_number_of_rows_is_obeyed() -> None:
+    engine = Engine()
+    work = Work(Prepared(list(range(10)), None), {}, rows_limit=4)
+    run(engine, [work], 4)
+    assert [len(batch) for batch in engine.batches] == [4, 4, 2]
+
+
+def test_out_of_memory_halves_the_batch_and_no_row_is_lost() -> None:
+    engine = Engine(room=3)
+    work = Work(Prepared(list(range(16)), None), {})
+    shrunk = run(engine, [work], 16)
+    assert not work.result.errors
+    assert work.result.outputs == [2 * i for i in range(16)]
+    assert shrunk[0] == 16 and min(shrunk) >= 4
+
+
+def test_a_row_that_fits_no_memory_alone_is_its_own_fault() -> None:
+    engine = Engine(room=0)
+    work = Work(Prepared([1, 2], None), {})
+    run(engine, [work], 2)
+    assert all(isinstance(error, MemoryError) for error in work.result.errors.values())
+    assert set(work.result.errors) == {0, 1}
+
+
+def test_a_wrong_number_of_answers_is_an_error_of_the_rows() -> None:
+    class Short(Engine):
+        def predict(self, items: Sequence[int], parameters: Mapping[str, Any]) -> list[int]:
+            return [1]
+
+    work = Work(Prepared([1, 2, 3], None), {})
+    run(Short(), [work], 8)
+    assert not work.result.errors  # alone, each row got its one answer
+    assert work.result.outputs == [1, 1, 1]
+
+
+def test_a_model_that_exits_takes_only_its_row() -> None:
+    class Exits(Engine):
+        def predict(self, items: Sequence[int], parameters: Mapping[str, Any]) -> list[int]:
+            if 3 in items:
+                raise SystemExit(1)
+            return list(items)
+
+    work = Work(Prepared([1, 2, 3], None), {})
+    run(Exits(), [work], 8)
+    assert list(work.result.errors) == [2]
+    assert work.result.outputs[:2] == [1, 2]
+
+
+def test_arrays_of_answers_become_one_array() -> None:
+    class Embeds(Engine):
+        def predict(self, items: Sequence[int], parameters: Mapping[str, Any]) -> Any:
+            return np.array([[item, item] for item in items], np.float32)
+
+    work = Work(Prepared(list(range(9)), np.arange(1, 10)), {})
+    run(Embeds(), [work], 10)
+    assert isinstance(work.result.outputs, np.ndarray)
+    assert work.result.outputs[:, 0].tolist() == list(range(9))
+
+
+def test_two_slots_may_hold_batches_of_one_call() -> None:
+    work = Work(Prepared(list(range(1000)), None), {})
+    batches = [cut([work], 10) for _ in range(100)]
+    threads = [
+        threading.Thread(target=lambda b=batch: execute(Engine(), b, model="m")) for batch in batches
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert work.done.wait(1)
+    assert work.result.outputs == [2 * i for i in range(1000)]
+    assert work.result.batches == 100
