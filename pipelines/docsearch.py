@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 #: What `make demo` embeds: packages whose answers please, and so many of their docstrings that it
 #: ends within about two minutes on 2 cores.
 SLICE_PACKAGES = ("dask", "distributed", "numpy", "pandas")
-SLICE_ROWS = 4000
+SLICE_ROWS = 3500
 
 #: What the demo asks at the end.
 EXAMPLES = (
@@ -280,11 +280,13 @@ def run(
     spec = model_spec(name)
     summary = embed(source, embedded, spec, workers=workers)
     _replace(note, json.dumps({"model": name}).encode())
-    console.print(str(summary), markup=False)
+    console.print(str(summary), markup=False, soft_wrap=True)
     for question, hits in zip(EXAMPLES, search(EXAMPLES, embedded, spec, top=top), strict=True):
         show(question, hits, console)
-    again = " --all" if everything else ""
-    console.print(f'\nAsk your own: python pipelines/docsearch.py{again} --query "..."', markup=False)
+    python = Path(sys.executable)
+    words = [str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python)]
+    words += ["pipelines/docsearch.py", "--to", str(to), "--query", '"..."']
+    console.print(f"\nAsk your own: {' '.join(words)}", markup=False, soft_wrap=True)
 
 
 def _noted(note: Path) -> str:

@@ -111,10 +111,14 @@ def _sources(root: Path, packages: Sequence[str] | None) -> Iterator[tuple[str, 
             )
             for file in sorted(files):
                 path = Path(folder, file)
-                if path.suffix == ".py" and path.stem.isidentifier():
+                if path.suffix == ".py" and path.stem.isidentifier() and not _is_test(path.stem):
                     relative = path.relative_to(root)
                     parts = relative.with_suffix("").parts
                     yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), str(relative), path
+
+
+def _is_test(module: str) -> bool:
+    return module == "conftest" or module.startswith("test_")
 
 
 def gather(

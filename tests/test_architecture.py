@@ -8,6 +8,7 @@ import json
 import pickle
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,18 @@ def test_every_module_of_the_package_can_be_imported():
         parts = relative.parts[:-1] if relative.name == "__init__" else relative.parts
         if relative.name != "__main__":
             importlib.import_module(".".join(parts))
+
+
+def test_every_entry_point_loads_and_the_group_for_dask_has_its_name():
+    given = [
+        point for point in distribution("altlas-flow").entry_points if point.value.startswith("altlas_flow.")
+    ]
+    assert {"console_scripts", "dask_cli", "altlas_flow.runtimes"} == {point.group for point in given}
+    for point in given:
+        loaded = point.load()
+        if point.group == "dask_cli":
+            # Dask goes by the command's own name, not by that of the entry point
+            assert (type(loaded).__name__, loaded.name) == ("Group", point.name)
 
 
 def test_imports_go_down_the_layers_only():

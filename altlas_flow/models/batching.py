@@ -91,6 +91,8 @@ class Work:
                 # longest first: what needs the most memory is tried first, the short rows fill the end
                 rows = rows[np.argsort(-self.costs[rows], kind="stable")]
             self._waiting = rows
+            if self.costs is not None:
+                self._sums = np.cumsum(self.costs[rows])
         self._taken = 0
         self.open = len(self._waiting)  # rows without an outcome
         self.failure: Exception | None = None
@@ -106,6 +108,11 @@ class Work:
     def next_cost(self) -> int:
         """Tokens of the longest row that waits; 1 where rows have none."""
         return 1 if self.costs is None else int(self.costs[self._waiting[self._taken]])
+
+    def fitting(self, tokens: int) -> int:
+        """How many of the next rows have at most so many tokens together."""
+        before = int(self._sums[self._taken - 1]) if self._taken else 0
+        return int(np.searchsorted(self._sums, before + tokens, side="right")) - self._taken
 
     def take(self, count: int) -> Sequence[int] | np.ndarray:
         """Positions of the next `count` rows."""
@@ -166,7 +173,8 @@ class Work:
             self.result.batches += 1
             self.result.predict_s += seconds * len(rows) / batch.rows
             self.result.tokens += tokens
-            self.result.padded += len(rows) * batch.width if self.costs is not None else 0
+            if self.costs is not None:
+                self.result.padded += len(rows) * batch.width if batch.pads else tokens
         return tokens
 
     def settle(self) -> None:
@@ -182,14 +190,17 @@ class Batch:
     """Rows of one or several works that are predicted together."""
 
     budget: int
+    pads: bool = True  # whether its rows are padded to the longest
     pieces: list[tuple[Work, Sequence[int] | np.ndarray]] = field(default_factory=list)
     width: int = 0  # tokens of the longest row; 1 where rows have none
     rows: int = 0
+    tokens: int = 0  # without padding; 0 where rows have none
     full: bool = False  # the budget was used: what it took tells about the budget
 
     def add(self, work: Work, rows: Sequence[int] | np.ndarray) -> None:
         self.pieces.append((work, rows))
         self.rows += len(rows)
+        self.tokens += 0 if work.costs is None else int(work.costs[rows].sum())
 
     def rows_of_works(self) -> Iterator[tuple[Work, int]]:
         for work, rows in self.pieces:
@@ -197,29 +208,42 @@ class Batch:
                 yield work, int(row)
 
 
-def cut(works: Sequence[Work], budget: int) -> Batch:
+def cut(works: Sequence[Work], budget: int, *, pads: bool = True) -> Batch:
     """Take the next batch from works of one model and one set of parameters, first come first.
 
-    The rows of a batch, padded to its longest, fit the budget; one row always goes, however long.
-    Only works of the priority of the first are merged with it: an urgent row is not slowed down by
-    filling its batch with patient ones.
+    The rows of a batch, padded to its longest where the runtime pads, fit the budget; one row always
+    goes, however long. Only works of the priority of the first are merged with it: an urgent row is
+    not slowed down by filling its batch with patient ones.
     """
     first = works[0]
-    batch = Batch(budget, width=first.next_cost())
-    limit = first.rows_limit
+    batch = Batch(budget, pads and first.costs is not None)
     for work in works:
         if work.priority != first.priority or not work.waiting:
             continue
-        width = max(batch.width, work.next_cost())
-        room = (limit if limit is not None else max(1, budget // max(width, 1))) - batch.rows
-        # padding the rows that are there up to a longer one costs more than a batch of its own
-        if room <= 0 or batch.rows * (width - batch.width) > budget // 8:
+        room = _room(batch, work)
+        if not batch.rows:
+            room = max(room, 1)
+        if room <= 0:
             break
-        batch.width = width
+        batch.width = max(batch.width, work.next_cost())
         batch.add(work, work.take(room))
-    padded = batch.rows * batch.width
-    batch.full = limit is None and padded >= 0.7 * budget
+    cost = batch.rows * batch.width if batch.pads else batch.tokens or batch.rows
+    batch.full = first.rows_limit is None and cost >= 0.7 * budget
     return batch
+
+
+def _room(batch: Batch, work: Work) -> int:
+    """How many of the next rows of a work fit into a batch."""
+    if work.rows_limit is not None:
+        return work.rows_limit - batch.rows
+    if work.costs is None:
+        return batch.budget - batch.rows
+    if not batch.pads:
+        return work.fitting(batch.budget - batch.tokens)
+    width = max(batch.width, work.next_cost())
+    if batch.rows * (width - batch.width) > batch.budget // 8:
+        return 0  # padding the rows that are there up to a longer one costs more than it saves
+    return batch.budget // max(width, 1) - batch.rows
 
 
 @dataclass
@@ -300,7 +324,7 @@ def _predict(runtime: Runtime, batch: Batch, model: str, out_of_memory: Callable
 
 def _halves(batch: Batch) -> tuple[Batch, Batch]:
     middle, done = batch.rows // 2, 0
-    left, right = (Batch(max(1, batch.budget // 2), width=batch.width) for _ in range(2))
+    left, right = (Batch(max(1, batch.budget // 2), batch.pads, width=batch.width) for _ in range(2))
     for work, rows in batch.pieces:
         split = min(max(middle - done, 0), len(rows))
         if split:

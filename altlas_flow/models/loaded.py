@@ -124,7 +124,8 @@ class LoadedModel:
     def cut(self, works: Sequence[Work]) -> Batch:
         """Take the next batch from what waits."""
         with self._lock:
-            return cut(works, works[0].rows_limit or self.search(works[0]).ask())
+            budget = works[0].rows_limit or self.search(works[0]).ask()
+            return cut(works, budget, pads=getattr(self.runtime, "pads", True))
 
     def execute(self, batch: Batch) -> float:
         """Predict a batch; seconds that it took."""
@@ -214,4 +215,3 @@ def choose_device(spec: ModelSpec) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-

@@ -54,7 +54,7 @@ def estimate(spec: ModelSpec) -> int:
         return spec.memory
     if spec.runtime == "function":
         return 0
-    from altlas_flow.models.runtimes.transformers import bundled
+    from altlas_flow.models.runtimes.sources import bundled
 
     path = bundled(spec.source) or Path(spec.source)
     if path.is_file():

@@ -152,7 +152,8 @@ class Shelf:
     def _await(self, entry: Entry) -> LoadedModel:
         with self._changed:
             there = self._changed.wait_for(
-                lambda: entry.model is not None or entry.error is not None or self._closed, self.load_timeout
+                lambda: entry.model is not None or entry.error is not None or self._closed,
+                2 * self.load_timeout,  # to get room, and to load
             )
             if entry.model is not None:
                 return entry.model
@@ -160,7 +161,7 @@ class Shelf:
                 raise entry.error
         if there:
             raise HostClosed(f"the worker {self.node} is shutting down: ask again")
-        raise ModelLoadError(entry.spec.id, self.node, f"not loaded within {self.load_timeout:.0f} s")
+        raise ModelLoadError(entry.spec.id, self.node, f"not loaded within {2 * self.load_timeout:.0f} s")
 
     def _fill(self, entry: Entry) -> None:
         """Load, in a thread of its own: a caller that gives up does not break it off."""
@@ -221,7 +222,9 @@ class Shelf:
         if self.budget is None:
             return True
         while sum(entry.bytes for entry in self._entries.values()) + size > self.budget:
-            idle = [e for e in self._entries.values() if e.model is not None and not e.users and e is not keep]
+            idle = [
+                e for e in self._entries.values() if e.model is not None and not e.users and e is not keep
+            ]
             if not idle:
                 return False
             self._evict(min(idle, key=lambda entry: entry.used))

@@ -59,6 +59,18 @@ def test_a_batch_fits_its_budget_or_is_one_row(costs: list[int], budget: int) ->
     assert sorted(taken) == list(range(len(costs)))
 
 
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 2000))
+def test_without_padding_a_batch_holds_as_many_tokens_as_its_budget(costs: list[int], budget: int) -> None:
+    work = Work(Prepared(list(range(len(costs))), np.array(costs, np.int64)), {})
+    taken = []
+    while work.waiting:
+        batch = cut([work], budget, pads=False)
+        assert batch.rows == 1 or batch.tokens <= budget
+        assert not work.waiting or batch.tokens + work.next_cost() > budget
+        taken += [row for _, row in batch.rows_of_works()]
+    assert sorted(taken) == list(range(len(costs)))
+
+
 @given(st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=6), min_size=2, max_size=6))
 def test_merged_rows_never_exceed_the_budget(calls: list[list[int]]) -> None:
     works = [Work(Prepared(costs, np.array(costs, np.int64)), {}) for costs in calls]
@@ -146,9 +158,7 @@ def test_arrays_of_answers_become_one_array() -> None:
 def test_two_slots_may_hold_batches_of_one_call() -> None:
     work = Work(Prepared(list(range(1000)), None), {})
     batches = [cut([work], 10) for _ in range(100)]
-    threads = [
-        threading.Thread(target=lambda b=batch: execute(Engine(), b, model="m")) for batch in batches
-    ]
+    threads = [threading.Thread(target=lambda b=batch: execute(Engine(), b, model="m")) for batch in batches]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -226,9 +226,7 @@ def test_a_gpu_token_lets_one_batch_run_at_a_time(make_host: Callable[..., Model
         return rows
 
     globals()["_watch"] = watch
-    spec = ModelSpec(
-        id="gpu", runtime="function", source=f"{__name__}:_watch", resources={"GPU": 1}, batch=1
-    )
+    spec = ModelSpec(id="gpu", runtime="function", source=f"{__name__}:_watch", resources={"GPU": 1}, batch=1)
     host = make_host(slots=4, gpus=1)
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda i: host.predict(spec, [i] * 3, timeout=LONG).outputs, range(4)))

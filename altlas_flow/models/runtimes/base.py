@@ -47,6 +47,9 @@ class Runtime(Protocol):
 
     `predict` is called by one thread at a time for each slot of the host, so several threads may
     predict with one loaded model; `load` and `unload` are called once each.
+
+    A runtime that computes exactly the tokens of its rows says so with an attribute ``pads = False``;
+    without it, a batch counts as padded to its longest row.
     """
 
     #: names of the parameters that `predict` knows; None: it takes any (a callable's ``**kwargs``)
