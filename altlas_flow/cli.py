@@ -66,7 +66,7 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(name="altlas", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="altlas-flow")
 def cli() -> None:
     """Run models over data on Dask."""

@@ -36,8 +36,6 @@ is its ``args``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
-
 
 def one_line(value: object, limit: int = 500) -> str:
     """Text of `value` on one line, cut at `limit` characters."""
@@ -67,7 +65,11 @@ class AltlasError(Exception):
     """Base of all errors of altlas_flow; its text is one line."""
 
     def __str__(self) -> str:
-        return one_line(self.args[0] if self.args else type(self).__name__, 2000)
+        return one_line(self.text(), 2000)
+
+    def text(self) -> str:
+        """What `str` makes one line of."""
+        return str(self.args[0]) if self.args else type(self).__name__
 
 
 class SettingsError(AltlasError):
@@ -97,7 +99,7 @@ class UnknownModel(ModelError):
         self.model, self.known = model, tuple(known)
         super().__init__(model, self.known)
 
-    def __str__(self) -> str:
+    def text(self) -> str:
         return (
             f"no model {self.model!r} is registered (known: {names(self.known)}): "
             "call flow.register(ModelSpec(...)), pass a ModelSpec, or give a catalog file"
@@ -117,7 +119,7 @@ class ModelConflict(ModelError):
         self.model = model
         super().__init__(model)
 
-    def __str__(self) -> str:
+    def text(self) -> str:
         return (
             f"model {self.model!r} is registered with another recipe: choose another id, "
             "or replace it with flow.register(spec, replace=True)"
@@ -141,7 +143,7 @@ class ModelLoadError(ModelError):
         self.model, self.node, self.cause = model, node, one_line(cause)
         super().__init__(model, node, self.cause)
 
-    def __str__(self) -> str:
+    def text(self) -> str:
         return f"model {self.model!r} could not be loaded on {self.node}: {self.cause}"
 
 
@@ -168,7 +170,7 @@ class PredictError(ModelError):
         self.model, self.cause = model, one_line(cause)
         super().__init__(model, self.cause)
 
-    def __str__(self) -> str:
+    def text(self) -> str:
         return f"model {self.model!r} failed on its input: {self.cause}"
 
 
@@ -191,7 +193,7 @@ class MissingColumn(InputError):
         self.column, self.known = column, tuple(str(name) for name in known)
         super().__init__(column, self.known)
 
-    def __str__(self) -> str:
+    def text(self) -> str:
         return f"the input has no column {self.column!r}: choose one of {names(self.known, 20)}"
 
 
@@ -226,7 +228,7 @@ class BadRow(InputError):
         self.row_id, self.phase, self.model, self.cause = row_id, phase, model, one_line(cause)
         super().__init__(row_id, phase, model, self.cause)
 
-    def __str__(self) -> str:
+    def text(self) -> str:
         return (
             f"row {self.row_id} failed at {self.phase} with model {self.model!r}: {self.cause}: "
             'mend the row, or collect such rows with on_error="collect"'
@@ -276,7 +278,7 @@ class NoEligibleNode(ClusterError):
         self.model, self.reasons = model, dict(reasons or {})
         super().__init__(model, self.reasons)
 
-    def __str__(self) -> str:
+    def text(self) -> str:
         why = "; ".join(f"{node}: {reason}" for node, reason in list(self.reasons.items())[:8])
         return (
             f"no node can serve model {self.model!r} ({why or 'no node has joined'}): "
@@ -296,5 +298,5 @@ def describe(error: BaseException) -> str:
     """One line that names the error's type and its text, for logs and dead letters."""
     if isinstance(error, AltlasError):
         return str(error)
-    text: Any = one_line(error)
+    text = one_line(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

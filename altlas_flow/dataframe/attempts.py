@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from altlas_flow.dataframe.manifest import committed_parts, dead_letters_of, not_writable
@@ -49,12 +50,7 @@ def write_attempt(table: pa.Table, folder: str | Path, part: str) -> Attempt:
         Rights, a full disk, or no such folder on this machine; the partial file is removed.
     """
     path = Path(folder) / f"{part.removesuffix('.parquet')}-{uuid.uuid4().hex}.parquet.attempt"
-    # Floats hardly repeat: trying a dictionary on embeddings costs time and saves nothing.
-    encoded = [
-        field.name
-        for field in table.schema
-        if not pa.types.is_floating(field.type) and not pa.types.is_nested(field.type)
-    ]
+    encoded = [name for name in table.column_names if repeats(table.column(name))]
     try:
         pq.write_table(table, path, use_dictionary=encoded)
         handle = os.open(path, os.O_RDONLY)
@@ -73,6 +69,20 @@ def write_attempt(table: pa.Table, folder: str | Path, part: str) -> Attempt:
             ) from error
         raise not_writable(folder, error) from error
     return Attempt(str(path), table.num_rows, size)
+
+
+def repeats(column: pa.ChunkedArray) -> bool:
+    """Whether values come again and again in the first thousand, so that a dictionary is worth its time."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return True
+    if pa.types.is_floating(kind) or pa.types.is_nested(kind) or pa.types.is_null(kind):
+        return False
+    sample = column.slice(0, 1000)
+    try:
+        return 2 * len(pc.unique(sample)) <= len(sample)
+    except pa.ArrowNotImplementedError:  # a type that knows no equality
+        return False
 
 
 def read_dead_letters(path: str | Path) -> pa.Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,9 @@ import pyarrow as pa
 from distributed import Client, Future
 
 from altlas_flow.dataframe.sources import (
+    Chunk,
     check_schemas,
+    file_format,
     find_files,
     infer_schema,
     read_schema,
@@ -29,6 +31,9 @@ from altlas_flow.errors import EmptyInput, SourceError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: Tasks that scan the files of a source.
+SCANS = 8
 
 
 @dataclass(frozen=True)
@@ -137,16 +142,19 @@ def open_source(client: Client, source: Any, part_rows: int, timeout: float) -> 
 
 def _files(client: Client, source: Any, part_rows: int, timeout: float) -> Source:
     paths = find_files([str(path) for path in source] if isinstance(source, (list, tuple)) else source)
-    schema = client.submit(infer_schema, paths, pure=False).result(timeout)
-    if schema is None:  # Parquet: each file says for itself
-        schema = check_schemas(
-            [future.result(timeout) for future in client.map(read_schema, paths, pure=False)], paths
-        )
-    futures = [
-        client.submit(scan, path, part_rows, schema, name=name, pure=False)
-        for path, name in zip(paths, short_names(paths), strict=True)
-    ]
-    chunks = [chunk for future in futures for chunk in future.result(timeout)]
+    parquet = file_format(paths[0]) == "parquet"
+    # a few tasks for all files: thousands of small ones are scanned in no time
+    named = list(zip(paths, short_names(paths), strict=True))
+    groups = [named[i::SCANS] for i in range(min(SCANS, len(named)))]
+    if parquet:  # each file says for itself
+        read = [client.submit(read_schemas, [path for path, _ in group], pure=False) for group in groups]
+        found = {path: schema for future in read for path, schema in future.result(timeout)}
+        schema = check_schemas([found[path] for path in paths], paths)
+    else:
+        schema = client.submit(infer_schema, paths, pure=False).result(timeout)
+    scans = [client.submit(scan_files, group, part_rows, schema, pure=False) for group in groups]
+    by_path = {path: chunks for future in scans for path, chunks in future.result(timeout)}
+    chunks = [chunk for path in paths for chunk in by_path[path]]
     if not chunks:
         raise EmptyInput(f"{source} has no rows: there is nothing to predict; check the source")
     units = [
@@ -161,6 +169,18 @@ def _files(client: Client, source: Any, part_rows: int, timeout: float) -> Sourc
     ]
     nulls = frozenset(field.name for field in schema if pa.types.is_null(field.type))
     return Source(tuple(schema.names), units, nulls)
+
+
+def read_schemas(paths: Sequence[str]) -> list[tuple[str, pa.Schema]]:
+    """Schemas of Parquet files; runs on a worker."""
+    return [(path, read_schema(path)) for path in paths]
+
+
+def scan_files(
+    named: Sequence[tuple[str, str]], part_rows: int, schema: pa.Schema
+) -> list[tuple[str, list[Chunk]]]:
+    """Chunks of files; runs on a worker."""
+    return [(path, scan(path, part_rows, schema, name=name)) for path, name in named]
 
 
 def _slug(path: str) -> str:

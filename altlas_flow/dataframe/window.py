@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import queue
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
+from concurrent.futures import Future as Answer
 from typing import Any
 
 from distributed import Client, Future
@@ -53,8 +56,8 @@ class Window:
 
     def __init__(self, client: Client, spec: ModelSpec, *, per_slot: int, patience: float) -> None:
         self.client, self.spec, self.per_slot, self.patience = client, spec, per_slot, patience
-        self._ended: queue.SimpleQueue[tuple[Any, Future]] = queue.SimpleQueue()
-        self._flying: dict[Any, tuple[Future, Callable[[], Future], int]] = {}
+        self._ended: queue.SimpleQueue[tuple[Any, Answer[Any]]] = queue.SimpleQueue()
+        self._flying: dict[Any, tuple[Future, Answer[Any], Callable[[], Future], int]] = {}
         self._looked = float("-inf")
         self._able_at = time.monotonic()
         self._capacity = 1
@@ -73,8 +76,13 @@ class Window:
     def send(self, name: Any, submit: Callable[[], Future], tries: int = 1) -> None:
         """Send a piece of work; `submit` is called again where the piece was lost with its worker."""
         future = submit()
-        self._flying[name] = (future, submit, tries)
-        future.add_done_callback(lambda ended: self._ended.put((name, ended)))
+        # waits and fetches on Dask's loop: results arrive while this thread commits others
+        answer = asyncio.run_coroutine_threadsafe(
+            self.client._gather(future),
+            self.client.loop.asyncio_loop,  # type: ignore[attr-defined]
+        )
+        self._flying[name] = (future, answer, submit, tries)
+        answer.add_done_callback(lambda ended: self._ended.put((name, ended)))
 
     def next(self) -> tuple[Any, Any]:
         """The name and the result of the next piece that ends.
@@ -86,38 +94,40 @@ class Window:
         """
         while True:
             try:
-                name, future = self._ended.get(timeout=LOOK)
+                name, answer = self._ended.get(timeout=LOOK)
             except queue.Empty:
                 self._look()
                 continue
             entry = self._flying.get(name)
-            if entry is None or entry[0] is not future:
+            if entry is None or entry[1] is not answer:
                 continue
-            _, submit, tries = self._flying.pop(name)
-            if future.status == "finished":
-                return name, self._result(future)
-            error = future.exception(timeout=LOOK * 10) if future.status == "error" else None
-            if isinstance(error, KilledWorker):
+            _, _, submit, tries = self._flying.pop(name)
+            try:
+                return name, answer.result()
+            except KilledWorker as error:
                 raise ClusterError(
-                    f"{name} was on {tries * 4} workers that died: look at their logs and memory; the input may "
-                    "kill the model"
+                    f"{name} was on workers that died, one after the other: look at their logs and memory; the "
+                    "input may kill the model"
                 ) from error
-            if error is not None and not isinstance(error, HostClosed):
-                raise error if isinstance(error, AltlasError) else ClusterError(describe(error)) from error
-            if tries >= TRIES or self.client.status != "running":
-                raise ClusterLost(f"{name} was lost {tries} times with the workers that had it: run it again")
-            logger.warning("%s was lost with its worker: sent again", name)
+            except (HostClosed, CancelledError, OSError) as error:
+                if tries >= TRIES or self.client.status != "running":
+                    raise ClusterLost(
+                        f"{name} was lost {tries} times with the workers that had it: run the same again"
+                    ) from error
+                logger.warning("%s was lost with its worker (%s): sent again", name, describe(error))
+            except AltlasError:
+                raise
+            except Exception as error:
+                # a task may raise anything; its owner gets one typed line
+                raise ClusterError(f"{name}: {describe(error)}") from error
             self.send(name, submit, tries + 1)
 
     def cancel(self) -> None:
         """Give up everything under way."""
-        futures = [future for future, _, _ in self._flying.values()]
+        futures = [future for future, *_ in self._flying.values()]
         self._flying.clear()
         if futures and self.client.status == "running":
             self.client.cancel(futures, force=True)
-
-    def _result(self, future: Future) -> Any:
-        return future.result(timeout=LOOK * 60)
 
     def _look(self) -> None:
         """See, once a second, what the cluster can take; raise where it could take nothing for long."""

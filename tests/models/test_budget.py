@@ -36,7 +36,7 @@ def test_a_machine_that_wants_large_batches_gets_them() -> None:
 
 
 def test_a_machine_that_wants_small_batches_gets_them() -> None:
-    rate = {256 * 2**i: 1e5 / 1.5**i for i in range(7)}
+    rate = {256 * 2**i: 2e4 / 1.5**i for i in range(7)}
     assert climb(BudgetSearch(1024, 256, 16_384), rate) == 256
 
 
