@@ -1,9 +1,9 @@
 # make demo   embed the docstrings of the installed packages on this machine, and search them
 # make test   everything that has to pass before a change goes in (at most 10 minutes on 2 cores)
 #
-# Both set up .venv first, where it is missing or stale. Without a GPU on Linux, the small CPU build
-# of torch is had with:
-#     make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# Both set up .venv first, where it is missing or stale. PIP_FLAGS goes to pip: where there is no GPU
+# and pip would take torch's CUDA build, name the place of its CPU build there, as torch's own
+# installation page says.
 
 PYTHON ?= python3
 PIP_FLAGS ?=

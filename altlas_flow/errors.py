@@ -37,6 +37,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+
 def one_line(value: object, limit: int = 500) -> str:
     """Text of `value` on one line, cut at `limit` characters."""
     text = " ".join(str(value).split())

@@ -11,6 +11,7 @@ import logging
 import pickle
 import random
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
@@ -18,7 +19,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from altlas_flow._version import __version__
 from altlas_flow.cluster.keys import DIGITS, model_of
-from altlas_flow.errors import AltlasError, ModelConflict, NoEligibleNode
+from altlas_flow.errors import ModelConflict, NoEligibleNode
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.placement import Node, least_loaded, refusal
 
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 NAME = "altlas-control"
 TOPIC = "altlas-hosts"
+#: Says to clients that the recipe of an id was replaced.
+CATALOG_TOPIC = "altlas-catalog"
 #: No worker has this address: a task restricted to it waits until we know better.
 NOWHERE = "altlas://nowhere"
 
@@ -38,6 +41,8 @@ class ControlPlugin(SchedulerPlugin):
 
     Parameters
     ----------
+    patience : float
+        Seconds that a task waits for a node which can do it, where there is or was one.
     seed : int
         For the choice between equal nodes.
     """
@@ -45,23 +50,28 @@ class ControlPlugin(SchedulerPlugin):
     name = NAME
     idempotent = True
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, patience: float = 30.0, seed: int = 0) -> None:
+        self.patience, self.seed = patience, seed
 
     async def start(self, scheduler: Scheduler) -> None:
         """Called by Dask once the scheduler runs."""
         self.scheduler = scheduler
+        self.loop = asyncio.get_running_loop()
         self.rng = random.Random(self.seed)
         self.catalog: dict[str, ModelSpec] = {}
-        self.needs: dict[str, dict[str, float]] = {}  # by the digits that keys carry
+        self.needs: dict[str, Mapping[str, float]] = {}  # by the digits that keys carry
         self.ids: dict[str, str] = {}
         self.hosts: dict[str, dict[str, Any]] = {}  # by worker address: what its host said of itself
+        self.strangers: dict[str, str] = {}  # workers of another version
+        self.gone: list[tuple[float, Mapping[str, float]]] = []  # when hosts left, and their resources
         self.in_flight: Counter[str] = Counter()
         self.placed: dict[Any, str] = {}
-        self.parked: set[Any] = set()
+        self.parked: dict[Any, asyncio.TimerHandle] = {}  # tasks that nobody can do now
         self.faults = 0  # of this plugin: Dask only logs them
+        self._came = asyncio.Event()
         scheduler.handlers.update(
             altlas_info=self.info,
+            altlas_ready=self.ready,
             altlas_register=self.register,
             altlas_models=self.models,
             altlas_eligible=self.eligible,
@@ -70,18 +80,42 @@ class ControlPlugin(SchedulerPlugin):
     # -- what clients ask ---------------------------------------------------------------------
 
     async def info(self) -> dict[str, Any]:
-        """Version, hosts and the plugin's own faults."""
-        return {"version": __version__, "hosts": self.hosts, "faults": self.faults}
+        """Version, hosts, what is under way on them, and the plugin's own faults."""
+        return {
+            "version": __version__,
+            "hosts": self.hosts,
+            "in_flight": {address: count for address, count in self.in_flight.items() if count},
+            "parked": len(self.parked),
+            "faults": self.faults,
+        }
+
+    async def ready(self, timeout: float) -> list[str]:
+        """Wait until the hosts of all workers have said that they are there; names of those that have not."""
+        ends = self.loop.time() + timeout
+        while True:
+            missing = [
+                str(ws.name)
+                for ws in self.scheduler.workers.values()
+                if ws.address not in self.hosts and ws.address not in self.strangers
+            ]
+            if not missing or self.loop.time() >= ends:
+                return missing
+            self._came.clear()
+            try:
+                await asyncio.wait_for(self._came.wait(), ends - self.loop.time())
+            except TimeoutError:
+                continue  # the next look says who is missing
 
     async def register(self, spec: str, replace: bool = False) -> dict[str, Any]:
         """Put a spec (as JSON) into the catalog; the same id with another recipe is a conflict."""
         model = ModelSpec.model_validate_json(spec)
         known = self.catalog.get(model.id)
-        if known is not None and known.fingerprint != model.fingerprint and not replace:
-            return {"error": pickle.dumps(ModelConflict(model.id))}
+        if known is not None and known.fingerprint != model.fingerprint:
+            if not replace:
+                return {"error": pickle.dumps(ModelConflict(model.id))}
+            self.scheduler.log_event(CATALOG_TOPIC, {"id": model.id})
         self.catalog[model.id] = model
-        self.needs[model.fingerprint[:DIGITS]] = dict(model.resources)
-        self.ids[model.fingerprint[:DIGITS]] = model.id
+        self._note(model)
         return {"error": None}
 
     async def models(self) -> dict[str, str]:
@@ -91,8 +125,7 @@ class ControlPlugin(SchedulerPlugin):
     async def eligible(self, spec: str) -> dict[str, Any]:
         """Addresses of the nodes that can serve a spec, with their slots, and why others cannot."""
         model = ModelSpec.model_validate_json(spec)
-        self.needs[model.fingerprint[:DIGITS]] = dict(model.resources)
-        self.ids[model.fingerprint[:DIGITS]] = model.id
+        self._note(model)
         nodes = [self._node(ws) for ws in self.scheduler.workers.values()]
         refused = {node.name: refusal(model.resources, node) for node in nodes}
         return {
@@ -100,22 +133,39 @@ class ControlPlugin(SchedulerPlugin):
             "refused": {name: why for name, why in refused.items() if why},
         }
 
+    def _note(self, model: ModelSpec) -> None:
+        """Keep what a key's digits stand for."""
+        digits = model.fingerprint[:DIGITS]
+        self.needs[digits], self.ids[digits] = dict(model.resources), model.id
+
     # -- what Dask tells ----------------------------------------------------------------------
 
     def log_event(self, topic: str, msg: Any) -> None:
-        """A host says that it is there."""
-        if topic != TOPIC or not isinstance(msg, dict):
+        """A host says that it is there, or a worker that it works again."""
+        if not isinstance(msg, dict):
             return
-        if msg.get("version") == __version__:
-            self.hosts[msg["address"]] = msg
+        if topic == TOPIC:
+            if msg.get("version") == __version__:
+                self.hosts[msg["address"]] = msg
+            else:
+                self.strangers[msg["address"]] = str(msg.get("version"))
+                logger.warning(
+                    "worker %s runs altlas_flow %s, not %s", msg["address"], msg.get("version"), __version__
+                )
+            self._came.set()
             self._unpark()
-        else:
-            logger.warning("worker %s runs altlas_flow %s, not %s", msg.get("address"), msg.get("version"), __version__)
+        elif msg.get("action") == "worker-status-change" and msg.get("status") == Status.running.name:
+            # told right before the worker counts as running
+            self.loop.call_soon(self._unpark)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """A worker is gone, and its host with it."""
-        self.hosts.pop(worker, None)
+        host = self.hosts.pop(worker, None)
+        if host is not None:
+            self.gone.append((self.loop.time(), host["resources"]))
+        self.strangers.pop(worker, None)
         self.in_flight.pop(worker, None)
+        self._came.set()
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """A task changes its state: place it, or what waits for it, right before Dask does."""
@@ -145,8 +195,8 @@ class ControlPlugin(SchedulerPlugin):
             if ws is not None:
                 self.placed[key] = ws.address
                 self.in_flight[ws.address] += 1
-        elif finish in ("forgotten", "released", "erred", "memory"):
-            self.parked.discard(key)
+        if finish != "no-worker" and (timer := self.parked.pop(key, None)) is not None:
+            timer.cancel()
 
     def _node(self, ws: WorkerState, ts: TaskState | None = None) -> Node:
         host = self.hosts.get(ws.address)
@@ -161,35 +211,42 @@ class ControlPlugin(SchedulerPlugin):
             available=host is not None and ws.status == Status.running,
         )
 
-    def _place_if_ready(self, ts: TaskState) -> None:
-        """Restrict a task whose inputs are all there to the node that shall do it."""
+    def _place_if_ready(self, ts: TaskState) -> bool:
+        """Restrict a task whose inputs are all there to the node that shall do it; whether there is one."""
         if ts.waiting_on:
-            return
-        digits = model_of(ts.key)
-        assert digits is not None
-        needs = self.needs.get(digits, {})
+            return False
+        needs = self.needs.get(model_of(ts.key) or "", {})
         nodes = [self._node(ws, ts) for ws in self.scheduler.workers.values()]
         feasible = [node for node in nodes if refusal(needs, node) is None]
         if feasible:
-            self.parked.discard(ts.key)
             self.scheduler.set_restrictions({ts.key: [least_loaded(feasible, self.rng).address]})
-            return
+            return True
         self.scheduler.set_restrictions({ts.key: [NOWHERE]})
-        able = any(all(n.resources.get(r, 0) >= a for r, a in needs.items()) for n in nodes if n.address in self.hosts)
-        if able or not self.hosts:
-            # those that could are paused or on their way: it waits for them, not for ever
-            self.parked.add(ts.key)
-            return
-        reasons = {node.name: refusal(needs, node) or "" for node in nodes}
-        asyncio.get_running_loop().call_soon(
-            self._fail, ts.key, NoEligibleNode(self.ids.get(digits, digits), reasons)
+        if ts.key not in self.parked:
+            # not at once even where nobody will come: a task cannot be failed within its own transition
+            delay = self.patience if self._may_come(needs) else 0.0
+            self.parked[ts.key] = self.loop.call_later(delay, self._give_up, ts.key)
+        return False
+
+    def _may_come(self, needs: Mapping[str, float]) -> bool:
+        """Whether a node that could is paused, was there a moment ago, or none has come yet."""
+        since = self.loop.time() - self.patience
+        self.gone = [(at, resources) for at, resources in self.gone if at >= since]
+        known = [host["resources"] for host in self.hosts.values()] + [resources for _, resources in self.gone]
+        return not known or any(
+            all(have.get(name, 0) >= amount for name, amount in needs.items()) for have in known
         )
 
-    def _fail(self, key: Any, error: AltlasError) -> None:
-        """End a parked task with an error. Not from within a transition: Dask would only log it."""
+    def _give_up(self, key: Any) -> None:
+        """End a parked task with an error that says why nobody can do it."""
         ts = self.scheduler.tasks.get(key)
-        if ts is None or ts.state != "no-worker":
+        if self.parked.pop(key, None) is None or ts is None or ts.state != "no-worker":
             return
+        digits = model_of(key) or ""
+        needs = self.needs.get(digits, {})
+        nodes = [self._node(ws) for ws in self.scheduler.workers.values()]
+        reasons = {node.name: refusal(needs, node) or "it has just come" for node in nodes}
+        error = NoEligibleNode(self.ids.get(digits, digits), reasons)
         stimulus = f"altlas-no-eligible-node-{key}"
         recommendations = self.scheduler.transition(
             key, "erred", exception=pickle.dumps(error), cause=key, stimulus_id=stimulus
@@ -197,12 +254,8 @@ class ControlPlugin(SchedulerPlugin):
         self.scheduler.transitions(recommendations, stimulus_id=stimulus)
 
     def _unpark(self) -> None:
-        """A host came: place what waited for one."""
+        """A node came, or works again: place what waited for one."""
         for key in list(self.parked):
             ts = self.scheduler.tasks.get(key)
-            if ts is None or ts.state != "no-worker":
-                self.parked.discard(key)
-                continue
-            self._place_if_ready(ts)
-            if key not in self.parked:
-                self.scheduler.transitions({key: "processing"}, stimulus_id=f"altlas-host-joined-{key}")
+            if ts is not None and ts.state == "no-worker" and self._place_if_ready(ts):
+                self.scheduler.transitions({key: "processing"}, stimulus_id=f"altlas-host-came-{key}")

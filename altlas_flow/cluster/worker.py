@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from threading import Thread
 from typing import Any
 
 from distributed import Worker, get_worker
@@ -37,10 +40,11 @@ class HostPlugin(WorkerPlugin):
         threads = worker.state.nthreads
         slots = min(self.settings.slots or threads, threads)
         limit = worker.memory_manager.memory_limit
+        resources = dict(worker.state.total_resources)
         self.host = ModelHost(
             node=str(worker.name),
             slots=slots,
-            gpus=worker.state.total_resources.get("GPU", 0),
+            gpus=resources.get("GPU", 0),
             # slots x torch threads never exceed the threads that the worker was given
             threads=max(1, threads // slots),
             memory_budget=int(limit * self.settings.model_memory_fraction) if limit else None,
@@ -51,18 +55,42 @@ class HostPlugin(WorkerPlugin):
         worker.metrics["altlas"] = self._metrics
         worker.log_event(
             TOPIC,
-            {"address": worker.address, "name": str(worker.name), "version": __version__, "slots": slots},
+            {
+                "address": worker.address,
+                "name": str(worker.name),
+                "version": __version__,
+                "slots": slots,
+                "resources": resources,
+            },
         )
 
     def teardown(self, worker: Worker) -> None:
         """Called by Dask when the worker closes."""
         worker.metrics.pop("altlas", None)
         if self.host is not None:
-            self.host.close()
+            # Waiting for batches and freeing weights takes seconds, which the worker's event loop has not:
+            # its nanny kills it after a few. What waits on the host is told first of all.
+            Thread(target=self.host.close, name="altlas-close", daemon=True).start()
 
     def _metrics(self, worker: Worker) -> dict[str, Any]:
         assert self.host is not None
         return {"version": __version__, **self.host.state()}
+
+
+class ProgramWorker(Worker):
+    """A worker that has its process to itself, and ends it as soon as it is closed.
+
+    An interpreter that has torch in it takes seconds to tear itself down.
+    """
+
+    async def close(self, *args: Any, **kwargs: Any) -> str | None:
+        """Close as Dask does, then leave."""
+        closed = await super().close(*args, **kwargs)
+        if closed is not None:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+        return closed
 
 
 def current_host() -> ModelHost:
@@ -76,5 +104,5 @@ def current_host() -> ModelHost:
     worker = get_worker()
     plugin = worker.plugins.get(NAME)
     if not isinstance(plugin, HostPlugin) or plugin.host is None:
-        raise HostClosed(f"the worker {worker.name} has no host: connect to its cluster with af.connect() first")
+        raise HostClosed(f"{worker.name} has no host: connect to its cluster with af.connect() first")
     return plugin.host

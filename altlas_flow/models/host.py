@@ -236,8 +236,8 @@ class ModelHost:
             except BaseException as error:
                 # the slot outlives whatever happened in it, and nobody waits for ever
                 logger.exception("a batch of %r failed on %s", model.spec.id, self.node)
-                known = isinstance(error, ModelError)
-                failure = error if known else PredictError(model.spec.id, describe(error))
+                typed = PredictError(model.spec.id, describe(error))
+                failure = error if isinstance(error, ModelError) else typed
                 for work, _ in batch.pieces:
                     self._withdraw(work, failure)
             finally:
