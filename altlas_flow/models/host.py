@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Condition, Thread
 from typing import Any, Literal
@@ -22,6 +24,9 @@ from altlas_flow.models.shelf import Shelf
 from altlas_flow.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
+
+#: Seconds between two looks whether an answer is still wanted.
+LOOK = 0.25
 
 
 @dataclass
@@ -56,6 +61,8 @@ class ModelHost:
         Threads of a torch operation; by default torch's own choice.
     memory_budget : int, optional
         Bytes that loaded models may take together; by default no bound.
+    memory_limit : int, optional
+        Bytes of the whole process; batches that would come near are not tried.
     parts : int
         Parts of frames that may wait for a slot at once, for each slot; more wait at `parts`.
     load_timeout : float
@@ -76,6 +83,7 @@ class ModelHost:
         gpus: float = 0,
         threads: int | None = None,
         memory_budget: int | None = None,
+        memory_limit: int | None = None,
         parts: int = 2,
         load_timeout: float = 300.0,
         retry_delay: float = 1.0,
@@ -84,7 +92,7 @@ class ModelHost:
         self.node, self.slots, self.gpus = node, slots, gpus
         self.shelf = Shelf(
             lambda spec: LoadedModel(
-                spec, device=self._device(spec), threads=threads, node=node, clock=time.perf_counter
+                spec, device=self._device(spec), threads=threads, node=node, memory_limit=memory_limit
             ),
             node=node,
             budget=memory_budget,
@@ -119,6 +127,7 @@ class ModelHost:
         batch: Literal["auto"] | int | None = None,
         priority: int = 0,
         timeout: float | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> Predictions:
         """Predict rows; blocks until each has its outcome.
 
@@ -133,16 +142,24 @@ class ModelHost:
             Higher goes first, between batches.
         timeout : float, optional
             Seconds to wait for the outcomes once the model is loaded.
+        wanted : callable
+            Asked now and then; once it says no, what waits is taken back.
 
         Raises
         ------
         ModelLoadError, UnsafeModel, ParameterError, HostClosed, TimeoutError
+        concurrent.futures.CancelledError
+            Where the answer is no longer wanted.
         """
         with self.shelf.use(spec) as (model, load_s):
             work = model.work(rows, model.parameters(parameters), batch=batch, priority=priority)
             self._enqueue(model, work)
-            if not work.done.wait(timeout):
-                self._withdraw(work, TimeoutError(f"no answer of {spec.id!r} within {timeout} s"))
+            ends = math.inf if timeout is None else time.monotonic() + timeout
+            while not work.done.wait(min(LOOK, max(0.0, ends - time.monotonic()))):
+                if time.monotonic() >= ends:
+                    self._withdraw(work, TimeoutError(f"no answer of {spec.id!r} within {timeout} s"))
+                elif not wanted():
+                    self._withdraw(work, CancelledError(f"{spec.id!r} is no longer asked"))
             if work.failure is not None:
                 raise work.failure
             result = model.outcome(work)

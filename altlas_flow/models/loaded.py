@@ -20,6 +20,7 @@ from altlas_flow.errors import (
 )
 from altlas_flow.models.batching import Batch, Predictions, Work, cut, execute, rows_limit
 from altlas_flow.models.budget import BudgetSearch
+from altlas_flow.models.memory import peak_memory, used_memory
 from altlas_flow.models.runtimes import runtime_class
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from altlas_flow.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
+
+#: Of a process's memory limit, what a batch may bring it to: Dask pauses workers at 80%.
+MEMORY_SHARE = 0.7
 
 
 def search_for(device: str, *, tokens: bool) -> BudgetSearch:
@@ -58,6 +62,8 @@ class LoadedModel:
         Threads of a torch operation; by default torch's own choice.
     node : str
         Where this is, for errors.
+    memory_limit : int, optional
+        Bytes that this process may take; batches that would come near are not tried.
 
     Raises
     ------
@@ -71,9 +77,11 @@ class LoadedModel:
         device: str | None = None,
         threads: int | None = None,
         node: str = "this process",
+        memory_limit: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.spec, self.node, self._clock = spec, node, clock
+        self._memory_limit, self._appetite = memory_limit, 0.0  # bytes; bytes for a token or row
         self.device = device or choose_device(spec)
         started = clock()
         try:
@@ -124,27 +132,48 @@ class LoadedModel:
     def cut(self, works: Sequence[Work]) -> Batch:
         """Take the next batch from what waits."""
         with self._lock:
-            budget = works[0].rows_limit or self.search(works[0]).ask()
+            budget = works[0].rows_limit or self._ask(self.search(works[0]))
             return cut(works, budget, pads=getattr(self.runtime, "pads", True))
+
+    def _ask(self, search: BudgetSearch) -> int:
+        """The next budget; one that would not fit into memory, by what batches took, is given up."""
+        budget = search.ask()
+        while self._memory_limit and not search.settled and budget > search.smallest:
+            if used_memory() + self._appetite * budget <= MEMORY_SHARE * self._memory_limit:
+                break
+            search.shrink(budget)
+            budget = search.ask()
+        return budget
 
     def execute(self, batch: Batch) -> float:
         """Predict a batch; seconds that it took."""
-        search = self.search(batch.pieces[0][0])
+        first = batch.pieces[0][0]
+        search = self.search(first)
+        searching = first.rows_limit is None and not search.settled
+        before, peak = (used_memory(), peak_memory()) if searching else (0, 0)
+        fixed = first.rows_limit is not None
         spent = execute(
-            self.runtime, batch, model=self.spec.id, out_of_memory=self._shrink(search), clock=self._clock
+            self.runtime,
+            batch,
+            model=self.spec.id,
+            out_of_memory=self._ran_out(None if fixed else search),
+            clock=self._clock,
         )
         if batch.full and spent.clean:
             with self._lock:
                 search.tell(batch.budget, spent.cost, spent.seconds)
+                if searching and (now := peak_memory()) > peak:
+                    self._appetite = max(self._appetite, (now - before) / spent.cost)
         return spent.seconds
 
-    def _shrink(self, search: BudgetSearch) -> Callable[[int], None]:
-        def shrink(budget: int) -> None:
+    def _ran_out(self, search: BudgetSearch | None) -> Callable[[int], None]:
+        def halve(budget: int) -> None:
             logger.warning("model %r ran out of memory with a batch of %d: halved", self.spec.id, budget)
-            with self._lock:
-                search.shrink(budget)
+            if search is not None:  # a number of rows that was asked for stays what it is
+                with self._lock:
+                    search.shrink(budget)
 
-        return shrink
+        return halve
 
     def outcome(self, work: Work) -> Predictions:
         """What became of a finished work."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import resource
 import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +49,17 @@ def release_memory() -> None:
     trim = _malloc_trim()
     if trim is not None:
         trim(0)
+
+
+def used_memory() -> int:
+    """Bytes of this process in memory now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_memory() -> int:
+    """Most bytes that this process had in memory so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def estimate(spec: ModelSpec) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -232,3 +232,28 @@ def test_a_gpu_token_lets_one_batch_run_at_a_time(make_host: Callable[..., Model
         results = list(pool.map(lambda i: host.predict(spec, [i] * 3, timeout=LONG).outputs, range(4)))
     assert results == [[i] * 3 for i in range(4)]
     assert most == [1]
+
+
+def test_what_is_no_longer_wanted_is_taken_back(make_host: Callable[..., ModelHost]) -> None:
+    started, go = threading.Event(), threading.Event()
+
+    def blocks(rows: list[int]) -> list[int]:
+        started.set()
+        go.wait(LONG)
+        return rows
+
+    globals()["_blocks"] = blocks
+    spec = ModelSpec(id="blocks", runtime="function", source=f"{__name__}:_blocks")
+    host = make_host(slots=1)
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(host.predict, spec, [1])
+        assert started.wait(LONG)
+        with pytest.raises(CancelledError):
+            host.predict(DOUBLES, [1, 2], wanted=lambda: False)
+        assert host.state()["waiting_rows"] == 0
+        go.set()
+        assert running.result(LONG).outputs == [1]
+    go.clear()
+    with pytest.raises(TimeoutError):
+        host.predict(spec, [1], timeout=0.1)
+    go.set()
