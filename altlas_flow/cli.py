@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from altlas_flow._version import __version__
-from altlas_flow.errors import AltlasError, SpecError, describe
+from altlas_flow.errors import AltlasError, SpecError, UnknownModel, describe
 
 if TYPE_CHECKING:
     from altlas_flow.flow import Flow
@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 
 #: Exit code for bad input, as click itself has it for bad arguments.
 BAD_INPUT = 2
+
+
+class Batch(click.ParamType):  # type: ignore[type-arg]
+    """A number of rows, or ``auto``."""
+
+    name = "rows|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or the word."""
+        if value == "auto" or isinstance(value, int):
+            return value
+        if not value.isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is neither a number of rows nor auto", param, ctx)
+        return int(value)
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -49,10 +63,20 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--column", required=True, help="The column that the model gets."),
         click.option("--output", "to", required=True, help="Folder for the Parquet parts."),
         click.option("--output-column", help="Name of the added column.  [default: embedding or label]"),
-        click.option("--workers", type=click.IntRange(1), help="Embedded workers.  [default: by cores and memory]"),
+        click.option(
+            "--workers", type=click.IntRange(1), help="Embedded workers.  [default: by cores and memory]"
+        ),
         click.option("--scheduler", help="Address or scheduler file of a running cluster."),
-        click.option("--catalog", type=click.Path(dir_okay=False), help="YAML or JSON file with more models."),
-        click.option("--batch", default="auto", show_default=True, help="Rows a batch, or auto."),
+        click.option(
+            "--catalog", type=click.Path(dir_okay=False), help="YAML or JSON file with more models."
+        ),
+        click.option(
+            "--batch",
+            type=Batch(),
+            default="auto",
+            show_default=True,
+            help="Rows a batch; auto finds the best.",
+        ),
         click.option(
             "--on-error",
             type=click.Choice(["raise", "collect"]),
@@ -84,7 +108,7 @@ def map_command(to: str, on_error: str, **options: Any) -> None:
             input=options["column"],
             output=options["output_column"],
             to=to,
-            batch=_batch(options["batch"]),
+            batch=options["batch"],
             on_error=on_error,  # type: ignore[arg-type]
         )
     _show(summary)
@@ -101,7 +125,7 @@ def plan(to: str, on_error: str, **options: Any) -> None:
             _model(options["model"]),
             input=options["column"],
             output=options["output_column"],
-            batch=_batch(options["batch"]),
+            batch=options["batch"],
         )
     _show(found)
 
@@ -139,19 +163,17 @@ def _flow(options: dict[str, Any]) -> Flow:
     from altlas_flow.flow import connect
     from altlas_flow.models.catalog import builtin_models, load_catalog
 
-    given = load_catalog(options["catalog"]) if options["catalog"] else []
+    given = {spec.id: spec for spec in load_catalog(options["catalog"])} if options["catalog"] else {}
     model = _model(options["model"])
-    known = {**builtin_models(), **{spec.id: spec for spec in given}}
-    wanted = known.get(model) if isinstance(model, str) else model
+    wanted = given.get(model) if isinstance(model, str) else model
     if wanted is None and not options["scheduler"]:
-        from altlas_flow.errors import UnknownModel
-
-        raise UnknownModel(str(model), known)
-    _batch(options["batch"])
+        # a cluster that runs may know the id, and then means its own model by it
+        builtin = builtin_models()
+        wanted = builtin.get(str(model))
+        if wanted is None:
+            raise UnknownModel(str(model), {**builtin, **given})
     return connect(
-        options["scheduler"],
-        workers=options["workers"],
-        models=[wanted] if wanted is not None else [],
+        options["scheduler"], workers=options["workers"], models=[wanted] if wanted is not None else []
     )
 
 
@@ -167,14 +189,6 @@ def _model(text: str) -> str | ModelSpec:
         raise SpecError(f"--model: {describe(error)}: give an id, or a spec as one JSON object") from error
     refuse_code(spec, "--model")
     return spec
-
-
-def _batch(text: str) -> Any:
-    if text == "auto":
-        return text
-    if not text.isdigit() or int(text) < 1:
-        raise click.BadParameter("give a number of rows, or auto", param_hint="--batch")
-    return int(text)
 
 
 def _show(result: Any) -> None:

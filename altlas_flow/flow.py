@@ -6,25 +6,24 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from distributed import Client
-from distributed.deploy import Cluster
+from distributed.deploy.cluster import Cluster
 
 from altlas_flow.cluster import transport
-from altlas_flow.cluster.connect import Connection, call_control, open_connection
-from altlas_flow.errors import ConnectError, SpecError, UnknownModel
-from altlas_flow.models.catalog import builtin_models
-from altlas_flow.models.runtimes import runtime_class
+from altlas_flow.cluster.catalog import Catalog
+from altlas_flow.cluster.connect import Connection, open_connection
+from altlas_flow.errors import ConnectError
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.settings import Settings
 
 if TYPE_CHECKING:
-
-
+    from altlas_flow.dataframe.job import Job
     from altlas_flow.dataframe.report import Plan, RunSummary
 
 InputArgument = str | Sequence[str] | Callable[[dict[str, Any]], Any]
+JobKind = TypeVar("JobKind", bound="Job")
 
 
 def connect(
@@ -94,8 +93,8 @@ class Flow:
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection, self._settings = connection, settings
-        self._specs: dict[str, ModelSpec] = {}
         self._closed = False
+        self._catalog = Catalog(lambda: self.client)
 
     @property
     def client(self) -> Client:
@@ -125,19 +124,13 @@ class Flow:
         ModelConflict
             Where the id is taken by another recipe.
         """
-        if not isinstance(spec, ModelSpec):
-            raise SpecError(f"a {type(spec).__name__} is no model: register a ModelSpec")
-        runtime_class(spec.runtime)
-        resolved = spec.resolved()
-        call_control(self.client, "altlas_register", spec=resolved.model_dump_json(), replace=replace)
-        self._specs[spec.id] = resolved
-        return resolved
+        if isinstance(spec, ModelSpec):
+            self._connection.fit(spec.resolved())
+        return self._catalog.register(spec, replace=replace)
 
     def models(self) -> dict[str, ModelSpec]:
         """The catalog of the cluster, and what is built in: id -> spec."""
-        found = call_control(self.client, "altlas_models")
-        specs = {name: ModelSpec.model_validate_json(text) for name, text in found.items()}
-        return {**builtin_models(), **specs}
+        return self._catalog.models()
 
     def submit(self, model: str | ModelSpec, inputs: Any, **parameters: Any) -> transport.Handle:
         """Ask for one prediction.
@@ -155,7 +148,7 @@ class Flow:
         Handle
             Blocking (``.result()``) and awaitable.
         """
-        return transport.submit(self.client, self._spec(model), inputs, parameters)
+        return transport.submit(self.client, self._catalog.find(model), inputs, parameters)
 
     def map(
         self,
@@ -197,17 +190,8 @@ class Flow:
         """
         from altlas_flow.dataframe.mapping import Mapped
 
-        return Mapped(
-            self.client,
-            self._settings,
-            self._spec(model),
-            frame,
-            input,
-            output,
-            dict(parameters or {}),
-            batch,
-            on_error,
-        ).map()
+        options = {"input": input, "output": output, "parameters": parameters, "batch": batch}
+        return self._job(Mapped, frame, model, on_error=on_error, **options).map()
 
     def run(
         self,
@@ -253,9 +237,11 @@ class Flow:
         InputError, ModelError, OutputError, ClusterError
             What was committed before stays.
         """
-        return self._job(
-            source, model, input, output, parameters, batch, on_error=on_error, part_rows=part_rows
-        ).run(to, progress=progress)
+        from altlas_flow.dataframe.job import Job
+
+        options = {"input": input, "output": output, "parameters": parameters, "batch": batch}
+        job = self._job(Job, source, model, on_error=on_error, part_rows=part_rows, **options)
+        return job.run(to, progress=progress)
 
     def plan(
         self,
@@ -282,9 +268,11 @@ class Flow:
         Plan
             Expected time, rate and batch budget; prints as a table.
         """
+        from altlas_flow.dataframe.job import Job
         from altlas_flow.dataframe.planning import plan
 
-        return plan(self._job(source, model, input, output, parameters, batch), rows)
+        options = {"input": input, "output": output, "parameters": parameters, "batch": batch}
+        return plan(self._job(Job, source, model, **options), rows)
 
     def close(self) -> None:
         """Close what this flow started, and nothing else; may be called twice."""
@@ -292,44 +280,9 @@ class Flow:
             self._closed = True
             self._connection.close()
 
-    def _job(
-        self,
-        source: Any,
-        model: str | ModelSpec,
-        input: InputArgument,
-        output: str | None,
-        parameters: Mapping[str, Any] | None,
-        batch: Literal["auto"] | int | None,
-        **options: Any,
-    ) -> Any:
-        from altlas_flow.dataframe.job import Job
-
-        return Job(
-            self.client,
-            self._settings,
-            self._spec(model),
-            source,
-            input,
-            output,
-            dict(parameters or {}),
-            batch,
-            **options,
-        )
-
-    def _spec(self, model: str | ModelSpec) -> ModelSpec:
-        """The spec that is meant; one that was given is registered on the way."""
-        if isinstance(model, ModelSpec):
-            known = self._specs.get(model.id)
-            if known is not None and known.fingerprint == model.resolved().fingerprint:
-                return model.resolved()
-            return self.register(model)
-        if model not in self._specs:
-            found = self.models()
-            if model not in found:
-                raise UnknownModel(model, found)
-            # what is built in is not put into the catalog: its id stays free for the user's own
-            return found[model]
-        return self._specs[model]
+    def _job(self, kind: type[JobKind], source: Any, model: str | ModelSpec, **options: Any) -> JobKind:
+        options["parameters"] = dict(options["parameters"] or {})
+        return kind(self.client, self._settings, self._catalog.find(model), source, **options)
 
     def __enter__(self) -> Flow:
         return self
@@ -343,8 +296,5 @@ class Flow:
         if self._closed:
             return "<Flow: closed>"
         workers = self.client.scheduler_info(n_workers=-1)["workers"]
-        where = "embedded" if self._connection.embedded else self.client.scheduler.address
+        where = "embedded" if self._connection.embedded else self._connection.address
         return f"<Flow: {where}, {len(workers)} workers, dashboard at {self.client.dashboard_link}>"
-
-
-__all__ = ["Flow", "connect"]

@@ -161,7 +161,7 @@ class Settings:
         SettingsError
             Where a key is not known or its value cannot be used; its text names the key.
         """
-        given = dask.config.get("altlas", default=None)
+        given = dask.config.get("altlas", default={})
         if not isinstance(given, Mapping):
             raise SettingsError(f"setting altlas is {one_line(repr(given), 80)}: a mapping of keys is needed")
         known = {item.name for item in fields(cls)}
@@ -180,7 +180,8 @@ def _key(name: str) -> str:
 def _read(name: str, read: _Reader) -> Any:
     """One setting, checked; Dask takes ``-`` and ``_`` in its key for the same."""
     key = f"altlas.{_key(name)}"
-    value = dask.config.get(key)
+    # defaults are gone where a dask.config.set ended that had begun before they were loaded
+    value = dask.config.get(key, default=_DEFAULTS[_key(name)])
     try:
         return read(value)
     except ValueError as error:
@@ -207,9 +208,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_ATTRIBUTES})
 
 
-def _load_defaults() -> None:
-    text = (Path(__file__).parent / "altlas.yaml").read_text(encoding="utf-8")
-    dask.config.update_defaults(yaml.safe_load(text))
-
-
-_load_defaults()
+_DEFAULTS = yaml.safe_load((Path(__file__).parent / "altlas.yaml").read_text(encoding="utf-8"))["altlas"]
+dask.config.update_defaults({"altlas": _DEFAULTS})

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dask.utils import parse_bytes
 from distributed import Client
-from distributed.deploy import Cluster
+from distributed.deploy.cluster import Cluster
 
 from altlas_flow._version import __version__
 from altlas_flow.cluster.control import ControlPlugin
-from altlas_flow.cluster.embedded import layout, machine, start_cluster
+from altlas_flow.cluster.embedded import (
+    Layout,
+    await_workers,
+    layout,
+    machine,
+    restart_workers,
+    start_cluster,
+)
 from altlas_flow.cluster.worker import HostPlugin
 from altlas_flow.errors import AltlasError, ConnectError, VersionMismatch, one_line
 from altlas_flow.models.memory import estimate
@@ -38,16 +47,52 @@ def probe():
 
 @dataclass
 class Connection:
-    """A Dask client, and what `close` has to end with it."""
+    """A Dask client, and what `close` has to end with it.
+
+    Attributes
+    ----------
+    cluster : distributed.deploy.spec.SpecCluster, optional
+        Started for this connection.
+    plan : Layout, optional
+        Of that cluster, where nobody asked for another number of workers or another memory limit.
+    """
 
     client: Client
+    settings: Settings
     cluster: SpecCluster | None = None
+    plan: Layout | None = None
     owns_client: bool = True
 
     @property
     def embedded(self) -> bool:
         """Whether the cluster was started for this connection."""
         return self.cluster is not None
+
+    @property
+    def address(self) -> str:
+        """Of the scheduler."""
+        return str(self.client.scheduler_info(n_workers=0)["address"])
+
+    def fit(self, spec: ModelSpec) -> None:
+        """Start fewer, larger workers where the model does not fit into those there are."""
+        size = estimate(spec)
+        fraction = self.settings.model_memory_fraction
+        if self.cluster is None or self.plan is None or size <= self.plan.memory_limit * fraction:
+            return
+        cores, memory = machine()
+        plan = layout(cores, memory, self.settings.worker_memory, [size], fraction)
+        if plan.workers >= self.plan.workers:
+            return  # one worker is all there is; loading says what is missing
+        logger.warning(
+            "model %r takes %.1f GiB: the %d embedded workers are replaced by %d with more memory each",
+            spec.id,
+            size / 2**30,
+            self.plan.workers,
+            plan.workers,
+        )
+        self.plan = plan
+        restart_workers(self.cluster, self.client, plan, self.settings.start_timeout)
+        await_hosts(self.client, self.settings.start_timeout)
 
     def close(self) -> None:
         """Close what this connection started, and nothing else."""
@@ -78,16 +123,18 @@ def open_connection(
     if address is None:
         connection = _embed(settings, workers, threads_per_worker, memory_limit, models)
     else:
-        if workers is not None or threads_per_worker is not None:
+        if workers is not None or threads_per_worker is not None or memory_limit != "auto":
             raise ConnectError(
-                "workers= and threads_per_worker= are for the embedded cluster: leave them out with an address"
+                "workers=, threads_per_worker= and memory_limit= are for the embedded cluster: leave them "
+                "out with an address"
             )
         connection = _join(address, settings)
     try:
         if not connection.embedded:
             check_versions(connection.client)
-        connection.client.register_plugin(ControlPlugin())
+        connection.client.register_plugin(ControlPlugin(patience=settings.no_workers_timeout))
         connection.client.register_plugin(HostPlugin(settings))
+        await_hosts(connection.client, settings.start_timeout)
     except BaseException:
         connection.close()
         raise
@@ -105,32 +152,34 @@ def _embed(
     for count, name in ((workers, "workers"), (threads, "threads_per_worker")):
         if count is not None and (not isinstance(count, int) or count < 1):
             raise ConnectError(f"{name}={count!r} is not a number of at least 1: give one, or leave it out")
-    workers = workers or settings.workers
-    if workers is None:
+    automatic = workers is None and settings.workers is None and memory_limit == "auto"
+    wanted = workers or settings.workers
+    if wanted is None:
         sizes = [estimate(model.resolved()) for model in models]
-        workers, automatic = layout(cores, memory, settings.worker_memory, sizes)
+        plan = layout(cores, memory, settings.worker_memory, sizes, settings.model_memory_fraction)
     else:
-        automatic = max(1, cores // workers)
-    if memory_limit == "auto":
-        memory_limit = memory // workers
+        plan = Layout(wanted, max(1, cores // wanted), memory // wanted)
+    if threads is not None or memory_limit != "auto":
+        limit = plan.memory_limit if memory_limit == "auto" else _bytes(memory_limit)
+        plan = Layout(plan.workers, threads or plan.threads, limit)
     try:
-        cluster = start_cluster(
-            settings, workers=workers, threads=threads or automatic, memory_limit=memory_limit
-        )
+        cluster = start_cluster(settings, plan)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConnectError(f"the embedded cluster did not start: {one_line(error)}") from error
     try:
         client = Client(cluster)
-        client.wait_for_workers(workers, timeout=settings.start_timeout)
-    except BaseException as error:
+        await_workers(cluster, client, plan.workers, settings.start_timeout)
+    except BaseException:
         cluster.close()
-        if isinstance(error, TimeoutError):
-            raise ConnectError(
-                f"{workers} embedded workers did not join within {settings.start_timeout:.0f} s: look at what "
-                "they printed, or raise altlas.start-timeout"
-            ) from error
         raise
-    return Connection(client, cluster)
+    return Connection(client, settings, cluster, plan if automatic else None)
+
+
+def _bytes(limit: int | str) -> int:
+    try:
+        return parse_bytes(limit)
+    except ValueError:
+        raise ConnectError(f'memory_limit={limit!r} is no size: give bytes, "4 GiB", or "auto"') from None
 
 
 def _join(address: str | os.PathLike[str] | Client | Cluster, settings: Settings) -> Connection:
@@ -139,23 +188,51 @@ def _join(address: str | os.PathLike[str] | Client | Cluster, settings: Settings
             raise ConnectError("an asynchronous Client cannot be used: give a plain Client, or its address")
         if address.status != "running":
             raise ConnectError(f"the Client given is {address.status}: give one that runs")
-        return Connection(address, owns_client=False)
+        return Connection(address, settings, owns_client=False)
+    target = address if isinstance(address, Cluster) else _address(address)
     try:
-        if isinstance(address, Cluster):
-            return Connection(Client(address))
-        text = os.fspath(address)
-        if "://" in text or (":" in text and not os.path.exists(text)):
-            return Connection(Client(text, timeout=settings.start_timeout, set_as_default=True))
-        if not os.path.exists(text):
-            raise ConnectError(
-                f"no scheduler file {text!r}: give an address such as tcp://host:8786, or a file that the "
-                "scheduler wrote"
-            )
-        return Connection(Client(scheduler_file=text, timeout=settings.start_timeout))
-    except ConnectError:
-        raise
+        return Connection(Client(target, timeout=settings.start_timeout), settings)
     except (OSError, TimeoutError, ValueError) as error:
-        raise ConnectError(f"no scheduler answers at {address!s}: {one_line(error)}") from error
+        raise ConnectError(
+            f"no Dask scheduler answers at {address!s} ({one_line(error, 200)}): check the address, and that "
+            "the scheduler runs"
+        ) from error
+
+
+def _address(given: str | os.PathLike[str]) -> str:
+    """The address that was given, or that is in the scheduler file that was given."""
+    try:
+        text = os.fspath(given)
+    except TypeError:
+        raise ConnectError(
+            f"a {type(given).__name__} is no cluster: give an address, a scheduler file, a Client or "
+            "a Cluster"
+        ) from None
+    if os.path.exists(text):
+        try:
+            with open(text, encoding="utf-8") as file:
+                return str(json.load(file)["address"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConnectError(
+                f"{text} is not a file that a Dask scheduler wrote ({type(error).__name__}): give that of "
+                "dask scheduler --scheduler-file"
+            ) from error
+    if "://" in text or (":" in text and os.sep not in text):
+        return text
+    raise ConnectError(
+        f"no scheduler file {text!r}: give an address such as tcp://host:8786, or a file that the "
+        "scheduler wrote"
+    )
+
+
+def await_hosts(client: Client, timeout: float) -> None:
+    """Wait until the plugin on the scheduler knows the hosts of all workers."""
+    missing = call_control(client, "altlas_ready", timeout=timeout)
+    if missing:
+        raise ConnectError(
+            f"no host came up on worker {missing[0]} within {timeout:.0f} s: look at the worker's log, or "
+            "raise altlas.start-timeout"
+        )
 
 
 def check_versions(client: Client) -> None:
@@ -174,7 +251,8 @@ def check_versions(client: Client) -> None:
     for where, version in found.items():
         if version is None:
             raise VersionMismatch(
-                f"{where} cannot import altlas_flow: pip install altlas-flow=={__version__} there, and start it again"
+                f"{where} cannot import altlas_flow: pip install altlas-flow=={__version__} there, and "
+                "start it again"
             )
         if version != __version__:
             raise VersionMismatch(

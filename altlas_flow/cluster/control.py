@@ -232,7 +232,9 @@ class ControlPlugin(SchedulerPlugin):
         """Whether a node that could is paused, was there a moment ago, or none has come yet."""
         since = self.loop.time() - self.patience
         self.gone = [(at, resources) for at, resources in self.gone if at >= since]
-        known = [host["resources"] for host in self.hosts.values()] + [resources for _, resources in self.gone]
+        known = [host["resources"] for host in self.hosts.values()] + [
+            resources for _, resources in self.gone
+        ]
         return not known or any(
             all(have.get(name, 0) >= amount for name, amount in needs.items()) for have in known
         )

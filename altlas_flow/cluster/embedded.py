@@ -1,6 +1,6 @@
 """The embedded cluster: a scheduler in this process, workers as programs of their own.
 
-A worker is started as ``python -m altlas_flow.cluster.embedded``, neither forked nor by importing
+A worker is started as ``python -m altlas_flow.cluster.program``, neither forked nor by importing
 the user's script again, so that it works at module level without a ``__main__`` guard. It lives as
 long as the pipe to its standard input is open: however its owner ends, the worker ends too.
 """
@@ -12,25 +12,51 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask.config
 from dask.system import CPU_COUNT
+from distributed import Client
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 from distributed.system import MEMORY_LIMIT
+
+from altlas_flow.errors import ConnectError
 
 if TYPE_CHECKING:
     from altlas_flow.settings import Settings
 
+#: Seconds between two looks whether the programs of workers that have not joined still run.
+LOOK = 1.0
 #: Seconds that a worker gets to close before it is killed.
 CLOSE_TIMEOUT = 10.0
 #: Of the machine's memory, what workers may plan with.
 MEMORY_SHARE = 0.8
 
 
-def layout(cores: int, memory: int, per_worker: int, models: Sequence[int] = ()) -> tuple[int, int]:
-    """How many workers, and threads for each: as many workers as cores and model copies allow.
+@dataclass(frozen=True)
+class Layout:
+    """Workers of an embedded cluster.
+
+    Attributes
+    ----------
+    workers, threads : int
+        Workers, and threads of each.
+    memory_limit : int
+        Bytes of each worker; 0: no limit.
+    """
+
+    workers: int
+    threads: int
+    memory_limit: int
+
+
+def layout(
+    cores: int, memory: int, per_worker: int, models: Sequence[int] = (), model_fraction: float = 0.5
+) -> Layout:
+    """As many workers as cores and copies of the models allow.
 
     One single-threaded worker for each core measures fastest on CPUs; where memory does not hold so
     many copies of the models, there are fewer workers with more threads.
@@ -44,15 +70,18 @@ def layout(cores: int, memory: int, per_worker: int, models: Sequence[int] = ())
         Bytes that a worker takes beside its models.
     models : sequence of int
         Bytes of each model.
+    model_fraction : float
+        Of a worker's memory, what its models may take.
 
     Returns
     -------
-    (int, int)
-        Workers, threads of each; their product never exceeds the cores.
+    Layout
+        At least one worker; workers times threads never exceeds the cores.
     """
-    share = per_worker + sum(models)
-    workers = max(1, min(cores, int(memory * MEMORY_SHARE) // max(share, 1)))
-    return workers, max(1, cores // workers)
+    copies = sum(models)
+    share = max((per_worker + copies) / MEMORY_SHARE, copies / model_fraction, 1.0)
+    workers = max(1, min(cores, int(memory / share)))
+    return Layout(workers, max(1, cores // workers), memory // workers)
 
 
 class EmbeddedWorker(ProcessInterface):
@@ -72,18 +101,27 @@ class EmbeddedWorker(ProcessInterface):
         self.process: asyncio.subprocess.Process | None = None
         super().__init__()
 
+    @property
+    def exit_code(self) -> int | None:
+        """Of the program, where it has ended by itself."""
+        return self.process.returncode if self.process is not None else None
+
     async def start(self) -> None:
         """Start the program; it joins the scheduler by itself."""
+        config = dict(dask.config.global_config)
+        loggers = dict(config.get("logging") or {})
+        if loggers.get("distributed", "info") == "info":  # Dask's default: its comings and goings
+            config["logging"] = {**loggers, "distributed": "warning"}
         environment = {
             **os.environ,
             # what the client can import, workers can import
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-            "DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(dask.config.global_config),
+            "DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(config),
         }
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "altlas_flow.cluster.embedded",
+            "altlas_flow.cluster.program",
             json.dumps({"scheduler": self.scheduler, "name": self.name, **self.options}),
             stdin=asyncio.subprocess.PIPE,
             env=environment,
@@ -106,21 +144,22 @@ class EmbeddedWorker(ProcessInterface):
         await super().close()
 
 
-def start_cluster(settings: Settings, *, workers: int, threads: int, memory_limit: int | str) -> SpecCluster:
-    """Start a scheduler here and workers as programs; returns before the workers have joined.
+def worker_entry(plan: Layout) -> dict[str, Any]:
+    """What `SpecCluster` takes for one worker."""
+    options = {
+        "host": "127.0.0.1",
+        "nthreads": plan.threads,
+        "memory_limit": plan.memory_limit,
+        "silence_logs": logging.WARNING,
+    }
+    return {"cls": EmbeddedWorker, "options": {"options": options}}
 
-    Parameters
-    ----------
-    settings : Settings
-    workers, threads : int
-        Workers, and threads of each.
-    memory_limit : int or str
-        Bytes of each worker, as Dask takes it.
-    """
+
+def start_cluster(settings: Settings, plan: Layout) -> SpecCluster:
+    """Start a scheduler here and workers as programs; returns before the workers have joined."""
     from distributed import Scheduler
 
-    options = {"host": "127.0.0.1", "nthreads": threads, "memory_limit": memory_limit, "silence_logs": logging.WARNING}
-    worker = {"cls": EmbeddedWorker, "options": {"options": options}}
+    worker = worker_entry(plan)
     return SpecCluster(
         scheduler={
             "cls": Scheduler,
@@ -131,7 +170,7 @@ def start_cluster(settings: Settings, *, workers: int, threads: int, memory_limi
                 "dashboard_address": settings.dashboard,
             },
         },
-        workers=dict.fromkeys(range(workers), worker),
+        workers=dict.fromkeys(range(plan.workers), worker),
         worker=worker,
         name="altlas-flow",
         silence_logs=logging.WARNING,
@@ -139,32 +178,40 @@ def start_cluster(settings: Settings, *, workers: int, threads: int, memory_limi
     )
 
 
+def restart_workers(cluster: SpecCluster, client: Client, plan: Layout, timeout: float) -> None:
+    """Replace all workers by others: what runs on them is begun again, what they hold is lost."""
+    cluster.new_spec = worker_entry(plan)
+    cluster.scale(0)
+    cluster.sync(cluster._correct_state)
+    cluster.scale(plan.workers)
+    await_workers(cluster, client, plan.workers, timeout)
+
+
+def await_workers(cluster: SpecCluster, client: Client, count: int, timeout: float) -> None:
+    """Wait until `count` workers have joined.
+
+    Raises
+    ------
+    ConnectError
+        Where they do not in time, or the program of one has ended.
+    """
+    ends = time.monotonic() + timeout
+    while True:
+        try:
+            client.wait_for_workers(count, timeout=min(LOOK, max(0.01, ends - time.monotonic())))
+            return
+        except TimeoutError:
+            pass
+        ended = [worker.exit_code for worker in cluster.workers.values() if worker.exit_code is not None]
+        if ended:
+            raise ConnectError(f"an embedded worker ended with code {ended[0]}: what it printed says why")
+        if time.monotonic() >= ends:
+            raise ConnectError(
+                f"{count} embedded workers did not join within {timeout:.0f} s: look at what they printed, "
+                "or raise altlas.start-timeout"
+            )
+
+
 def machine() -> tuple[int, int]:
     """Cores and bytes of memory that this process may use."""
     return CPU_COUNT, MEMORY_LIMIT
-
-
-async def _serve(options: dict[str, Any]) -> None:
-    """Run a nanny until it ends, is asked to close, or its owner is gone."""
-    from distributed import Nanny
-
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    nanny = Nanny(options.pop("scheduler"), **options)
-    owner = asyncio.create_task(reader.readline())
-
-    async def live() -> None:
-        await nanny
-        await nanny.finished()
-
-    life = asyncio.create_task(live())
-    await asyncio.wait({owner, life}, return_when=asyncio.FIRST_COMPLETED)
-    if owner.done() and not owner.result():
-        os._exit(1)  # the owner died: nothing that is under way is wanted any more
-    if not life.done():
-        await nanny.close(timeout=CLOSE_TIMEOUT / 2)
-
-
-if __name__ == "__main__":
-    asyncio.run(_serve(json.loads(sys.argv[1])))

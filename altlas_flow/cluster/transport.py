@@ -6,14 +6,16 @@ import asyncio
 import time
 import uuid
 from collections.abc import Generator, Mapping
+from concurrent.futures import CancelledError
 from concurrent.futures import Future as ConcurrentFuture
 from typing import Any
 
-from distributed import Client, Future, get_worker, secede
+from distributed import Client, Future, Reschedule, get_worker, secede
+from distributed.scheduler import KilledWorker
 
 from altlas_flow.cluster.keys import predict_key
 from altlas_flow.cluster.worker import current_host
-from altlas_flow.errors import PredictError, describe
+from altlas_flow.errors import AltlasError, ClusterError, ClusterLost, HostClosed, PredictError, describe
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.records import InferenceResponse
 
@@ -31,16 +33,11 @@ class Handle:
         Of the Dask task that carries the request.
     """
 
-    def __init__(self, client: Client, future: Future, request_id: str) -> None:
+    def __init__(self, client: Client, future: Future[Any], request_id: str) -> None:
         self.future, self.request_id = future, request_id
-
-        async def gather() -> InferenceResponse:
-            response: InferenceResponse = await client._gather(future)
-            return response
-
+        loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop  # type: ignore[union-attr]
         self._answer: ConcurrentFuture[InferenceResponse] = asyncio.run_coroutine_threadsafe(
-            gather(),
-            client.loop.asyncio_loop,  # type: ignore[attr-defined]
+            _gather(client, future, request_id), loop
         )
 
     def result(self, timeout: float | None = None) -> InferenceResponse:
@@ -61,10 +58,32 @@ class Handle:
         return self._answer.result(timeout)
 
     def __await__(self) -> Generator[Any, None, InferenceResponse]:
-        return asyncio.wrap_future(self._answer).__await__()
+        # shielded: whoever gives up waiting leaves the answer to those who still wait
+        return asyncio.shield(asyncio.wrap_future(self._answer)).__await__()
 
     def __repr__(self) -> str:
         return f"<Handle {self.request_id}: {self.future.status}>"
+
+
+async def _gather(client: Client, future: Future[Any], request_id: str) -> InferenceResponse:
+    """The answer of a request, or a typed error; runs on the client's event loop."""
+    try:
+        response: InferenceResponse = await client._gather(future)
+    except AltlasError:
+        raise
+    except KilledWorker as error:
+        raise ClusterError(
+            f"request {request_id} was on {error.allowed_failures + 1} workers that died: look at their logs "
+            "and memory; the input may kill the model"
+        ) from error
+    except (CancelledError, asyncio.CancelledError) as error:
+        raise ClusterLost(
+            f"request {request_id} was given up: the flow or its scheduler was closed; connect and ask again"
+        ) from error
+    except Exception as error:
+        # whatever Dask itself raises on the way
+        raise ClusterError(f"request {request_id} failed on its way: {describe(error)}") from error
+    return response
 
 
 def submit(client: Client, spec: ModelSpec, inputs: Any, parameters: Mapping[str, Any]) -> Handle:
@@ -99,9 +118,10 @@ def answer(spec: ModelSpec, inputs: Any, parameters: dict[str, Any], request_id:
     many = isinstance(inputs, list)
     # out of the worker's thread pool before any waiting: tasks that read and write need its threads
     secede()
-    result = host.predict(
-        spec, inputs if many else [inputs], parameters=parameters, priority=INTERACTIVE
-    )
+    try:
+        result = host.predict(spec, inputs if many else [inputs], parameters=parameters, priority=INTERACTIVE)
+    except HostClosed as error:
+        raise Reschedule() from error  # on another node, where this one is about to go
     for row in sorted(result.errors):
         raise PredictError(spec.id, describe(result.errors[row])) from result.errors[row]
     return InferenceResponse(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from threading import Thread
 from typing import Any
 
@@ -75,22 +73,6 @@ class HostPlugin(WorkerPlugin):
     def _metrics(self, worker: Worker) -> dict[str, Any]:
         assert self.host is not None
         return {"version": __version__, **self.host.state()}
-
-
-class ProgramWorker(Worker):
-    """A worker that has its process to itself, and ends it as soon as it is closed.
-
-    An interpreter that has torch in it takes seconds to tear itself down.
-    """
-
-    async def close(self, *args: Any, **kwargs: Any) -> str | None:
-        """Close as Dask does, then leave."""
-        closed = await super().close(*args, **kwargs)
-        if closed is not None:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)
-        return closed
 
 
 def current_host() -> ModelHost:

@@ -23,7 +23,7 @@ class CarriesTables:
     def __sizeof__(self) -> int:
         """Bytes, for Dask's account of a worker's memory."""
         values = (getattr(self, item.name) for item in fields(self))  # type: ignore[arg-type]
-        return 64 + sum(value.nbytes for value in values if isinstance(value, pa.Table))
+        return 64 + sum(int(value.nbytes) for value in values if isinstance(value, pa.Table))
 
 
 def _pack(table: pa.Table) -> pa.Buffer:

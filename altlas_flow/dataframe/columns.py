@@ -93,7 +93,9 @@ class Input:
 
     def _call(self, table: pa.Table) -> tuple[list[Any], list[int] | range, dict[int, Exception]]:
         assert self.function is not None
-        values, positions, faults = [], [], {}
+        values: list[Any] = []
+        positions: list[int] = []
+        faults: dict[int, Exception] = {}
         for position, row in enumerate(table.to_pylist()):
             try:
                 values.append(self.function(row))
@@ -116,7 +118,8 @@ def _without(
     name = " and ".join(repr(column) for column in columns)
     out = set(bad)
     positions = [i for i in range(len(values)) if i not in out]
-    faults: dict[int, Exception] = {i: InputError(f"{name} is null") for i in bad}
+    faults: dict[int, Exception] = {}
+    faults.update((i, InputError(f"{name} is null")) for i in bad)
     return [values[i] for i in positions], positions, faults
 
 
@@ -178,7 +181,7 @@ def infer_types(answers: np.ndarray | list[Any], default: str) -> dict[str, pa.D
     for key, values in columns.items():
         try:
             kind = _array(values, None).type
-        except (pa.ArrowException, TypeError, ValueError) as error:
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise SpecError(
                 f"the answers cannot be put into a column ({one_line(error, 120)}): return numbers, texts, "
                 "arrays or records of them, or declare outputs="
@@ -191,23 +194,30 @@ def to_columns(
     answers: np.ndarray | list[Any], types: Mapping[str, pa.DataType]
 ) -> tuple[dict[str, pa.Array], dict[int, Exception]]:
     """Answers as Arrow arrays, by key; a row whose answer does not fit is null and a fault."""
+    faults: dict[int, Exception] = {}
     if len(types) == 1 and not (isinstance(answers, list) and _records(answers, types)):
         columns: dict[str, Any] = dict.fromkeys(types, answers)
     else:
-        columns = {key: [_field(row, key) for row in answers] for key in types}
+        for position, answer in enumerate(answers):
+            if not isinstance(answer, Mapping) or types.keys().isdisjoint(answer):
+                faults[position] = InputError(
+                    f"the answer {one_line(repr(answer), 80)} is no record with {' and '.join(types)}"
+                )
+        columns = {
+            key: [None if at in faults else row.get(key) for at, row in enumerate(answers)] for key in types
+        }
     arrays: dict[str, pa.Array] = {}
-    faults: dict[int, Exception] = {}
     for key, values in columns.items():
         kind = types[key]
         try:
             arrays[key] = _array(values, kind)
-        except (pa.ArrowException, TypeError, ValueError):
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
             fitting = []
             for position, value in enumerate(values):
                 try:
-                    pa.array([value], kind)
+                    _array([value], kind)
                     fitting.append(value)
-                except (pa.ArrowException, TypeError, ValueError) as error:
+                except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
                     fitting.append(None)
                     faults[position] = InputError(
                         f"the answer does not fit the column's type {kind}: {one_line(error, 120)}"
@@ -217,21 +227,32 @@ def to_columns(
 
 
 def _records(answers: list[Any], types: Mapping[str, pa.DataType]) -> bool:
-    return bool(answers) and isinstance(answers[0], Mapping) and next(iter(types)) in answers[0]
-
-
-def _field(row: Any, key: str) -> Any:
-    return row.get(key) if isinstance(row, Mapping) else None
+    key = next(iter(types))
+    return any(isinstance(answer, Mapping) and key in answer for answer in answers)
 
 
 def _array(values: Any, kind: pa.DataType | None) -> pa.Array:
     """An Arrow array; a matrix becomes lists of fixed size, without a detour over Python objects."""
-    if isinstance(values, list) and values and isinstance(values[0], np.ndarray):
-        values = np.stack(values)
+    if isinstance(values, list) and values and all(isinstance(value, np.ndarray) for value in values):
+        if len({value.shape for value in values}) == 1:
+            values = np.stack(values)
+        else:
+            values = [value.reshape(-1) for value in values]
     if not isinstance(values, np.ndarray):
-        return pa.array(values, kind)
+        if kind is None or not pa.types.is_integer(_leaf(kind)):
+            return pa.array(values, kind)
+        # made to order, Arrow would silently cut 1.5 to 1
+        found = pa.array(values)
+        return found.cast(kind) if pa.types.is_floating(_leaf(found.type)) else pa.array(values, kind)
     if values.ndim == 1:
         return pa.array(values, kind)
     flat = values.reshape(len(values), -1)
     array = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
     return array if kind is None or array.type == kind else array.cast(kind)
+
+
+def _leaf(kind: pa.DataType) -> pa.DataType:
+    """The type at the bottom of nested lists."""
+    while pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return kind

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from distributed import Future, Reschedule, get_worker, secede
 
 from altlas_flow.cluster.keys import predict_key
 from altlas_flow.cluster.worker import current_host
-from altlas_flow.dataframe.columns import Input
-from altlas_flow.dataframe.job import Job
+from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA
+from altlas_flow.dataframe.columns import Input, output_names
+from altlas_flow.dataframe.frames import columns_of, partition_rows, to_table
+from altlas_flow.dataframe.job import PROBE_ROWS, SMALLEST_PART, Job
 from altlas_flow.dataframe.tasks import Predict, Predicted, Rows, predict_part, predict_rows
-from altlas_flow.dataframe.units import Source, columns_of, to_table
+from altlas_flow.dataframe.units import Source, Unit
 from altlas_flow.dataframe.window import Window, eligible_slots
-from altlas_flow.errors import EmptyInput, InputError
+from altlas_flow.errors import EmptyInput, HostClosed, InputError, SpecError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: Column that numbers rows while they travel, so that answers find their way back.
-NUMBER = "__altlas_row__"
-#: Fewest rows that are worth a task of their own.
-SMALLEST_PART = 64
 
 
 @dataclass
@@ -41,28 +42,26 @@ class Mapped(Job):
             See `altlas_flow.Flow.map`.
         """
         self.check()
-        if hasattr(self.source, "to_delayed") and hasattr(self.source, "npartitions"):
-            return self._lazily()
-        if not hasattr(self.source, "iloc") or not hasattr(self.source, "columns"):
+        lazy = hasattr(self.source, "to_delayed") and hasattr(self.source, "npartitions")
+        if not hasattr(self.source, "columns") or not (lazy or hasattr(self.source, "iloc")):
             raise InputError(
-                f"a {type(self.source).__name__} is no DataFrame: give one of pandas or dask, or use flow.run for files"
+                f"a {type(self.source).__name__} is no DataFrame: give one of pandas or dask, or use "
+                "flow.run for files"
             )
-        return self._now()
+        self._input = Input.of(self.input, columns_of(self.source))
+        if not (self.source.npartitions if lazy else len(self.source)):
+            raise EmptyInput("the frame has no rows: there is nothing to predict; check how it was made")
+        return self._lazily() if lazy else self._now()
 
     def _now(self) -> pd.DataFrame:
         frame: pd.DataFrame = self.source
-        self._input = Input.of(self.input, columns_of(frame))
-        if not len(frame):
-            raise EmptyInput("the frame has no rows: there is nothing to predict; check how it was made")
-        needed = self._input.needed()
-        slim = frame[needed] if needed else frame
-        table = to_table(slim.reset_index(drop=True))
-        table = table.replace_schema_metadata(None).append_column(NUMBER, pa.array(np.arange(len(frame))))
-        what = replace(self.predict_task(), input=_hide_number(self._input))
+        what = self.predict_task()
         slots = eligible_slots(self.client, self.spec)
-        default = self.part_rows or self.settings.part_rows_tokens
-        rows = max(SMALLEST_PART, min(default, -(-len(frame) // (2 * slots))))
-        starts = list(range(0, len(frame), rows))
+        tokens = self.spec.runtime == "transformers"
+        largest = self.settings.part_rows_tokens if tokens else self.settings.part_rows
+        rows = max(SMALLEST_PART, min(largest, -(-len(frame) // (2 * slots))))
+        table = inputs_of(frame, what)
+        starts = deque(range(0, len(frame), rows))
         window = Window(
             self.client,
             self.spec,
@@ -73,140 +72,149 @@ class Mapped(Job):
         try:
             while starts or window.busy:
                 while starts and window.room:
-                    start = starts.pop(0)
-                    piece = Rows(table.slice(start, rows), "row", start)
-                    window.send(start, lambda piece=piece: self._submit(piece, what))
+                    start = starts.popleft()
+                    piece = Rows(table.slice(start, rows), "frame", start)
+                    window.send(start, partial(self._submit, piece, what))
                 start, predicted = window.next()
                 done[start] = predicted
         finally:
             window.cancel()
-        return self._assemble(frame, [done[start] for start in sorted(done)])
+        return add_answers(frame, [done[start] for start in sorted(done)], what)
 
-    def _submit(self, piece: Rows, what: Predict) -> Any:
+    def _submit(self, piece: Rows, what: Predict) -> Future[Any]:
         data = self.client.scatter(piece, hash=False)
-        return self.client.submit(
-            predict_rows, data, 0, piece.table.num_rows, what, key=self._key(), pure=False
-        )
-
-    def _assemble(self, frame: pd.DataFrame, parts: list[Predicted]) -> pd.DataFrame:
-        """The frame with the answers as columns; bad rows have null and their error beside it."""
-        columns = set(self._input.needed() or frame.columns) | {NUMBER}
-        tables = [part.table for part in parts]
-        first = tables[0].column_names
-        added = [name for name in first[first.index(NUMBER) + 1 :]]
-        whole = pa.concat_tables([t.select([NUMBER, *added]) for t in tables], promote_options="permissive")
-        places = whole.column(NUMBER).to_numpy()
-        complete = len(places) == len(frame)
-        new: dict[str, Any] = {}
-        for name in added:
-            values = whole.column(name).combine_chunks()
-            if not complete:
-                where = np.full(len(frame), -1)
-                where[places] = np.arange(len(places))
-                values = values.take(pa.array(where, mask=where < 0))
-            new[name] = to_series(values, frame.index)
-        if self.on_error == "collect":
-            errors: list[str | None] = [None] * len(frame)
-            for part in parts:
-                for row_id, error in zip(part.dead["row_id"].to_pylist(), part.dead["error"].to_pylist(), strict=True):
-                    errors[int(row_id.partition(":")[2])] = error
-            new[f"{added[0]}_error"] = to_series(pa.array(errors, pa.string()), frame.index)
-        del columns
-        return frame.assign(**new)
+        return self.client.submit(predict_answers, data, what, key=self._key(), pure=False)
 
     def _lazily(self) -> Any:
-        import dask
         import dask.dataframe as dd
+        from dask.delayed import delayed
 
         frame = self.source
-        self._input = Input.of(self.input, columns_of(frame))
-        if not frame.npartitions:
-            raise EmptyInput("the frame has no partitions: there is nothing to predict; check how it was made")
         what = self.predict_task()
-        source = Source(columns_of(frame), [])
-        if what.types is None:
-            source = _first_rows(self, frame, what)
-        types = self.learn_types(source, what)
-        what = replace(what, types=types)
-        task = dask.delayed(predict_frame, pure=False)
+        source = Source(columns_of(frame), list(self._first_rows()))
+        what = replace(what, types=self.learn_types(source, what))
         # Collections lose annotations; the key alone tells the scheduler what the task needs.
-        unique = hashlib.sha256(f"{frame._name}{self.digest(what)}".encode()).hexdigest()[:32]
-        parts = [
+        parts = [frame._name, self.digest(what), what.names(), self.on_error, self.batch]
+        unique = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+        task = delayed(predict_partition, pure=False)
+        predicted = [
             task(part, what, index, dask_key_name=predict_key(self.spec.fingerprint, f"{unique}-{index}"))
             for index, part in enumerate(frame.to_delayed())
         ]
-        meta = frame._meta.assign(**{
-            name: to_series(pa.array([], kind), frame._meta.index)
-            for name, kind in zip(what.names(), types.values(), strict=True)
-        })
-        if self.on_error == "collect":
-            meta = meta.assign(**{f"{what.names()[0]}_error": to_series(pa.array([], pa.string()), meta.index)})
+        meta = add_answers(frame._meta, [no_answers(what)], what)
         divisions = frame.divisions if frame.known_divisions else None
-        return dd.from_delayed(parts, meta=meta, divisions=divisions, verify_meta=False)
+        return dd.from_delayed(predicted, meta=meta, divisions=divisions, verify_meta=False)
+
+    def _first_rows(self) -> Iterator[Unit]:
+        """Units of the first rows of each partition, to learn the types of a function's answers from."""
+
+        def submit(index: int) -> Future[Any]:
+            head = self.source.partitions[index].head(PROBE_ROWS, compute=False)
+            computed = self.client.compute(head)
+            return self.client.submit(partition_rows, computed, f"partition-{index}", None, pure=False)
+
+        for index in range(self.source.npartitions):
+            yield Unit(f"partition-{index}", partial(submit, index))
 
 
-def _hide_number(given: Input) -> Input:
-    """A function of the row must not see the column that numbers rows."""
-    if given.function is None:
-        return given
-    function = given.function
-
-    def without(row: Mapping[str, Any]) -> Any:
-        return function({key: value for key, value in row.items() if key != NUMBER})
-
-    return Input(function=without)
-
-
-def _first_rows(job: Mapped, frame: Any, what: Predict) -> Source:
-    """A source of the first rows, to learn the types of a function's answers from."""
-    from altlas_flow.dataframe.units import Unit, partition_rows
-
-    def unit(index: int) -> Unit:
-        def submit() -> Any:
-            computed = job.client.compute(frame.partitions[index].head(20, compute=False))
-            return job.client.submit(partition_rows, computed, f"partition-{index}", None, pure=False)
-
-        return Unit(f"partition-{index}", submit)
-
-    del what
-    return Source(columns_of(frame), [unit(index) for index in range(frame.npartitions)])
-
-
-def predict_frame(frame: pd.DataFrame, what: Predict, index: int) -> pd.DataFrame:
-    """Predict a partition; runs on a worker. Pandas in, pandas out."""
-    from distributed import get_worker, secede
-
-    host, worker = current_host(), get_worker()
+def inputs_of(frame: pd.DataFrame, what: Predict) -> pa.Table:
+    """What the model needs of a frame; rows are told apart by their places, not by the index."""
     needed = what.input.needed()
-    table = to_table((frame[needed] if needed else frame).reset_index(drop=True))
-    table = table.replace_schema_metadata(None).append_column(NUMBER, pa.array(np.arange(len(frame))))
-    rows = Rows(table, f"partition-{index}")
-    numbered = replace(what, input=_hide_number(what.input))
+    table = to_table(frame[needed] if needed else frame, index=False)
+    return table.replace_schema_metadata(None)
+
+
+def predict_answers(rows: Rows, what: Predict) -> Predicted:
+    """Predict rows; the answers alone travel back. Runs on a worker."""
+    return _alone(predict_rows(rows, 0, rows.table.num_rows, what), what)
+
+
+def predict_partition(frame: pd.DataFrame, what: Predict, index: int) -> pd.DataFrame:
+    """Predict a partition; runs on a worker. Pandas in, pandas out."""
+    host, node = current_host(), str(get_worker().name)
+    rows = Rows(inputs_of(frame, what), f"partition-{index}")
+    # A partition that waits holds its rows. Beyond the bound its task keeps a thread of the worker's
+    # pool, and so Dask reads no further ahead.
     with host.parts:
         secede()
-        predicted = predict_part(rows, numbered, host, str(worker.name))
-    places = predicted.table.column(NUMBER).to_numpy()
-    where = np.full(len(frame), -1)
-    where[places] = np.arange(len(places))
-    take = pa.array(where, mask=where < 0)
-    new = {
-        name: to_series(predicted.table.column(name).combine_chunks().take(take), frame.index)
-        for name in what.names()
-    }
+        try:
+            predicted = predict_part(rows, what, host, node)
+        except HostClosed as error:
+            raise Reschedule() from error  # on another node, where this one is about to go
+    return add_answers(frame, [_alone(predicted, what)], what)
+
+
+def _alone(predicted: Predicted, what: Predict) -> Predicted:
+    """Without the columns that the answers were added to."""
+    names = output_names(list(predicted.types), what.output)
+    return replace(predicted, table=predicted.table.select(list(names)))
+
+
+def no_answers(what: Predict) -> Predicted:
+    """The answers to no rows: their columns and types."""
+    assert what.types is not None
+    columns = zip(what.names(), what.types.values(), strict=True)
+    table = pa.table({name: pa.array([], kind) for name, kind in columns})
+    return Predicted(table, DEAD_LETTER_SCHEMA.empty_table(), 0, {}, what.types)
+
+
+def add_answers(frame: pd.DataFrame, parts: Sequence[Predicted], what: Predict) -> pd.DataFrame:
+    """The frame with the answers as columns; bad rows have null, and with "collect" their error beside it.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+    parts : sequence of Predicted
+        In the order of the frame's rows, together all of them; answers alone.
+
+    Raises
+    ------
+    SpecError
+        Where the answers of two parts fit no common type.
+    """
+    errors: dict[int, str] = {}
+    for part in parts:
+        for row_id, error in zip(*(part.dead[name].to_pylist() for name in ("row_id", "error")), strict=True):
+            errors[int(row_id.rpartition(":")[2])] = error
+    # where no row has an answer, there was nothing to learn the types of a function's answers from
+    tables = [part.table for part in parts if part.table.num_rows] or [parts[0].table]
+    try:
+        whole = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise SpecError(
+            f"the answers of model {what.spec.id!r} are of more than one type ({one_line(error, 160)}): "
+            'declare it, as in ModelSpec(outputs={"prediction": "string"})'
+        ) from error
+    bad = np.zeros(len(frame), bool)
+    bad[list(errors)] = True
+    places = pa.array(np.cumsum(~bad) - 1, mask=bad)
+    columns = {}
+    for name in whole.column_names:
+        values = whole.column(name).combine_chunks()
+        columns[name] = to_series(values.take(places) if errors else values, frame.index)
     if what.on_error == "collect":
-        errors: list[str | None] = [None] * len(frame)
-        for row_id, error in zip(predicted.dead["row_id"].to_pylist(), predicted.dead["error"].to_pylist(), strict=True):
-            errors[int(row_id.partition(":")[2])] = error
-        new[f"{what.names()[0]}_error"] = to_series(pa.array(errors, pa.string()), frame.index)
-    return frame.assign(**new)
+        texts = pa.array([errors.get(place) for place in range(len(frame))], pa.string())
+        columns[f"{whole.column_names[0]}_error"] = to_series(texts, frame.index)
+    return frame.assign(**columns)
 
 
-def to_series(values: pa.Array, index: Any) -> pd.Series:
-    """An Arrow array as a pandas column: lists stay Arrow, the rest as pandas has it."""
+def to_series(values: pa.Array, index: pd.Index[Any]) -> pd.Series[Any]:
+    """An Arrow array as a pandas column.
+
+    Lists stay Arrow's. Whole numbers and booleans become pandas' nullable types, for an answer may be
+    missing; the rest is as pandas has it.
+    """
     import pandas as pd
 
-    if pa.types.is_nested(values.type):
+    kind = values.type
+    if pa.types.is_nested(kind):
         return pd.Series(pd.arrays.ArrowExtensionArray(values), index=index)
-    series = values.to_pandas()
-    series.index = index
-    return series
+    dtype: Any = None
+    if pa.types.is_integer(kind):
+        dtype = pd.api.types.pandas_dtype(str(kind).replace("int", "Int").replace("u", "U"))
+    elif pa.types.is_boolean(kind):
+        dtype = pd.BooleanDtype()
+    elif pa.types.is_string(kind):
+        dtype = pd.Series([""]).dtype  # the same where all are missing
+    series: pd.Series[Any] = values.to_pandas(types_mapper={kind: dtype}.get)
+    return series.set_axis(index)

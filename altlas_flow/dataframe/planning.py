@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from distributed import wait
+from distributed import Future
 
 from altlas_flow.dataframe.job import Job
 from altlas_flow.dataframe.report import Plan, Tally
-from altlas_flow.dataframe.tasks import predict_rows
-from altlas_flow.dataframe.units import measure
-from altlas_flow.dataframe.window import eligible_slots
-from altlas_flow.errors import EmptyInput
+from altlas_flow.dataframe.tasks import Predict, predict_rows
+from altlas_flow.dataframe.units import Source, measure
+from altlas_flow.dataframe.window import ask, eligible_slots
+from altlas_flow.errors import EmptyInput, InputError
 
 
 def plan(job: Job, rows: int) -> Plan:
@@ -23,41 +24,66 @@ def plan(job: Job, rows: int) -> Plan:
         As the run itself would.
     """
     job.check()
+    if rows < 1:
+        raise InputError(f"rows={rows!r} is no sample: give a number of at least 1")
     source = job.open()
     what = replace(job.predict_task(), on_error="collect")
-    types = job.learn_types(source, what)
-    what = replace(what, types=types)
+    what = replace(what, types=job.learn_types(source, what))
     slots = eligible_slots(job.client, job.spec)
-    pieces = min(2 * slots, len(source.units))
-    chosen = [source.units[index * len(source.units) // pieces] for index in range(pieces)]
-    share = -(-rows // pieces)
     tally, sampled, faulty = Tally(), 0, 0
-    futures = []
-    for unit in chosen:
-        data = unit.submit()
-        measured = unit.measured or job._ask(job.client.submit(measure, data, pure=False))
-        take = min(share, measured.rows)
-        # several tasks for one unit, so that each slot has work
-        cuts = max(1, -(-2 * slots // pieces))
-        for index in range(cuts):
-            start, stop = take * index // cuts, take * (index + 1) // cuts
-            if stop > start:
-                futures.append(
-                    job.client.submit(predict_rows, data, start, stop, what, key=job._key(), pure=False)
-                )
-    if not futures:
-        raise EmptyInput("the sample has no rows: there is nothing to predict; check the source")
-    wait(futures, timeout=job.settings.load_timeout)
-    for future in futures:
-        predicted = job._ask(future)
-        tally.add(predicted.rows_in, predicted.stats)
-        sampled += predicted.rows_in
-        faulty += predicted.dead.num_rows
-    busy = sum(tally.predict_s.values()) / max(len(tally.predict_s), 1)
-    used = min(slots, len(tally.predict_s)) or 1
-    rate = sampled / max(busy, 1e-9) * slots / used
+    futures = _sample(job, source, what, rows, slots)
+    try:
+        if not futures:
+            raise EmptyInput("the sample has no rows: there is nothing to predict; check the source")
+        for future in futures:
+            predicted = ask(future, job.settings.load_timeout)
+            tally.add(predicted.rows_in, predicted.stats)
+            sampled += predicted.rows_in
+            faulty += predicted.dead.num_rows
+    finally:
+        for future in futures:
+            future.release()
+    rate = sampled / max(sum(tally.predict_s.values()), 1e-9) * slots
     load_s = max(tally.load_s.values(), default=0.0)
     seconds = None if source.rows is None else source.rows / rate + load_s
     return Plan(
-        str(job.spec), source.rows, sampled, faulty, rate, seconds, dict(tally.budget), tally.unit, slots, load_s
+        str(job.spec),
+        source.rows,
+        sampled,
+        faulty,
+        rate,
+        seconds,
+        dict(tally.budget),
+        tally.unit,
+        slots,
+        load_s,
     )
+
+
+def _sample(job: Job, source: Source, what: Predict, rows: int, slots: int) -> list[Future[Any]]:
+    """Predictions of about `rows` rows from all over the source, at least two for each slot."""
+    known, count = source.rows, len(source.units)
+    wanted = 2 * slots if known is None else max(2 * slots, -(-rows * count // known))
+    pieces = min(wanted, count)
+    cuts = -(-2 * slots // pieces)  # several tasks for one unit, so that each slot has work
+    chosen = [source.units[index * count // pieces] for index in range(pieces)]
+    sizes = sum(unit.measured.rows for unit in chosen if unit.measured)
+    futures = []
+    for unit in chosen:
+        data = unit.submit()
+        if unit.measured:
+            measured, share = unit.measured, -(-rows * unit.measured.rows // sizes)
+        else:
+            future = job.client.submit(measure, data, pure=False)
+            measured, share = ask(future, job.settings.load_timeout), -(-rows // pieces)
+        take = min(share, measured.rows)
+        for index in range(cuts):
+            size = take * (index + 1) // cuts - take * index // cuts
+            start = measured.rows * index // cuts
+            if size:
+                futures.append(
+                    job.client.submit(
+                        predict_rows, data, start, start + size, what, key=job._key(), pure=False
+                    )
+                )
+    return futures

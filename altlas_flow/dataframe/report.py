@@ -85,7 +85,8 @@ class RunSummary:
         """The rows put aside: row id, phase, error, type of error, model, node, start of the input."""
         from altlas_flow.dataframe.attempts import read_dead_letters
 
-        return read_dead_letters(self.path).to_pandas()
+        frame: pd.DataFrame = read_dead_letters(self.path).to_pandas()
+        return frame
 
     def __str__(self) -> str:
         return _plain(self.table())
@@ -182,7 +183,7 @@ def duration(seconds: float) -> str:
     >>> duration(5), duration(135), duration(7260)
     ('5 s', '2 min 15 s', '2 h 1 min')
     """
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -200,10 +201,14 @@ class Progress:
     """
 
     def __init__(
-        self, title: str, total: int | None, show: bool | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        title: str,
+        total: int | None,
+        show: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.title, self.total, self._clock = title, total, clock
-        self.done = 0
+        self.done = self.skipped = 0
         self._started = clock()
         self._bar: Any = None
         self._cell: Any = None
@@ -223,17 +228,23 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], advance=rows, rate=f"{self._rate():,.1f} rows/s")
         self._show()
 
+    def skip(self, rows: int) -> None:
+        """Say that so many rows were there already: they do not count for the rate."""
+        self.done += rows
+        self.skipped += rows
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self.done)
+
     def _rate(self) -> float:
-        return self.done / max(self._clock() - self._started, 1e-9)
+        return (self.done - self.skipped) / max(self._clock() - self._started, 1e-9)
 
     def _line(self) -> str:
         left = ""
-        if self.total and self.done:
+        if self.total and self.done > self.skipped:
             left = f", {duration((self.total - self.done) / max(self._rate(), 1e-9))} left"
         share = f" of {self.total:,}" if self.total else ""
-        return (
-            f"<div>{escape(self.title)}: <b>{self.done:,}</b>{share} rows, {self._rate():,.1f} rows/s{left}</div>"
-        )
+        rate = f"{self._rate():,.1f} rows/s"
+        return f"<div>{escape(self.title)}: <b>{self.done:,}</b>{share} rows, {rate}{left}</div>"
 
     def _show(self) -> None:
         if self._cell is not None:

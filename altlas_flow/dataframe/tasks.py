@@ -78,9 +78,13 @@ class Rows(CarriesTables):
     positions: np.ndarray | None = None
     bad: list[tuple[int, str, str]] = field(default_factory=list)
 
+    def number(self, position: int) -> int:
+        """Number within the source of the row at a position of the table."""
+        return self.first_row + position if self.positions is None else int(self.positions[position])
+
     def row_id(self, position: int) -> str:
-        number = self.first_row + position if self.positions is None else int(self.positions[position])
-        return f"{self.source}:{number}"
+        """How dead letters name the row at a position of the table."""
+        return f"{self.source}:{self.number(position)}"
 
     def part(self, start: int, stop: int) -> Rows:
         """Rows from `start` to `stop`, counted as they stand in the source, bad ones included."""
@@ -101,6 +105,16 @@ class Predicted(CarriesTables):
     dead: pa.Table
     rows_in: int
     stats: dict[str, Any]
+    types: Mapping[str, pa.DataType] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was learnt from some rows: types of the answers (None: no row has one), and the first fault."""
+
+    types: dict[str, pa.DataType] | None
+    rows_in: int
+    fault: str | None
 
 
 @dataclass(frozen=True)
@@ -138,61 +152,54 @@ def predict_rows(rows: Rows, start: int, stop: int, what: Predict) -> Predicted:
     """
     host, worker = current_host(), get_worker()
     part = rows.part(start, stop)
+    # Out of the thread pool before any waiting: those who read, write or ask for one prediction need
+    # the pool's threads. What runs here is bounded by who sends it.
+    secede()
     with host.parts:
-        # out of the thread pool before waiting for a slot: those who read, write or ask for one
-        # prediction need the pool's threads
-        secede()
         return predict_part(part, what, host, str(worker.name))
+
+
+def probe_rows(rows: Rows, start: int, stop: int, what: Predict) -> Probe:
+    """Predict some rows for the types of their answers; otherwise as `predict_rows`."""
+    predicted = predict_rows(rows, start, stop, what)
+    fault = predicted.dead["error"][0].as_py() if predicted.dead.num_rows else None
+    return Probe(dict(predicted.types) if predicted.table.num_rows else None, predicted.rows_in, fault)
 
 
 def predict_part(part: Rows, what: Predict, host: Any, node: str) -> Predicted:
     """Predict all rows of a part with a host."""
     model = what.spec.id
-    letters = [(part.source + f":{row}", "read", error, "SourceError", excerpt) for row, error, excerpt in part.bad]
     inputs, positions, faults = what.input.rows(part.table)
     started = time.perf_counter()
-    result = host.predict(what.spec, inputs, parameters=what.parameters, batch=what.batch)
+    # a host that has the model from another spec knows that one's batch size
+    batch = what.spec.batch if what.batch is None else what.batch
+    result = host.predict(what.spec, inputs, parameters=what.parameters, batch=batch)
     seconds = time.perf_counter() - started
     for index, error in result.errors.items():
         faults[int(positions[index])] = error
-    bad = set(result.errors)
     answers = result.outputs
-    if bad:
-        kept = [i for i in range(len(inputs)) if i not in bad]
+    if result.errors:
+        kept = [i for i in range(len(inputs)) if i not in result.errors]
         answers = answers[kept] if isinstance(answers, np.ndarray) else [answers[i] for i in kept]
         positions = [int(positions[i]) for i in kept]
     types = what.types or host.describe(what.spec)["types"] or learn_types(what.spec, answers)
     arrays, misfits = to_columns(answers, types)
-    good = positions
+    misfit_rows = {int(positions[index]) for index in misfits}
+    faults.update((int(positions[index]), error) for index, error in misfits.items())
     if misfits:
-        keep = np.array([i for i in range(len(positions)) if i not in misfits], np.int64)
-        faults.update({int(positions[i]): error for i, error in misfits.items()})
-        arrays = {key: array.take(pa.array(keep)) for key, array in arrays.items()}
-        good = [int(positions[i]) for i in keep]
-    table = part.table if len(good) == part.table.num_rows else part.table.take(pa.array(good, pa.int64()))
+        fitting = pa.array([i for i in range(len(positions)) if i not in misfits], pa.int64())
+        arrays = {key: array.take(fitting) for key, array in arrays.items()}
+    table = part.table
+    if faults:
+        table = table.take(pa.array([i for i in range(table.num_rows) if i not in faults], pa.int64()))
     for name, array in zip(output_names(list(types), what.output), arrays.values(), strict=True):
         if name in table.column_names:
             table = table.drop_columns([name])
         table = table.append_column(name, array)
-    letters += [
-        (part.row_id(row), phase_of(error, row in misfit_rows(misfits, positions)), describe(error), type(error).__name__, _excerpt(part.table, what.input, row))
-        for row, error in sorted(faults.items())
-    ]
-    if letters and what.on_error == "raise":
-        row_id, phase, text, *_ = letters[0]
-        raise BadRow(row_id, phase, model, text)
-    dead = pa.table(
-        {
-            "row_id": [letter[0] for letter in letters],
-            "phase": [letter[1] for letter in letters],
-            "error": [letter[2] for letter in letters],
-            "error_type": [letter[3] for letter in letters],
-            "model": [model] * len(letters),
-            "node": [node] * len(letters),
-            "input": [letter[4] for letter in letters],
-        },
-        DEAD_LETTER_SCHEMA,
-    )
+    dead = _dead_letters(part, what, faults, misfit_rows, node)
+    if dead.num_rows and what.on_error == "raise":
+        first = dead.slice(0, 1).to_pylist()[0]
+        raise BadRow(first["row_id"], first["phase"], model, first["error"])
     rows_in = part.table.num_rows + len(part.bad)
     stats = {
         "node": node,
@@ -205,19 +212,32 @@ def predict_part(part: Rows, what: Predict, host: Any, node: str) -> Predicted:
         "budget": result.budget,
         "settled": result.settled,
     }
-    return Predicted(table, dead, rows_in, stats)
+    return Predicted(table, dead, rows_in, stats, types)
 
 
-def misfit_rows(misfits: Mapping[int, Exception], positions: Any) -> set[int]:
-    """Rows of the table whose answers did not fit."""
-    return {int(positions[i]) for i in misfits}
-
-
-def phase_of(error: Exception, misfit: bool) -> str:
-    """Where a row failed: at its input, in the model, or at its output."""
-    if misfit:
-        return "output"
-    return "input" if isinstance(error, InputError) else "predict"
+def _dead_letters(
+    part: Rows, what: Predict, faults: Mapping[int, Exception], misfits: set[int], node: str
+) -> pa.Table:
+    """The rows put aside, in the order of the input: unread ones, and those of the table with `faults`."""
+    letters = [
+        (row, f"{part.source}:{row}", "read", error, "SourceError", excerpt)
+        for row, error, excerpt in part.bad
+    ]
+    for row, error in faults.items():
+        # where it failed: at its input, in the model, or at its output
+        phase = "output" if row in misfits else "input" if isinstance(error, InputError) else "predict"
+        excerpt = _excerpt(part.table, what.input, row)
+        letters.append(
+            (part.number(row), part.row_id(row), phase, describe(error), type(error).__name__, excerpt)
+        )
+    letters.sort(key=lambda letter: letter[0])
+    columns = list(zip(*letters, strict=True)) or [()] * 6
+    _, row_ids, phases, errors, kinds, inputs = columns
+    count = len(letters)
+    return pa.table(
+        [row_ids, phases, errors, kinds, [what.spec.id] * count, [node] * count, inputs],
+        schema=DEAD_LETTER_SCHEMA,
+    )
 
 
 def learn_types(spec: ModelSpec, answers: np.ndarray | list[Any]) -> dict[str, pa.DataType]:

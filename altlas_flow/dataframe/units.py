@@ -10,12 +10,14 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from distributed import Client, Future
 
+from altlas_flow.dataframe.frames import columns_of, frame_schema, keeps_index, partition_rows, to_table
 from altlas_flow.dataframe.sources import (
     Chunk,
     check_schemas,
@@ -27,7 +29,8 @@ from altlas_flow.dataframe.sources import (
     short_names,
 )
 from altlas_flow.dataframe.tasks import Rows, read_rows
-from altlas_flow.errors import EmptyInput, SourceError, one_line
+from altlas_flow.dataframe.window import ask
+from altlas_flow.errors import EmptyInput, SourceError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,9 +62,12 @@ class Unit:
     """
 
     slug: str
-    submit: Callable[[], Future]
+    submit: Callable[[], Future[Any]]
     first_row: int = 0
     measured: Measured | None = None
+
+    def __str__(self) -> str:
+        return self.slug
 
     def parts(self, part_rows: int) -> Iterator[Part]:
         """Cut the unit, once it is measured, into equal parts of at most `part_rows` rows."""
@@ -84,6 +90,9 @@ class Part:
     start: int
     stop: int
     fingerprint: str
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass
@@ -120,7 +129,7 @@ def open_source(client: Client, source: Any, part_rows: int, timeout: float) -> 
     client : distributed.Client
     source : pandas.DataFrame, dask.dataframe.DataFrame, path, glob, or list of paths
     part_rows : int
-        Rows of an output part.
+        Rows of a unit, where it is not the source that decides.
     timeout : float
         Seconds for the scan of one file.
 
@@ -148,12 +157,12 @@ def _files(client: Client, source: Any, part_rows: int, timeout: float) -> Sourc
     groups = [named[i::SCANS] for i in range(min(SCANS, len(named)))]
     if parquet:  # each file says for itself
         read = [client.submit(read_schemas, [path for path, _ in group], pure=False) for group in groups]
-        found = {path: schema for future in read for path, schema in future.result(timeout)}
+        found = {path: schema for future in read for path, schema in ask(future, timeout)}
         schema = check_schemas([found[path] for path in paths], paths)
     else:
-        schema = client.submit(infer_schema, paths, pure=False).result(timeout)
+        schema = ask(client.submit(infer_schema, paths, pure=False), timeout)
     scans = [client.submit(scan_files, group, part_rows, schema, pure=False) for group in groups]
-    by_path = {path: chunks for future in scans for path, chunks in future.result(timeout)}
+    by_path = {path: chunks for future in scans for path, chunks in ask(future, timeout)}
     chunks = [chunk for path in paths for chunk in by_path[path]]
     if not chunks:
         raise EmptyInput(f"{source} has no rows: there is nothing to predict; check the source")
@@ -161,7 +170,7 @@ def _files(client: Client, source: Any, part_rows: int, timeout: float) -> Sourc
         Unit(
             _slug(chunk.path),
             # read anywhere: a model's needs restrict predictions only
-            lambda chunk=chunk: client.submit(read_rows, chunk, pure=False),
+            partial(client.submit, read_rows, chunk, pure=False),
             chunk.first_row,
             Measured(chunk.rows, chunk.fingerprint),
         )
@@ -192,6 +201,7 @@ def _slug(path: str) -> str:
 def _pandas_frame(client: Client, frame: pd.DataFrame, part_rows: int) -> Source:
     if not len(frame):
         raise EmptyInput("the frame has no rows: there is nothing to predict; check how it was made")
+    columns = columns_of(frame)
     table = to_table(frame)
     units = []
     for start in range(0, table.num_rows, part_rows):
@@ -199,81 +209,31 @@ def _pandas_frame(client: Client, frame: pd.DataFrame, part_rows: int) -> Source
         units.append(
             Unit(
                 "frame",
-                lambda piece=piece, start=start: client.scatter(Rows(piece, "frame", start), hash=False),
+                partial(client.scatter, Rows(piece, "frame", start), hash=False),
                 start,
                 Measured(piece.num_rows, digest(piece)),
             )
         )
     nulls = frozenset(name for name in table.column_names if table[name].null_count == table.num_rows)
-    return Source(columns_of(frame), units, nulls)
+    return Source(columns, units, nulls)
 
 
 def _dask_frame(client: Client, frame: Any) -> Source:
     if not frame.npartitions:
         raise EmptyInput("the frame has no partitions: there is nothing to predict; check how it was made")
-    schema = frame_schema(frame)
+    columns = columns_of(frame)
+    schema, index = frame_schema(frame), keeps_index(frame)
     partitions = frame.to_delayed()
 
-    def submitter(index: int) -> Callable[[], Future]:
-        def submit() -> Future:
-            computed = client.compute(partitions[index])
-            return client.submit(partition_rows, computed, f"partition-{index}", schema, pure=False)
+    def submitter(number: int) -> Callable[[], Future[Any]]:
+        def submit() -> Future[Any]:
+            computed = client.compute(partitions[number])
+            return client.submit(partition_rows, computed, f"partition-{number}", schema, index, pure=False)
 
         return submit
 
-    units = [Unit(f"partition-{index:06d}", submitter(index)) for index in range(len(partitions))]
-    return Source(columns_of(frame), units, keep=[partitions])
-
-
-def columns_of(frame: Any) -> tuple[str, ...]:
-    """Names of a frame's columns.
-
-    Raises
-    ------
-    SourceError
-        Where a name is not a text: Parquet has no other.
-    """
-    for name in frame.columns:
-        if not isinstance(name, str):
-            raise SourceError(
-                f"column {name!r} has a name that is no text: rename it, as with frame.rename(columns=str)"
-            )
-    return tuple(frame.columns)
-
-
-def frame_schema(frame: Any) -> pa.Schema | None:
-    """Arrow schema of a dask frame's partitions, as far as its meta tells."""
-    try:
-        return pa.Schema.from_pandas(frame._meta_nonempty)
-    except (pa.ArrowException, TypeError, ValueError):
-        return None  # columns of objects: each partition is taken as it comes
-
-
-def partition_rows(frame: pd.DataFrame, name: str, schema: pa.Schema | None) -> Rows:
-    """A computed partition as `Rows`; runs on a worker."""
-    return Rows(to_table(frame, schema), name)
-
-
-def to_table(frame: pd.DataFrame, schema: pa.Schema | None = None) -> pa.Table:
-    """A pandas frame as an Arrow table, its index kept as pandas does.
-
-    Raises
-    ------
-    SourceError
-        Where a column holds a mixture that Arrow has no type for.
-    """
-    if schema is not None:
-        try:
-            return pa.Table.from_pandas(frame, schema=schema)
-        except (pa.ArrowException, KeyError, TypeError, ValueError):
-            pass  # the meta promised other types than there are: taken as they are
-    try:
-        return pa.Table.from_pandas(frame)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise SourceError(
-            f"a column cannot be written to Parquet ({one_line(error, 160)}): give it one type, as with "
-            "frame.astype"
-        ) from error
+    units = [Unit(f"partition-{number:06d}", submitter(number)) for number in range(len(partitions))]
+    return Source(columns, units, keep=[partitions])
 
 
 def measure(rows: Rows) -> Measured:
@@ -284,6 +244,8 @@ def measure(rows: Rows) -> Measured:
 def digest(table: pa.Table) -> str:
     """Digest of a table's content, the same however it is split or sliced."""
     hasher = hashlib.blake2b(digest_size=16)
+    # without what pandas notes beside it: rows that are appended to a frame change that everywhere
+    table = table.replace_schema_metadata(None)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())

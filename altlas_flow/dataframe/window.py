@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 LOOK = 1.0
 #: How often a piece of work is sent again after it was lost with its worker.
 TRIES = 3
+#: Seconds that hosts get to say that they are there, after a client or a worker has joined.
+GRACE = 3.0
 
 
 def eligible_slots(client: Client, spec: ModelSpec) -> int:
@@ -34,10 +36,54 @@ def eligible_slots(client: Client, spec: ModelSpec) -> int:
     NoEligibleNode
         Where no node can; its text says for each why not.
     """
-    found = call_control(client, "altlas_eligible", spec=spec.model_dump_json())
-    if not found["nodes"]:
-        raise NoEligibleNode(spec.id, found["refused"])
-    return sum(found["nodes"].values())
+    end = time.monotonic() + GRACE
+    while True:
+        found = call_control(client, "altlas_eligible", spec=spec.model_dump_json())
+        if found["nodes"]:
+            return sum(found["nodes"].values())
+        # who lacks what the model needs will not get it; who is not ready may be in a moment
+        settled = found["refused"] and all("is needed" in why for why in found["refused"].values())
+        if settled or time.monotonic() > end:
+            raise NoEligibleNode(spec.id, found["refused"])
+        time.sleep(0.05)  # nothing tells a client that a host has come
+
+
+def ask(future: Future[Any], timeout: float) -> Any:
+    """Result of a single task, not waited for without end; the task is let go of.
+
+    Raises
+    ------
+    AltlasError
+        What the task raised, or `ClusterLost` where nobody answered.
+    """
+    try:
+        return future.result(timeout)
+    except BaseException as error:
+        raised = future.status == "error"
+        if isinstance(error, TimeoutError) and not raised:
+            error = ClusterLost(
+                f"no worker answered within {timeout:.0f} s: see whether workers run, or raise "
+                "altlas.load-timeout"
+            )
+        raise _typed("a task", error, raised) from error
+    finally:
+        future.release()
+
+
+def _typed(what: object, error: BaseException, raised: bool) -> BaseException:
+    """What a user is told where a task has no result; `raised`: it ended with that error."""
+    if isinstance(error, (AltlasError, KeyboardInterrupt, SystemExit)):
+        return error
+    if isinstance(error, KilledWorker):
+        return ClusterError(
+            f"{what} was on workers that died, one after the other: look at their logs and memory; the "
+            "input may kill the model"
+        )
+    if raised:
+        return ClusterError(f"{what} failed on a worker: {describe(error)}")
+    return ClusterLost(
+        f"{what} was lost ({describe(error)}): see whether the cluster runs, and run the same again"
+    )
 
 
 class Window:
@@ -57,7 +103,8 @@ class Window:
     def __init__(self, client: Client, spec: ModelSpec, *, per_slot: int, patience: float) -> None:
         self.client, self.spec, self.per_slot, self.patience = client, spec, per_slot, patience
         self._ended: queue.SimpleQueue[tuple[Any, Answer[Any]]] = queue.SimpleQueue()
-        self._flying: dict[Any, tuple[Future, Answer[Any], Callable[[], Future], int]] = {}
+        self._flying: dict[Any, tuple[Future[Any], Answer[Any], Callable[[], Future[Any]], int]] = {}
+        self._loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop  # type: ignore[union-attr]
         self._looked = float("-inf")
         self._able_at = time.monotonic()
         self._capacity = 1
@@ -73,19 +120,24 @@ class Window:
         """Whether anything is under way."""
         return bool(self._flying)
 
-    def send(self, name: Any, submit: Callable[[], Future], tries: int = 1) -> None:
+    def send(self, name: Any, submit: Callable[[], Future[Any]], tries: int = 1) -> None:
         """Send a piece of work; `submit` is called again where the piece was lost with its worker."""
-        future = submit()
+        future = self._submit(name, submit)
         # waits and fetches on Dask's loop: results arrive while this thread commits others
         answer = asyncio.run_coroutine_threadsafe(
             self.client._gather(future),
-            self.client.loop.asyncio_loop,  # type: ignore[attr-defined]
+            self._loop,
         )
         self._flying[name] = (future, answer, submit, tries)
         answer.add_done_callback(lambda ended: self._ended.put((name, ended)))
 
-    def next(self) -> tuple[Any, Any]:
+    def next(self, *, or_room: bool = False) -> Any:
         """The name and the result of the next piece that ends.
+
+        Parameters
+        ----------
+        or_room : bool
+            Return None as soon as there is room for another piece, as when a worker joins.
 
         Raises
         ------
@@ -96,38 +148,49 @@ class Window:
             try:
                 name, answer = self._ended.get(timeout=LOOK)
             except queue.Empty:
-                self._look()
+                if self.room and or_room:
+                    return None
                 continue
             entry = self._flying.get(name)
             if entry is None or entry[1] is not answer:
                 continue
-            _, _, submit, tries = self._flying.pop(name)
-            try:
+            future, _, submit, tries = self._flying.pop(name)
+            error = CancelledError() if answer.cancelled() else answer.exception()
+            if error is None:
                 return name, answer.result()
-            except KilledWorker as error:
-                raise ClusterError(
-                    f"{name} was on workers that died, one after the other: look at their logs and memory; the "
-                    "input may kill the model"
+            raised = future.status == "error"
+            future.release()  # the traceback must not keep the task on the cluster
+            if self.client.status != "running":
+                raise ClusterLost(
+                    "the scheduler went away: start it again, and run the same again"
                 ) from error
-            except (HostClosed, CancelledError, OSError) as error:
-                if tries >= TRIES or self.client.status != "running":
-                    raise ClusterLost(
-                        f"{name} was lost {tries} times with the workers that had it: run the same again"
-                    ) from error
-                logger.warning("%s was lost with its worker (%s): sent again", name, describe(error))
-            except AltlasError:
-                raise
-            except Exception as error:
-                # a task may raise anything; its owner gets one typed line
-                raise ClusterError(f"{name}: {describe(error)}") from error
+            if (raised and not isinstance(error, HostClosed)) or tries >= TRIES:
+                raise _typed(name, error, raised) from error
+            logger.warning("%s was lost with its worker (%s): sent again", name, describe(error))
             self.send(name, submit, tries + 1)
 
     def cancel(self) -> None:
         """Give up everything under way."""
         futures = [future for future, *_ in self._flying.values()]
+        for _, answer, *_ in self._flying.values():
+            answer.cancel()
         self._flying.clear()
         if futures and self.client.status == "running":
             self.client.cancel(futures, force=True)
+
+    def _submit(self, name: Any, submit: Callable[[], Future[Any]]) -> Future[Any]:
+        """Sending rows fails where the worker that is to have them dies: another one gets them."""
+        for tries in range(1, TRIES + 1):
+            try:
+                return submit()
+            except (OSError, CancelledError) as error:
+                if tries == TRIES or self.client.status != "running":
+                    raise ClusterLost(
+                        f"no worker took {name} ({describe(error)}): see whether workers run, and run the "
+                        "same again"
+                    ) from error
+                logger.warning("no worker took %s (%s): sent again", name, describe(error))
+        raise AssertionError("unreachable")
 
     def _look(self) -> None:
         """See, once a second, what the cluster can take; raise where it could take nothing for long."""

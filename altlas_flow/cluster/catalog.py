@@ -1,0 +1,79 @@
+"""The catalog as a client sees it: ids to specs, kept by the scheduler plugin, the same for all clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distributed import Client
+
+from altlas_flow.cluster.connect import call_control
+from altlas_flow.cluster.control import CATALOG_TOPIC
+from altlas_flow.errors import SpecError, UnknownModel
+from altlas_flow.models.catalog import builtin_models
+from altlas_flow.models.runtimes import runtime_class
+from altlas_flow.models.spec import ModelSpec
+
+
+class Catalog:
+    """Registers and finds models.
+
+    Parameters
+    ----------
+    client : callable
+        Gives the `distributed.Client`; raises where it is closed.
+    """
+
+    def __init__(self, client: Callable[[], Client]) -> None:
+        self._client = client
+        self._specs: dict[str, ModelSpec] = {}  # so that a known id costs no trip
+        client().subscribe_topic(CATALOG_TOPIC, self._replaced)
+
+    def register(self, spec: ModelSpec, *, replace: bool = False) -> ModelSpec:
+        """Put a model into the catalog; the spec with its source resolved.
+
+        Raises
+        ------
+        SpecError, ModelConflict
+        """
+        if not isinstance(spec, ModelSpec):
+            raise SpecError(f"a {type(spec).__name__} is no model: register a ModelSpec")
+        runtime_class(spec.runtime)
+        resolved = spec.resolved()
+        call_control(self._client(), "altlas_register", spec=resolved.model_dump_json(), replace=replace)
+        self._specs[spec.id] = resolved
+        return resolved
+
+    def models(self) -> dict[str, ModelSpec]:
+        """What is registered, and what is built in: id -> spec."""
+        found = call_control(self._client(), "altlas_models")
+        registered = {name: ModelSpec.model_validate_json(text) for name, text in found.items()}
+        self._specs.update(registered)
+        return {**builtin_models(), **registered}
+
+    def find(self, model: str | ModelSpec) -> ModelSpec:
+        """The spec that is meant; one that was given is registered on the way.
+
+        Raises
+        ------
+        UnknownModel, ModelConflict, SpecError
+        """
+        if isinstance(model, ModelSpec):
+            resolved = model.resolved()
+            known = self._specs.get(model.id)
+            same = known is not None and known.fingerprint == resolved.fingerprint
+            return resolved if same else self.register(model)
+        if not isinstance(model, str):
+            raise SpecError(f"a {type(model).__name__} is no model: give an id or a ModelSpec")
+        if model not in self._specs:
+            found = self.models()
+            if model not in found:
+                raise UnknownModel(model, found)
+            # what is built in stays out of the catalog: its id is free for the user's own
+            return found[model]
+        return self._specs[model]
+
+    def _replaced(self, event: tuple[float, Any]) -> None:
+        """Another client may have replaced a recipe: ask again."""
+        _, message = event
+        self._specs.pop(message["id"], None)

@@ -1,0 +1,73 @@
+"""Frames as Arrow tables: pandas at once, dask partition by partition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from altlas_flow.dataframe.tasks import Rows
+from altlas_flow.errors import SourceError, one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def columns_of(frame: Any) -> tuple[str, ...]:
+    """Names of a frame's columns.
+
+    Raises
+    ------
+    SourceError
+        Where a name is not a text: Parquet has no other.
+    """
+    for name in frame.columns:
+        if not isinstance(name, str):
+            raise SourceError(
+                f"column {name!r} has a name that is no text: rename it, as with frame.rename(columns=str)"
+            )
+    return tuple(frame.columns)
+
+
+def keeps_index(frame: Any) -> bool:
+    """Whether the index of a dask frame holds something; a range only counts, anew in each partition."""
+    import pandas as pd
+
+    return not isinstance(frame._meta.index, pd.RangeIndex)
+
+
+def frame_schema(frame: Any) -> pa.Schema | None:
+    """Arrow schema of a dask frame's partitions, as far as its meta tells."""
+    try:
+        return pa.Schema.from_pandas(frame._meta_nonempty, preserve_index=keeps_index(frame))
+    except (pa.ArrowException, TypeError, ValueError):
+        return None  # columns of objects: each partition is taken as it comes
+
+
+def partition_rows(
+    frame: pd.DataFrame, name: str, schema: pa.Schema | None, index: bool | None = None
+) -> Rows:
+    """A computed partition as `Rows`; runs on a worker."""
+    return Rows(to_table(frame, schema, index), name)
+
+
+def to_table(frame: pd.DataFrame, schema: pa.Schema | None = None, index: bool | None = None) -> pa.Table:
+    """A pandas frame as an Arrow table, its index kept as pandas does, or as `index` says.
+
+    Raises
+    ------
+    SourceError
+        Where a column holds a mixture that Arrow has no type for.
+    """
+    if schema is not None:
+        try:
+            return pa.Table.from_pandas(frame, schema=schema, preserve_index=index)
+        except (pa.ArrowException, KeyError, TypeError, ValueError):
+            pass  # the meta promised other types than there are: taken as they are
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=index)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise SourceError(
+            f"a column cannot be written to Parquet ({one_line(error, 160)}): give it one type, as with "
+            "frame.astype"
+        ) from error

@@ -1,0 +1,215 @@
+"""Drives the parts of one job: what to send next, and what to commit."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any
+
+from distributed import Client, Future
+
+from altlas_flow.cluster.keys import predict_key
+from altlas_flow.dataframe.folder import OutputFolder, PartRecord
+from altlas_flow.dataframe.report import Progress, RunSummary, Tally
+from altlas_flow.dataframe.tasks import Predict, Receipt, predict_rows, write_part
+from altlas_flow.dataframe.units import Part, Source, Unit, measure
+from altlas_flow.dataframe.window import Window
+from altlas_flow.errors import AltlasError
+from altlas_flow.settings import Settings
+
+
+class Runner:
+    """Does the parts of one job that are missing.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    settings : Settings
+    folder : OutputFolder
+        Held by this job.
+    source : Source
+    what : Predict
+    digest : str
+        Fingerprint of the model with its parameters and input.
+    cuts : sequence of int
+        Rows of a part: what earlier runs cut units at, and last what new ones are cut at.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        settings: Settings,
+        folder: OutputFolder,
+        source: Source,
+        what: Predict,
+        digest: str,
+        *,
+        cuts: Sequence[int],
+    ) -> None:
+        self.client, self.folder, self.source, self.what, self.digest = client, folder, source, what, digest
+        self.cuts = cuts
+        self.tally = Tally()
+        self.window = Window(
+            client, what.spec, per_slot=settings.parts_in_flight, patience=settings.no_workers_timeout
+        )
+        self.wanted: dict[str, tuple[str, str]] = {}
+        self.skipped = 0
+        self.rows_in = 0
+        self._units = deque(source.units)
+        self._parts: deque[Part] = deque()
+        self._reading: dict[Unit, Future[Any]] = {}
+        self._open_parts: Counter[Unit] = Counter()
+        self._dropped = False
+
+    def go(self, bar: Progress) -> None:
+        """Do every part that is missing."""
+        if self.source.rows is not None:
+            # all is known: what is stale goes before the first new part comes, so that no reader
+            # sees rows of two models, or one row twice
+            while self._units:
+                self._cut(self._units.popleft(), bar)
+        while True:
+            while (self._parts or self._units) and self.window.room:
+                if self._parts:
+                    self._send(self._parts.popleft())
+                else:
+                    self._open(self._units.popleft())
+            if not self.window.busy:
+                break
+            ended = self.window.next(or_room=bool(self._parts or self._units))
+            if ended is None:
+                continue
+            name, result = ended
+            if isinstance(name, Part):
+                self._commit(name, result)
+                bar.advance(result.rows_in)
+            else:
+                name.measured = result
+                self._cut(name, bar)
+        self.folder.drop(self.folder.stale(self.wanted))
+
+    def close(self) -> None:
+        """Give up what is under way, and let go of all rows on the cluster."""
+        self.window.cancel()
+        for rows in self._reading.values():
+            rows.release()
+        self._reading.clear()
+        self._units.clear()
+        self._parts.clear()
+
+    def _open(self, unit: Unit) -> None:
+        """Read a unit whose rows are not known before."""
+
+        def submit() -> Future[Any]:
+            return self.client.submit(measure, self._rows(unit), pure=False)
+
+        self.window.send(unit, submit)
+
+    def _rows(self, unit: Unit) -> Future[Any]:
+        """The task that reads a unit; again where its worker took the rows along."""
+        rows = self._reading.get(unit)
+        if rows is None or rows.status in ("lost", "cancelled", "error"):
+            rows = self._reading[unit] = unit.submit()
+        return rows
+
+    def _parts_of(self, unit: Unit) -> list[Part]:
+        """The unit's parts: cut as an earlier run cut it where that left any, else as new."""
+        assert unit.measured is not None
+        if not unit.measured.rows:
+            return []
+        for cut in self.cuts:
+            parts = list(unit.parts(cut))
+            if any(self._is_done(part) for part in parts):
+                return parts
+        return parts
+
+    def _is_done(self, part: Part) -> bool:
+        record = self.folder.committed.get(part.name)
+        return record is not None and (record.unit, record.model) == (part.fingerprint, self.digest)
+
+    def _cut(self, unit: Unit, bar: Progress) -> None:
+        """Queue the parts of a unit that are not there already."""
+        assert unit.measured is not None
+        self.rows_in += unit.measured.rows
+        for part in self._parts_of(unit):
+            self.wanted[part.name] = (part.fingerprint, self.digest)
+            if self._is_done(part):
+                self.skipped += 1
+                bar.skip(part.stop - part.start)
+            else:
+                self._parts.append(part)
+                self._open_parts[unit] += 1
+        if not self._open_parts[unit]:
+            self._reading.pop(unit, None)
+
+    def _send(self, part: Part) -> None:
+        def submit() -> Future[Any]:
+            rows = self._rows(part.unit)
+            predicted = self.client.submit(
+                predict_rows,
+                rows,
+                part.start,
+                part.stop,
+                self.what,
+                key=predict_key(self.what.spec.fingerprint),
+                pure=False,
+            )
+            return self.client.submit(write_part, predicted, self.folder.attempts, part.name, pure=False)
+
+        self.window.send(part, submit)
+
+    def _commit(self, part: Part, receipt: Receipt) -> None:
+        if not self._dropped:
+            self._drop_stale()
+        expected = part.stop - part.start
+        dead = receipt.dead.rows if receipt.dead else 0
+        done = receipt.attempt.rows + dead
+        if not expected == receipt.rows_in == done:
+            raise AltlasError(
+                f"{part.name}: {expected} rows expected, {receipt.rows_in} read, {done} accounted for: this "
+                "is a fault of altlas_flow; nothing of the part was committed"
+            )
+        stats = {key: receipt.stats[key] for key in ("node", "tokens", "padded", "truncated")}
+        record = PartRecord(
+            part.name,
+            part.fingerprint,
+            self.digest,
+            receipt.rows_in,
+            receipt.attempt.rows,
+            dead,
+            receipt.attempt.bytes,
+            stats,
+        )
+        self.folder.commit(record, receipt.attempt.path, receipt.dead.path if receipt.dead else None)
+        self.tally.add(receipt.rows_in, receipt.stats)
+        self._open_parts[part.unit] -= 1
+        if not self._open_parts[part.unit]:
+            self._reading.pop(part.unit, None)
+
+    def _drop_stale(self) -> None:
+        """Before the first commit: parts of other models, and of inputs that have changed."""
+        self._dropped = True
+        stale = self.folder.stale(self.wanted)
+        if self.source.rows is None:  # units that are not read yet may still want their parts
+            known = {name for name in stale if self.folder.committed[name].model != self.digest}
+            stale = known | {name for name in stale if name in self.wanted}
+        self.folder.drop(stale)
+
+    def summarise(self, summary: RunSummary, seconds: float) -> None:
+        """Fill in what was done, and see that no row is missing."""
+        records = self.folder.committed.values()
+        tally = self.tally
+        summary.rows = sum(record.rows for record in records)
+        summary.dead_letters = sum(record.dead_letters for record in records)
+        if summary.rows + summary.dead_letters != self.rows_in:
+            raise AltlasError(
+                f"{self.rows_in} rows in, {summary.rows} out and {summary.dead_letters} dead letters: this "
+                "is a fault of altlas_flow; run the same again"
+            )
+        summary.rows_done = tally.rows_in
+        summary.parts, summary.parts_skipped = len(self.wanted), self.skipped
+        summary.load_s = max(tally.load_s.values(), default=0.0)
+        summary.rows_per_s = tally.rows_in / max(seconds, 1e-9)
+        summary.tokens_per_s = tally.tokens / max(seconds, 1e-9)
+        summary.padding, summary.batch, summary.unit = tally.padding, dict(tally.budget), tally.unit
+        summary.truncated = tally.truncated

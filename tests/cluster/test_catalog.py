@@ -1,0 +1,114 @@
+"""The catalog: one for all clients of a cluster, and ids that mean one recipe."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import pytest
+
+import altlas_flow as af
+from altlas_flow.errors import ModelConflict, ModelLoadError, SpecError, UnknownModel
+
+pytestmark = pytest.mark.timeout(60)
+
+LIMIT = 40  # seconds that any one wait may take
+
+
+def constant(value, **fields):
+    """A model that answers with one value."""
+    return af.ModelSpec(
+        **{"id": f"constant-{uuid.uuid4()}", "source": lambda rows: [value for _ in rows]} | fields
+    )
+
+
+@pytest.fixture
+def second(flow):
+    """Another client of the same cluster."""
+    with af.connect(flow.client.cluster.scheduler_address) as connected:
+        yield connected
+
+
+def test_what_one_client_registers_the_other_uses_by_its_id(flow, second):
+    spec = flow.register(constant("shared"))
+    assert second.models()[spec.id] == spec
+    assert second.submit(spec.id, ["row"]).result(LIMIT).outputs == ["shared"]
+
+
+def test_an_id_means_one_recipe_unless_it_is_replaced_on_purpose(flow, second):
+    first = flow.register(constant("first"))
+    assert flow.register(first) == first
+    other = constant("other", id=first.id)
+    for client in (flow, second):
+        with pytest.raises(ModelConflict, match="replace=True"):
+            client.register(other)
+        with pytest.raises(ModelConflict):
+            client.submit(other, ["row"])
+        assert client.submit(first.id, ["row"]).result(LIMIT).outputs == ["first"]
+
+
+def test_a_replaced_recipe_reaches_clients_that_have_used_the_old_one(flow, second):
+    first = flow.register(constant("old"))
+    assert second.submit(first.id, ["row"]).result(LIMIT).outputs == ["old"]
+    flow.register(constant("new", id=first.id), replace=True)
+    assert flow.submit(first.id, ["row"]).result(LIMIT).outputs == ["new"]
+    end = time.monotonic() + LIMIT
+    while second.submit(first.id, ["row"]).result(LIMIT).outputs != ["new"]:  # told, not asked each time
+        assert time.monotonic() < end
+
+
+def test_an_unknown_model_is_refused_with_those_that_are_known(flow):
+    known = flow.register(constant(1, id="a-known-one"))
+    with pytest.raises(UnknownModel, match="'nobody'") as caught:
+        flow.submit("nobody", ["row"])
+    assert known.id in caught.value.known
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", [None, 7, {"id": "x"}, ["minilm"]])
+def test_what_is_no_model_is_refused(flow, model):
+    with pytest.raises(SpecError, match="is no model"):
+        flow.submit(model, ["row"])
+    with pytest.raises(SpecError, match="is no model"):
+        flow.register(model)
+
+
+def test_a_relative_source_is_resolved_on_the_client(flow, tmp_path, monkeypatch):
+    from tests.models_zoo import build_linear
+
+    build_linear(tmp_path / "linear")
+    monkeypatch.chdir(tmp_path)
+    fields = {
+        "runtime": "torch",
+        "entry": "torch.nn:Linear",
+        "options": {"in_features": 3, "out_features": 2},
+    }
+    spec = flow.register(af.ModelSpec(id=f"linear-{uuid.uuid4()}", source="linear", **fields))
+    assert spec.source == str(tmp_path / "linear")
+    monkeypatch.chdir("/")
+    assert flow.submit(spec.id, [[1.0, 2.0, 3.0]]).result(LIMIT).outputs.shape == (1, 2)
+
+
+def test_a_folder_that_a_worker_does_not_have_is_named_with_the_worker(flow, tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    spec = af.ModelSpec(id=f"gone-{uuid.uuid4()}", task="feature-extraction", source=str(folder))
+    folder.rmdir()
+    with pytest.raises(ModelLoadError) as caught:
+        flow.submit(spec, ["row"]).result(LIMIT)
+    assert str(folder) in str(caught.value)
+    assert caught.value.node in {"0", "1"}
+    assert "\n" not in str(caught.value)
+
+
+def test_a_built_in_id_yields_to_the_users_own():
+    # its own cluster: the id is the session's otherwise
+    with af.connect(workers=1) as flow:
+        if "minilm" in flow.models():
+            assert flow.models()["minilm"].runtime == "transformers"
+            assert flow.submit("minilm", "a text").result(LIMIT).outputs.shape == (384,)
+        flow.register(constant("mine", id="minilm"))
+        assert flow.models()["minilm"].runtime == "function"
+        assert flow.submit("minilm", ["row"]).result(LIMIT).outputs == ["mine"]
+        with af.connect(flow.client.cluster) as second:
+            assert second.submit("minilm", ["row"]).result(LIMIT).outputs == ["mine"]

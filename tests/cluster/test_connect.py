@@ -1,0 +1,407 @@
+"""Connecting: embedded or joined, checked, and nothing left when it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dask
+import psutil
+import pytest
+from distributed import Client, LocalCluster
+from hypothesis import given
+from hypothesis import strategies as st
+
+import altlas_flow as af
+from altlas_flow.cluster.embedded import layout
+from altlas_flow.errors import ConnectError, VersionMismatch
+from altlas_flow.models.host import ModelHost
+
+pytestmark = pytest.mark.timeout(90)
+
+LIMIT = 40  # seconds that any one wait may take
+GIB = 2**30
+
+
+def lengths(rows):
+    return [len(row) for row in rows]
+
+
+LENGTHS = {"id": "lengths", "source": lengths}
+
+
+def run_python(*arguments, cwd, code=0, limit=LIMIT, **environment):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=limit,
+        cwd=cwd,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+# ---------------------------------------------------------------- embedded
+
+SCRIPT = """
+import altlas_flow as af
+import beside
+
+def mine(rows):
+    return [beside.double(row) for row in rows]
+
+flow = af.connect(workers=1)
+print(flow.submit(af.ModelSpec(id="mine", source=mine), [1, 2]).result(30).outputs)
+named = af.ModelSpec(id="named", runtime="function", source="beside:doubles")
+print(flow.submit(named, [3]).result(30).outputs)
+print(flow.submit(af.ModelSpec(id="beside", source=beside.doubles), [4]).result(30).outputs)
+"""
+BESIDE = """
+def double(row):
+    return 2 * row
+
+def doubles(rows):
+    return [double(row) for row in rows]
+"""
+
+
+def test_a_script_without_a_main_guard_uses_functions_of_its_own_and_of_a_module_beside_it(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT + "flow.close()\n")
+    (tmp_path / "beside.py").write_text(BESIDE)
+    done = run_python(tmp_path / "script.py", cwd="/")
+    assert done.stdout == "[2, 4]\n[6]\n[8]\n"
+    assert done.stderr == ""
+
+
+def test_code_given_to_an_interpreter_connects_and_what_is_not_closed_ends_with_it(tmp_path):
+    (tmp_path / "beside.py").write_text(BESIDE)
+    done = run_python("-c", SCRIPT, cwd=tmp_path)
+    assert done.stdout == "[2, 4]\n[6]\n[8]\n"
+    assert done.stderr == ""
+
+
+@given(
+    cores=st.integers(1, 256),
+    memory=st.integers(1, 4096),
+    per_worker=st.integers(0, 64),
+    models=st.lists(st.integers(0, 512), max_size=4),
+)
+def test_workers_follow_cores_and_what_copies_of_the_models_take(cores, memory, per_worker, models):
+    plan = layout(cores, memory * GIB, per_worker * GIB, [size * GIB for size in models])
+    assert plan.workers >= 1
+    assert plan.workers * plan.threads <= cores
+    assert plan.workers * plan.memory_limit <= memory * GIB
+    larger = layout(cores, memory * GIB, per_worker * GIB, [size * GIB for size in models] + [GIB])
+    assert larger.workers <= plan.workers
+    if plan.workers > 1:
+        assert sum(models) * GIB <= plan.memory_limit * 0.5
+        assert per_worker * GIB + sum(models) * GIB <= plan.memory_limit
+
+
+def test_small_models_get_one_single_threaded_worker_for_each_core():
+    assert layout(8, 64 * GIB, 2 * GIB, [GIB // 10]).workers == 8
+    assert layout(8, 64 * GIB, 2 * GIB, [GIB // 10]).threads == 1
+
+
+def test_a_huge_model_gets_one_worker_with_all_threads(monkeypatch):
+    monkeypatch.setattr("altlas_flow.cluster.connect.machine", lambda: (2, 8 * GIB))
+    huge = af.ModelSpec(**LENGTHS, memory=3 * GIB)
+    with af.connect(models=[huge]) as flow:
+        info = flow.client.scheduler_info(n_workers=-1)["workers"]
+        assert [(w["nthreads"], w["memory_limit"]) for w in info.values()] == [(2, 8 * GIB)]
+        assert flow.submit("lengths", ["four"]).result(LIMIT).outputs == [4]
+
+
+def test_a_model_too_large_for_the_workers_there_are_gets_fewer_and_larger_ones(monkeypatch, caplog):
+    monkeypatch.setattr("altlas_flow.cluster.connect.machine", lambda: (2, 8 * GIB))
+    with af.connect() as flow:
+        assert len(flow.client.nthreads()) == 2
+        flow.register(af.ModelSpec(id="huge", source=lengths, memory=3 * GIB))
+        assert list(flow.client.nthreads().values()) == [2]
+        assert "replaced by 1" in caplog.text
+        assert flow.submit("huge", ["four"]).result(LIMIT).outputs == [4]
+        # what one worker cannot hold is refused where it is loaded, and says so
+        spec = af.ModelSpec(id="larger", source=sorted, memory=7 * GIB)
+        with pytest.raises(af.errors.ModelLoadError, match="more memory"):
+            flow.submit(spec, ["four"]).result(LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"workers": 0}, "workers=0"),
+        ({"threads_per_worker": "two"}, "threads_per_worker='two'"),
+        ({"memory_limit": "plenty"}, "memory_limit='plenty'"),
+        ({"address": "tcp://127.0.0.1:1", "workers": 2}, "leave them out"),
+        ({"address": 42}, "a int is no cluster"),
+        ({"address": "no/such/file.json"}, "no scheduler file"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused_at_once(arguments, message):
+    with pytest.raises(ConnectError, match=message) as caught:
+        af.connect(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_worker_that_cannot_start_is_told_at_once(monkeypatch):
+    monkeypatch.setattr("altlas_flow.cluster.embedded.sys.executable", "/bin/false")
+    started = time.monotonic()
+    with pytest.raises(ConnectError, match="ended with code 1"):
+        af.connect(workers=1)
+    assert time.monotonic() - started < 20
+
+
+OWNER = """
+import sys, time
+import altlas_flow as af
+flow = af.connect(workers=2)
+def slow(rows):
+    time.sleep(60)
+    return rows
+handle = flow.submit(af.ModelSpec(id="slow", source=slow), [1])
+print("up", flush=True)
+handle.result(60)
+"""
+
+
+@contextlib.contextmanager
+def owner(tmp_path):
+    """A client in a program of its own, busy; its descendants."""
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    children = []
+    try:
+        assert process.stdout.readline() == "up\n"
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 4
+        yield process, children
+    finally:
+        process.kill()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.communicate()
+
+
+def test_workers_and_nannies_of_a_killed_client_end(tmp_path):
+    with owner(tmp_path) as (process, children):
+        process.kill()
+        _, alive = psutil.wait_procs(children, timeout=15)
+        assert not alive
+
+
+def test_ctrl_c_ends_the_client_and_its_workers(tmp_path):
+    with owner(tmp_path) as (process, children):
+        process.send_signal(signal.SIGINT)
+        _, alive = psutil.wait_procs(children, timeout=15)
+        assert not alive
+        _, text = process.communicate(timeout=15)
+        assert process.returncode != 0
+        assert "KeyboardInterrupt" in text
+
+
+CLOSING = """
+import logging, sys, time
+import altlas_flow as af
+with af.connect(workers=2) as flow:
+    spec = af.ModelSpec(id="m", task="feature-extraction", source=sys.argv[1])
+    for _ in range(4):
+        flow.submit(spec, ["of the to"] * 8).result(60)
+    started = time.monotonic()
+print(time.monotonic() - started)
+"""
+
+
+def test_closing_is_quick_and_silent_after_a_torch_model_ran(tmp_path):
+    from tests.models_zoo import build_embedder
+
+    build_embedder(tmp_path / "model")
+    done = run_python("-c", CLOSING, tmp_path / "model", cwd=tmp_path)
+    assert done.stderr == ""
+    assert float(done.stdout) < 3
+
+
+def test_closing_answers_what_still_waits_with_an_error():
+    import time as clock
+
+    def slow(rows):
+        clock.sleep(30)
+        return rows
+
+    with af.connect(workers=1) as flow:
+        handle = flow.submit(af.ModelSpec(id="slow", source=slow), [1])
+    with pytest.raises(af.errors.ClusterLost, match="closed"):
+        handle.result(LIMIT)
+    with pytest.raises(ConnectError, match="this flow is closed"):
+        flow.submit("slow", [1])
+    flow.close()
+    assert repr(flow) == "<Flow: closed>"
+
+
+def test_torch_threads_and_slots_do_not_exceed_a_workers_threads(tmp_path):
+    from tests.models_zoo import build_embedder
+
+    def slots_and_threads(dask_worker):
+        import torch
+
+        host = dask_worker.plugins["altlas-host"].host
+        seen = []
+        (model,) = (entry.model for entry in host.shelf._entries.values())
+        predict = model.runtime.predict
+
+        def spy(items, parameters):
+            seen.append(torch.get_num_threads())
+            return predict(items, parameters)
+
+        model.runtime.predict = spy
+        host.predict(model.spec, ["a b c", "d"])
+        return host.slots, max(seen)
+
+    spec = af.ModelSpec(id="m", task="feature-extraction", source=str(build_embedder(tmp_path / "model")))
+    for slots in (1, 2):
+        with dask.config.set({"altlas.slots": slots}), af.connect(workers=1, threads_per_worker=2) as flow:
+            flow.submit(spec, ["a", "b"]).result(LIMIT)
+            (found,) = flow.client.run(slots_and_threads).values()
+            assert found == (slots, 2 // slots)
+
+
+# ---------------------------------------------------------------- joined
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A Dask cluster of somebody else, with workers in this process."""
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("kind", ["address", "file", "client", "cluster"])
+def test_joining_works_by_address_file_client_and_cluster_and_closes_only_its_own(plain, kind, tmp_path):
+    address = plain.scheduler_address
+    file = tmp_path / "scheduler.json"
+    file.write_text(json.dumps({"address": address}))
+    with Client(plain, set_as_default=False) as client:
+        given = {"address": address, "file": file, "client": client, "cluster": plain}[kind]
+        with af.connect(given) as flow:
+            assert flow.submit(af.ModelSpec(**LENGTHS), ["abc"]).result(LIMIT).outputs == [3]
+            assert address in repr(flow)
+            assert (flow.client is client) == (kind == "client")
+            mine = flow.client
+        assert client.status == "running"
+        assert (mine.status == "running") == (kind == "client")
+        assert client.submit(lambda: 1, pure=False).result(LIMIT) == 1
+
+
+def test_hosts_are_there_as_soon_as_connect_returns(plain):
+    for _ in range(3):
+        with af.connect(plain) as flow:
+            hosts = flow.client.sync(flow.client.scheduler.altlas_info)["hosts"]
+            assert set(hosts) == set(flow.client.scheduler_info(n_workers=-1)["workers"])
+
+
+def test_a_second_client_keeps_catalog_and_hosts(plain):
+    with af.connect(plain) as first:
+        first.register(af.ModelSpec(id="kept", source=lengths))
+        host = plain.workers[0].plugins["altlas-host"].host
+        with af.connect(plain) as second:
+            assert "kept" in second.models()
+        assert plain.workers[0].plugins["altlas-host"].host is host
+        assert isinstance(host, ModelHost)
+
+
+def test_an_address_where_nobody_answers_is_told_within_the_start_timeout(tmp_path):
+    started = time.monotonic()
+    with (
+        dask.config.set({"altlas.start-timeout": "1s"}),
+        pytest.raises(ConnectError, match="no Dask scheduler"),
+    ):
+        af.connect("tcp://127.0.0.1:1")
+    assert time.monotonic() - started < 10
+    file = tmp_path / "scheduler.json"
+    file.write_text("{")
+    with pytest.raises(ConnectError, match="not a file that a Dask scheduler wrote"):
+        af.connect(file)
+
+
+def test_a_client_that_cannot_be_used_is_refused(plain):
+    client = Client(plain, set_as_default=False)
+    client.close()
+    with pytest.raises(ConnectError, match="closed"):
+        af.connect(client)
+
+
+SHIMS = {
+    "missing": "raise ImportError('not here')\n",
+    "other": "__path__ = [__file__.rpartition('/')[0]]\n",
+}
+
+
+@contextlib.contextmanager
+def programs(tmp_path, scheduler="", worker=""):
+    """A scheduler and a worker as programs; "missing" or "other" is their altlas_flow."""
+    for kind, text in SHIMS.items():
+        package = tmp_path / kind / "altlas_flow"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(text)
+        (package / "_version.py").write_text('__version__ = "0.0.1"\n')
+    file = tmp_path / "scheduler.json"
+    started = []
+
+    def start(kind, *arguments):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / kind) if kind else ""}
+        log = (tmp_path / "log").open("a")
+        command = [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]]
+        started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path))
+        log.close()
+
+    try:
+        at = ("--scheduler-file", str(file))
+        start(scheduler, "scheduler", *at, "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        start(worker, "worker", *at, "--name", "w", "--no-nanny", "--no-dashboard", "--nthreads", "1")
+        end = time.monotonic() + LIMIT
+        while not file.exists():
+            assert time.monotonic() < end, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        with Client(scheduler_file=str(file), set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=LIMIT)
+        yield file
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize(
+    ("where", "kind", "message"),
+    [
+        ("scheduler", "missing", "the scheduler cannot import altlas_flow"),
+        ("scheduler", "other", "the scheduler runs altlas_flow 0.0.1"),
+        ("worker", "missing", "worker tcp://.* cannot import altlas_flow"),
+        ("worker", "other", "worker tcp://.* runs altlas_flow 0.0.1"),
+    ],
+)
+def test_a_scheduler_or_worker_without_this_altlas_flow_is_named(tmp_path, where, kind, message):
+    with programs(tmp_path, **{where: kind}) as file:
+        with pytest.raises(VersionMismatch, match=message) as caught:
+            af.connect(file)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_cluster_of_programs_that_has_altlas_flow_is_joined(tmp_path):
+    with programs(tmp_path) as file, af.connect(Path(file)) as flow:
+        spec = af.ModelSpec(id="sizes", source=lambda rows: [len(row) for row in rows])
+        assert flow.submit(spec, ["abc"]).result(LIMIT).outputs == [3]
