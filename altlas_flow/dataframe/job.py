@@ -20,7 +20,7 @@ import pyarrow as pa
 from distributed import Client
 
 from altlas_flow.cluster.keys import predict_key
-from altlas_flow.dataframe.columns import Input, declared_types
+from altlas_flow.dataframe.columns import Input
 from altlas_flow.dataframe.folder import Header, OutputFolder, read_header
 from altlas_flow.dataframe.report import Progress, RunSummary
 from altlas_flow.dataframe.runner import Runner
@@ -30,6 +30,7 @@ from altlas_flow.dataframe.window import ask, eligible_slots
 from altlas_flow.errors import EmptyInput, InputError, NothingPredicted, SpecError
 from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec
+from altlas_flow.models.types import declared_types
 from altlas_flow.settings import Settings
 
 #: Rows predicted ahead to learn the types of a function's answers; more, up to a limit, where all are bad.

@@ -19,11 +19,12 @@ from distributed import get_worker, secede
 from altlas_flow.cluster.worker import current_host
 from altlas_flow.dataframe.arrow import CarriesTables
 from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA, Attempt, write_attempt
-from altlas_flow.dataframe.columns import Input, declared_types, infer_types, output_names, to_columns
+from altlas_flow.dataframe.columns import Input, infer_types, output_names, to_columns
 from altlas_flow.dataframe.readers import read_chunk
 from altlas_flow.dataframe.sources import Chunk
 from altlas_flow.errors import BadRow, InputError, describe
 from altlas_flow.models.spec import ModelSpec
+from altlas_flow.models.types import declared_types
 
 #: Characters of a bad input that a dead letter keeps.
 EXCERPT = 200

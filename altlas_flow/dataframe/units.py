@@ -243,11 +243,14 @@ def measure(rows: Rows) -> Measured:
 
 def digest(table: pa.Table) -> str:
     """Digest of a table's content, the same however it is split or sliced."""
-    hasher = hashlib.blake2b(digest_size=16)
-    # without what pandas notes beside it: rows that are appended to a frame change that everywhere
-    table = table.replace_schema_metadata(None)
+    # Arrow pads what it writes of a slice with the bytes behind it: copied together with an empty array,
+    # a column stands alone. What pandas notes beside it is left out: rows appended anywhere change that.
+    columns = [
+        pa.chunked_array([*column.chunks, pa.array([], column.type)]).combine_chunks()
+        for column in table.columns
+    ]
+    alone = pa.Table.from_arrays(columns, names=table.column_names)
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-    hasher.update(memoryview(sink.getvalue()))
-    return hasher.hexdigest()
+    with pa.ipc.new_stream(sink, alone.schema) as writer:
+        writer.write_table(alone)
+    return hashlib.blake2b(memoryview(sink.getvalue()), digest_size=16).hexdigest()

@@ -172,8 +172,6 @@ class Window:
     def cancel(self) -> None:
         """Give up everything under way."""
         futures = [future for future, *_ in self._flying.values()]
-        for _, answer, *_ in self._flying.values():
-            answer.cancel()
         self._flying.clear()
         if futures and self.client.status == "running":
             self.client.cancel(futures, force=True)

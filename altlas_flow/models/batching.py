@@ -337,4 +337,4 @@ def _halves(batch: Batch) -> tuple[Batch, Batch]:
 
 def rows_limit(batch: Literal["auto"] | int | None) -> int | None:
     """The number of rows a batch that was asked for, None for ``auto``."""
-    return None if batch in (None, "auto") else int(batch)  # type: ignore[arg-type]
+    return None if batch in (None, "auto") else int(batch)

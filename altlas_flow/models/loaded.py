@@ -16,11 +16,10 @@ from altlas_flow.errors import (
     SpecError,
     UnsafeModel,
     describe,
-    root_cause,
 )
 from altlas_flow.models.batching import Batch, Predictions, Work, cut, execute, rows_limit
 from altlas_flow.models.budget import BudgetSearch
-from altlas_flow.models.memory import peak_memory, used_memory
+from altlas_flow.models.memory import peak_memory, reset_peak, used_memory
 from altlas_flow.models.runtimes import runtime_class
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class LoadedModel:
             # an engine may fail with any error at all; its owner gets one that names the model
             if isinstance(error, AltlasError):
                 raise ModelLoadError(spec.id, node, str(error)) from error
-            raise ModelLoadError(spec.id, node, describe(root_cause(error))) from error
+            raise ModelLoadError(spec.id, node, describe(error)) from error
         if threads is not None and (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(threads)
         self.load_s = clock() - started
@@ -150,7 +149,10 @@ class LoadedModel:
         first = batch.pieces[0][0]
         search = self.search(first)
         searching = first.rows_limit is None and not search.settled
-        before, peak = (used_memory(), peak_memory()) if searching else (0, 0)
+        before = peak = 0
+        if searching:
+            reset_peak()
+            before, peak = used_memory(), peak_memory()
         fixed = first.rows_limit is not None
         spent = execute(
             self.runtime,

@@ -18,6 +18,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from altlas_flow.dataframe.columns import output_names, to_columns
 from altlas_flow.dataframe.folder import Header, OutputFolder, read_header
 from altlas_flow.dataframe.report import Plan, Progress, RunSummary, duration
+from altlas_flow.dataframe.units import digest
 from altlas_flow.errors import BadRow, NoEligibleNode, OutputLocked, OutputMismatch
 from tests.dataframe import jobs
 from tests.dataframe.jobs import frame, part_lines, read, spec, stamps, write
@@ -303,6 +304,28 @@ class TestResume:
         longer = pd.concat([changed, frame(15, 100)], ignore_index=True)
         assert flow.run(longer, spec(jobs.upper), **options).rows_done == 15
         assert read(tmp_path / "out")["prediction"][37] == "NEW"
+
+    def test_the_digest_of_rows_depends_on_these_rows_alone(self):
+        rng = np.random.default_rng(0)
+        data = pd.DataFrame(
+            {
+                "text": ["x" * size for size in rng.integers(0, 9, 60)],
+                "flag": rng.random(60) < 0.5,
+                "number": np.where(rng.random(60) < 0.2, np.nan, rng.random(60)),
+                "list": [[1.0] * size for size in rng.integers(0, 4, 60)],
+                "kind": pd.Categorical(["a", "b", "c"] * 20),
+            }
+        )
+        for row in range(60):
+            changed = data.copy()
+            changed.loc[row, ["text", "flag", "number"]] = ["changed", True, 0.5]
+            one, other = pa.Table.from_pandas(data), pa.Table.from_pandas(changed)
+            for start in range(0, 60, 7):
+                mine = digest(one.slice(start, 7))
+                holds = start <= row < start + 7
+                assert (digest(other.slice(start, 7)) != mine) == holds
+                alone = data.iloc[start : start + 7].reset_index(drop=True)
+                assert digest(pa.Table.from_pandas(alone)) == mine
 
     def test_another_model_or_other_parameters_or_input_redo_everything(self, flow, tmp_path):
         source = write(tmp_path / "in.parquet", frame(60))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from altlas_flow.errors import SpecError
 from altlas_flow.models.runtimes.base import Prepared
 from altlas_flow.models.runtimes.common import BaseRuntime, as_list, check_options, is_null, null_fault
+from altlas_flow.models.types import declared_types
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +87,7 @@ class FunctionRuntime(BaseRuntime):
 
     def output_types(self) -> dict[str, pa.DataType] | None:
         """What the spec declares in ``outputs``."""
-        return declared_types(self.spec.outputs)
+        return declared_types(self.spec.outputs) if self.spec.outputs else None
 
     def unload(self) -> None:
         """Let go of the callable and of what it holds."""
@@ -95,30 +96,6 @@ class FunctionRuntime(BaseRuntime):
     def memory(self) -> int:
         """Bytes, as the spec says; nobody can measure what a callable holds."""
         return self.spec.memory or 0
-
-
-def declared_types(outputs: Mapping[str, str] | None) -> dict[str, pa.DataType] | None:
-    """Arrow types out of the names in a spec's ``outputs``.
-
-    Raises
-    ------
-    SpecError
-        Where a name is no Arrow type.
-    """
-    if outputs is None:
-        return None
-    import pyarrow as pa
-
-    types = {}
-    for column, name in outputs.items():
-        try:
-            types[column] = pa.type_for_alias(name)
-        except ValueError as error:
-            raise SpecError(
-                f"outputs: column {column!r}: {name!r} is no Arrow type: use a name such as "
-                "string, int64, float32 or bool"
-            ) from error
-    return types
 
 
 def _keywords(function: Callable[..., Any]) -> frozenset[str] | None:

@@ -18,8 +18,8 @@ from altlas_flow.models.runtimes.common import (
     module_bytes,
     null_fault,
 )
-from altlas_flow.models.runtimes.function import declared_types
 from altlas_flow.models.spec import import_object
+from altlas_flow.models.types import declared_types
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,7 +160,7 @@ class TorchRuntime(BaseRuntime):
 
     def output_types(self) -> dict[str, pa.DataType] | None:
         """What the spec declares in ``outputs``."""
-        return declared_types(self.spec.outputs)
+        return declared_types(self.spec.outputs) if self.spec.outputs else None
 
     def unload(self) -> None:
         """Let go of the module."""
