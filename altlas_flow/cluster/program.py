@@ -47,7 +47,8 @@ def is_news(record: logging.LogRecord) -> bool:
     text, values = str(record.msg), record.args if isinstance(record.args, tuple) else ()
     if text.startswith("Compute Failed"):
         return not any(hasattr(errors, str(value).partition("(")[0]) for value in values)
-    if text.startswith("Async instruction for"):
+    # An embedded scheduler goes only with its owner, who knows, and asks this worker to close.
+    if text.startswith(("Async instruction for", "Failed to communicate with scheduler")):
         return False
     return not any(isinstance(value, errors.AltlasError) for value in values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Thread
 from typing import Any
 
@@ -46,6 +47,7 @@ class HostPlugin(WorkerPlugin):
             # slots x torch threads never exceed the threads that the worker was given
             threads=max(1, threads // slots),
             memory_budget=int(limit * self.settings.model_memory_fraction) if limit else None,
+            memory_limit=limit or None,
             parts=self.settings.parts_in_flight,
             load_timeout=self.settings.load_timeout,
             retry_delay=self.settings.load_retry_delay,
@@ -88,3 +90,15 @@ def current_host() -> ModelHost:
     if not isinstance(plugin, HostPlugin) or plugin.host is None:
         raise HostClosed(f"{worker.name} has no host: connect to its cluster with af.connect() first")
     return plugin.host
+
+
+def still_wanted() -> Callable[[], bool]:
+    """Tells, at any time later, whether the current task is still wanted or was cancelled meanwhile."""
+    worker = get_worker()
+    key = worker.get_current_task()
+
+    def wanted() -> bool:
+        task = worker.state.tasks.get(key)
+        return task is not None and task.state in ("executing", "long-running")
+
+    return wanted

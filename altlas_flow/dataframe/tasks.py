@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from distributed import get_worker, secede
 
-from altlas_flow.cluster.worker import current_host
+from altlas_flow.cluster.worker import current_host, still_wanted
 from altlas_flow.dataframe.arrow import CarriesTables
 from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA, Attempt, write_attempt
 from altlas_flow.dataframe.columns import Input, infer_types, output_names, to_columns
@@ -174,7 +174,7 @@ def predict_part(part: Rows, what: Predict, host: Any, node: str) -> Predicted:
     started = time.perf_counter()
     # a host that has the model from another spec knows that one's batch size
     batch = what.spec.batch if what.batch is None else what.batch
-    result = host.predict(what.spec, inputs, parameters=what.parameters, batch=batch)
+    result = host.predict(what.spec, inputs, parameters=what.parameters, batch=batch, wanted=still_wanted())
     seconds = time.perf_counter() - started
     for index, error in result.errors.items():
         faults[int(positions[index])] = error
