@@ -52,16 +52,22 @@ def outcome(out):
     return pd.read_parquet(out), dd.read_parquet(out).compute(scheduler="sync"), letters
 
 
+def said(out):
+    """Where a job in a process of its own complains."""
+    return out.with_suffix(".stderr")
+
+
 @contextlib.contextmanager
 def job(source, out, *how):
     """A job in a process of its own, and the ids of its workers; all of it is dead on leaving."""
     command = [sys.executable, "-m", "tests.dataframe.kill_job", str(source), str(out), *map(str, how)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with open(said(out), "w") as stderr:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr)
     workers = []
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, f"it did not start: {process.wait(jobs.LIMIT)}"
+        assert line, f"it did not start: {said(out).read_text()}"
         for number in json.loads(line):
             with contextlib.suppress(psutil.NoSuchProcess):
                 workers.append(psutil.Process(number))
@@ -87,7 +93,7 @@ def killed(source, out, *how, after=0):
             for one in [process, *workers]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.send_signal(signal.SIGKILL)
-        assert process.wait(jobs.LIMIT) == -signal.SIGKILL, "it came to its end first"
+        assert process.wait(jobs.LIMIT) == -signal.SIGKILL, f"it came to its end: {said(out).read_text()}"
         left = snapshot(out)
         _, alive = psutil.wait_procs(workers, timeout=20)
         assert not alive, "workers outlive their client"
