@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,13 +55,13 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def job_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What `map` and `plan` share."""
+def job_options(command: Callable[..., None], *, writes: bool = True) -> Callable[..., None]:
+    """What `map` and `plan` share; `writes`: an output folder is needed."""
     options = [
         click.option("--model", required=True, help="Id of a model, or a spec as JSON."),
         click.option("--input", "source", required=True, help="Parquet, CSV or JSONL: file, folder or glob."),
         click.option("--column", required=True, help="The column that the model gets."),
-        click.option("--output", "to", required=True, help="Folder for the Parquet parts."),
+        click.option("--output", "to", required=writes, help="Folder for the Parquet parts."),
         click.option("--output-column", help="Name of the added column.  [default: embedding or label]"),
         click.option(
             "--workers", type=click.IntRange(1), help="Embedded workers.  [default: by cores and memory]"
@@ -115,7 +115,7 @@ def map_command(to: str, on_error: str, **options: Any) -> None:
 
 
 @cli.command()
-@job_options
+@partial(job_options, writes=False)
 @one_line_errors
 def plan(to: str, on_error: str, **options: Any) -> None:
     """Predict 200 rows and tell what the whole would take. Nothing is written."""
@@ -151,11 +151,12 @@ def models(catalog: str | None, scheduler: str | None) -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("id", "runtime", "task", "source", box=SIMPLE)
     for name, spec in sorted(found.items()):
-        table.add_row(name, spec.runtime, spec.task or "", spec.source)
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+        table.add_row(*(Text(cell) for cell in (name, spec.runtime, spec.task or "", spec.source)))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _flow(options: dict[str, Any]) -> Flow:
@@ -199,10 +200,11 @@ def _show(result: Any) -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=SIMPLE, show_header=False)
     for name, value in result.table():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     Console().print(table)
 
 

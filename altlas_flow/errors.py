@@ -103,7 +103,7 @@ class UnknownModel(ModelError):
     def text(self) -> str:
         return (
             f"no model {self.model!r} is registered (known: {names(self.known)}): "
-            "call flow.register(ModelSpec(...)), pass a ModelSpec, or give a catalog file"
+            "register or pass a ModelSpec; on the command line give a catalog file, or the spec as JSON"
         )
 
 

@@ -94,6 +94,7 @@ class Flow:
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection, self._settings = connection, settings
         self._closed = False
+        self._fitted: set[str] = set()  # fingerprints of models that embedded workers have room for
         self._catalog = Catalog(lambda: self.client)
 
     @property
@@ -148,7 +149,7 @@ class Flow:
         Handle
             Blocking (``.result()``) and awaitable.
         """
-        return transport.submit(self.client, self._catalog.find(model), inputs, parameters)
+        return transport.submit(self.client, self._find(model), inputs, parameters)
 
     def map(
         self,
@@ -282,7 +283,15 @@ class Flow:
 
     def _job(self, kind: type[JobKind], source: Any, model: str | ModelSpec, **options: Any) -> JobKind:
         options["parameters"] = dict(options["parameters"] or {})
-        return kind(self.client, self._settings, self._catalog.find(model), source, **options)
+        return kind(self.client, self._settings, self._find(model), source, **options)
+
+    def _find(self, model: str | ModelSpec) -> ModelSpec:
+        """The spec that is meant, and workers large enough for it where they are ours."""
+        spec = self._catalog.find(model)
+        if spec.fingerprint not in self._fitted:
+            self._connection.fit(spec)
+            self._fitted.add(spec.fingerprint)
+        return spec
 
     def __enter__(self) -> Flow:
         return self

@@ -32,3 +32,8 @@ class InferenceResponse(BaseModel):
     outputs: Any = None
     latency: float = Field(default=0.0, ge=0)
     load_time: float = Field(default=0.0, ge=0)
+
+    def __repr__(self) -> str:
+        outputs = repr(self.outputs)
+        short = outputs if len(outputs) <= 80 else outputs[:79] + "…"
+        return f"<InferenceResponse of {self.model_id} on {self.node_id} in {self.latency:.3f} s: {short}>"

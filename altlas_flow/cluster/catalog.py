@@ -62,7 +62,8 @@ class Catalog:
             resolved = model.resolved()
             known = self._specs.get(model.id)
             same = known is not None and known.fingerprint == resolved.fingerprint
-            return resolved if same else self.register(model)
+            # a function of a notebook is changed and run again: it takes its own place
+            return resolved if same else self.register(model, replace=model.code is not None)
         if not isinstance(model, str):
             raise SpecError(f"a {type(model).__name__} is no model: give an id or a ModelSpec")
         if model not in self._specs:

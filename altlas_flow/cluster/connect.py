@@ -24,7 +24,7 @@ from altlas_flow.cluster.embedded import (
     start_cluster,
 )
 from altlas_flow.cluster.worker import HostPlugin
-from altlas_flow.errors import AltlasError, ConnectError, VersionMismatch, one_line
+from altlas_flow.errors import AltlasError, ClusterLost, ConnectError, VersionMismatch, one_line
 from altlas_flow.models.memory import estimate
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.settings import Settings
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Seconds that the scheduler gets to answer: it is alive, or the connection would be closed.
+CONTROL_TIMEOUT = 60.0
 #: Run by value on schedulers and workers, so that it works where altlas_flow is missing.
 _PROBE = """
 def probe():
@@ -131,7 +133,7 @@ def open_connection(
         connection = _join(address, settings)
     try:
         if not connection.embedded:
-            check_versions(connection.client)
+            check_versions(connection.client, settings.start_timeout)
         connection.client.register_plugin(ControlPlugin(patience=settings.no_workers_timeout))
         connection.client.register_plugin(HostPlugin(settings))
         await_hosts(connection.client, settings.start_timeout)
@@ -235,19 +237,30 @@ def await_hosts(client: Client, timeout: float) -> None:
         )
 
 
-def check_versions(client: Client) -> None:
+def check_versions(client: Client, timeout: float) -> None:
     """See that scheduler and workers run this version of altlas_flow.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    timeout : float
+        Seconds that each of them gets to answer.
 
     Raises
     ------
     VersionMismatch
         Its text names the first that does not, and both versions.
+    ConnectError
+        Where one does not answer.
     """
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(_PROBE, namespace)
     probe = namespace["probe"]
-    found = {"the scheduler": client.run_on_scheduler(probe)}
-    found.update({f"worker {address}": version for address, version in client.run(probe).items()})
+    scheduler = _within(client, timeout, "the scheduler", client._run_on_scheduler, probe)
+    found = {"the scheduler": scheduler}
+    for address in client.scheduler_info(n_workers=-1)["workers"]:
+        where = f"worker {address}"
+        found[where] = _within(client, timeout, where, client._run, probe, workers=[address])[address]
     for where, version in found.items():
         if version is None:
             raise VersionMismatch(
@@ -258,6 +271,17 @@ def check_versions(client: Client) -> None:
             raise VersionMismatch(
                 f"{where} runs altlas_flow {version} and this client {__version__}: install the same on both"
             )
+
+
+def _within(client: Client, timeout: float, where: str, ask: Any, *args: Any, **kwargs: Any) -> Any:
+    """What one of the cluster's processes answers, not waited for without end."""
+    try:
+        return client.sync(ask, *args, callback_timeout=timeout, **kwargs)
+    except TimeoutError as error:
+        raise ConnectError(
+            f"{where} does not answer within {timeout:.0f} s: see whether it runs, or raise "
+            "altlas.start-timeout"
+        ) from error
 
 
 def call_control(client: Client, operation: str, **arguments: Any) -> Any:
@@ -271,7 +295,15 @@ def call_control(client: Client, operation: str, **arguments: Any) -> Any:
     import pickle
 
     handler = getattr(client.scheduler, operation)
-    answer = client.sync(handler, **arguments)
+    try:
+        answer = client.sync(
+            handler, callback_timeout=CONTROL_TIMEOUT + arguments.get("timeout", 0), **arguments
+        )
+    except TimeoutError as late:
+        raise ClusterLost(
+            f"the scheduler does not answer within {CONTROL_TIMEOUT:.0f} s: see whether it runs, and run the "
+            "same again"
+        ) from late
     if isinstance(answer, dict) and answer.get("error") is not None:
         error = pickle.loads(answer["error"])
         assert isinstance(error, AltlasError)

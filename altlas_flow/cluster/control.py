@@ -185,11 +185,15 @@ class ControlPlugin(SchedulerPlugin):
 
     # -- placement ----------------------------------------------------------------------------
 
-    def _follow(self, key: Any, finish: str) -> None:
-        """Keep count of what is in flight on each worker."""
+    def _release(self, key: Any) -> None:
+        """Count a task out of the worker where it was placed."""
         address = self.placed.pop(key, None)
         if address is not None and self.in_flight[address] > 0:
             self.in_flight[address] -= 1
+
+    def _follow(self, key: Any, finish: str) -> None:
+        """Keep count of what is in flight on each worker."""
+        self._release(key)
         if finish == "processing":
             ws = self.scheduler.tasks[key].processing_on
             if ws is not None:
@@ -219,7 +223,12 @@ class ControlPlugin(SchedulerPlugin):
         nodes = [self._node(ws, ts) for ws in self.scheduler.workers.values()]
         feasible = [node for node in nodes if refusal(needs, node) is None]
         if feasible:
-            self.scheduler.set_restrictions({ts.key: [least_loaded(feasible, self.rng).address]})
+            chosen = least_loaded(feasible, self.rng).address
+            self.scheduler.set_restrictions({ts.key: [chosen]})
+            # it counts from here: its siblings are placed before any of them counts as processing
+            self._release(ts.key)
+            self.placed[ts.key] = chosen
+            self.in_flight[chosen] += 1
             return True
         self.scheduler.set_restrictions({ts.key: [NOWHERE]})
         if ts.key not in self.parked:

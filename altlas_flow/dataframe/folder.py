@@ -32,6 +32,7 @@ from altlas_flow.dataframe.lock import LOCK, release_lock, take_lock
 from altlas_flow.dataframe.manifest import (
     DEAD_LETTERS,
     MANIFEST,
+    PART,
     Header,
     Manifest,
     PartRecord,
@@ -58,7 +59,6 @@ __all__ = [
 ]
 
 ATTEMPTS = "_attempts"
-PART = re.compile(r"part-[\w-]+\.parquet")
 
 
 class OutputFolder:

@@ -67,7 +67,21 @@ def to_table(frame: pd.DataFrame, schema: pa.Schema | None = None, index: bool |
     try:
         return pa.Table.from_pandas(frame, preserve_index=index)
     except (pa.ArrowException, TypeError, ValueError) as error:
+        if not frame.columns.is_unique:
+            twice = frame.columns[frame.columns.duplicated()][0]
+            raise SourceError(f"the frame has the column {twice!r} more than once: rename one") from error
+        name = _unfit(frame)
         raise SourceError(
-            f"a column cannot be written to Parquet ({one_line(error, 160)}): give it one type, as with "
-            "frame.astype"
+            f"column {name!r} mixes types that Arrow cannot hold together ({one_line(error, 120)}): give it "
+            f"one, as with frame.astype({{{name!r}: str}})"
         ) from error
+
+
+def _unfit(frame: pd.DataFrame) -> str:
+    """The first column that Arrow has no type for; the index where it is none of them."""
+    for name in frame.columns:
+        try:
+            pa.Array.from_pandas(frame[name])
+        except (pa.ArrowException, TypeError, ValueError):
+            return str(name)
+    return str(frame.index.name or "index")

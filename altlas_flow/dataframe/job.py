@@ -10,13 +10,14 @@ import binascii
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+from dask.base import tokenize
 from distributed import Client
 
 from altlas_flow.cluster.keys import predict_key
@@ -27,7 +28,14 @@ from altlas_flow.dataframe.runner import Runner
 from altlas_flow.dataframe.tasks import Predict, Probe, describe_model, probe_rows
 from altlas_flow.dataframe.units import Source, Unit, open_source
 from altlas_flow.dataframe.window import ask, eligible_slots
-from altlas_flow.errors import EmptyInput, InputError, NothingPredicted, SpecError
+from altlas_flow.errors import (
+    EmptyInput,
+    InputError,
+    NothingPredicted,
+    OutputMismatch,
+    OutputNotWritable,
+    SpecError,
+)
 from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.models.types import declared_types
@@ -85,14 +93,16 @@ class Job:
         """
         started = time.monotonic()
         self.check()
-        to = to if "://" in str(to) else Path(to).expanduser()
+        to = _folder(to)
         header = read_header(to)
         source = self.open(header)
+        refuse_overlap(to, source.paths)
         known = self._known_types(header)
         what = self.predict_task()
         digest = self.digest(what)
         types = known or self.learn_types(source, what)
-        what = replace(what, types=types)
+        what = replace(what, types=types, learnt=self.spec.outputs is None)
+        self.refuse_replaced(what, source.columns)
         header = Header(
             tuple(name for name in source.columns if name not in what.names()),
             what.names(),
@@ -177,7 +187,9 @@ class Job:
         if self.part_rows:
             self._cut = self.part_rows
             return self._cut
-        self._cuts = [cut for cut in (*(note.get("cuts") or ()), before) if isinstance(cut, int) and cut > 0]
+        noted = note.get("cuts")
+        earlier = [*(noted if isinstance(noted, list) else ()), before]
+        self._cuts = [cut for cut in earlier if isinstance(cut, int) and cut > 0]
         self._cut = before or largest
         if rows and (not before or rows > MANY_PARTS * before):
             slots = eligible_slots(self.client, self.spec)
@@ -188,7 +200,13 @@ class Job:
         """How rows are predicted; the types of the answers may still be unknown."""
         types = declared_types(self.spec.outputs) if self.spec.outputs else None
         return Predict(
-            self.spec, self._input, self.output, types, dict(self.parameters), self.batch, self.on_error
+            self.spec,
+            self._input,
+            self.output,
+            types,
+            parameters=dict(self.parameters),
+            batch=self.batch,
+            on_error=self.on_error,
         )
 
     def learn_types(self, source: Source, what: Predict) -> dict[str, pa.DataType]:
@@ -236,10 +254,19 @@ class Job:
         finally:
             rows.release()
 
+    def refuse_replaced(self, what: Predict, columns: Sequence[str]) -> None:
+        """Refuse to put answers, unasked, where the input has a column of that name."""
+        taken = [name for name in what.names() if name in columns]
+        if taken and self.output is None:
+            raise InputError(
+                f"the input has a column {taken[0]!r} already: give output= another name, or that one to "
+                "replace it"
+            )
+
     def digest(self, what: Predict) -> str:
         """Fingerprint of what decides the answers: the model, its parameters, and its input."""
         parts = [self.spec.fingerprint, dict(self.parameters), what.input.label()]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=tokenize).encode()).hexdigest()[:32]
 
     def _known_types(self, header: Header | None) -> dict[str, pa.DataType] | None:
         """Types that an earlier run of the very same model wrote down: it need not be loaded for them."""
@@ -250,6 +277,32 @@ class Job:
 
     def _key(self) -> str:
         return predict_key(self.spec.fingerprint)
+
+
+def _folder(given: str | Path) -> str | Path:
+    """The output folder as a path; what is no local path is refused where the folder is opened."""
+    if "://" in str(given):
+        return given
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:  # there is no such user
+        raise OutputNotWritable(f"cannot write to {given}: {error}: give the folder's whole path") from error
+
+
+def refuse_overlap(to: str | Path, paths: Sequence[str]) -> None:
+    """Refuse an output folder that holds files of the source: a run would read what it writes.
+
+    Raises
+    ------
+    OutputMismatch
+    """
+    folder = Path(to).resolve()
+    for path in paths:
+        if folder in Path(path).resolve().parents:
+            raise OutputMismatch(
+                f"{to} holds {path}, which is a file of the source: choose a folder that the source does "
+                "not reach into"
+            )
 
 
 def _pack(types: Mapping[str, pa.DataType]) -> str:

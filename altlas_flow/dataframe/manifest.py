@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ __all__ = ["DEAD_LETTERS", "MANIFEST", "Header", "Manifest", "PartRecord", "comm
 MANIFEST = "_manifest"
 DEAD_LETTERS = "_dead_letters"
 VERSION = 1
+#: What a part is called.
+PART = re.compile(r"part-[\w-]+\.parquet")
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,8 @@ def _record(line: dict[str, Any]) -> PartRecord | None:
     except KeyError:
         return None
     if not all(isinstance(text, str) for text in texts) or not all(type(count) is int for count in counts):
+        return None
+    if not PART.fullmatch(texts[0]):  # a path would reach out of the folder
         return None
     stats = {name: value for name, value in line.items() if name not in (*_FIELDS, "kind")}
     return PartRecord(*texts, *counts, stats)

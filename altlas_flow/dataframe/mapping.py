@@ -92,7 +92,8 @@ class Mapped(Job):
         frame = self.source
         what = self.predict_task()
         source = Source(columns_of(frame), list(self._first_rows()))
-        what = replace(what, types=self.learn_types(source, what))
+        what = replace(what, types=self.learn_types(source, what), learnt=self.spec.outputs is None)
+        self.refuse_replaced(what, source.columns)
         # Collections lose annotations; the key alone tells the scheduler what the task needs.
         parts = [frame._name, self.digest(what), what.names(), self.on_error, self.batch]
         unique = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

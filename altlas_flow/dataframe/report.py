@@ -234,6 +234,7 @@ class Progress:
         self.skipped += rows
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done)
+        self._show()
 
     def _rate(self) -> float:
         return (self.done - self.skipped) / max(self._clock() - self._started, 1e-9)
@@ -268,7 +269,7 @@ def _terminal_bar(title: str, total: int | None) -> Any:
     from rich.progress import Progress as Bar
 
     bar = Bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

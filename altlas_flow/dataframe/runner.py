@@ -14,7 +14,7 @@ from altlas_flow.dataframe.report import Progress, RunSummary, Tally
 from altlas_flow.dataframe.tasks import Predict, Receipt, predict_rows, write_part
 from altlas_flow.dataframe.units import Part, Source, Unit, measure
 from altlas_flow.dataframe.window import Window
-from altlas_flow.errors import AltlasError
+from altlas_flow.errors import AltlasError, OutputMismatch
 from altlas_flow.settings import Settings
 
 
@@ -60,9 +60,11 @@ class Runner:
         self._reading: dict[Unit, Future[Any]] = {}
         self._open_parts: Counter[Unit] = Counter()
         self._dropped = False
+        self._stale: set[str] = set()  # of units that are read: their rows must not be there twice
 
     def go(self, bar: Progress) -> None:
         """Do every part that is missing."""
+        self._refuse_strangers()
         if self.source.rows is not None:
             # all is known: what is stale goes before the first new part comes, so that no reader
             # sees rows of two models, or one row twice
@@ -87,6 +89,16 @@ class Runner:
                 name.measured = result
                 self._cut(name, bar)
         self.folder.drop(self.folder.stale(self.wanted))
+
+    def _refuse_strangers(self) -> None:
+        """Refuse a folder whose parts are all of other files: they would be withdrawn for these."""
+        slugs = {unit.slug for unit in self.source.units}
+        there = {name.removeprefix("part-").rpartition("-")[0] for name in self.folder.committed}
+        if there and not there & slugs:
+            raise OutputMismatch(
+                f"{self.folder.path} holds the output of another source ({len(self.folder.committed)} parts, "
+                f"such as {min(self.folder.committed)}): choose another folder, or delete that one"
+            )
 
     def close(self) -> None:
         """Give up what is under way, and let go of all rows on the cluster."""
@@ -123,15 +135,28 @@ class Runner:
                 return parts
         return parts
 
+    def _committed_of(self, unit: Unit) -> list[str]:
+        """Names of the committed parts that came of this unit, however it was cut."""
+        chunked = f"part-{unit.slug}-"
+        if self.source.rows is not None:
+            return []  # all parts that are wanted are known before the first commit
+        return [name for name in self.folder.committed if name.startswith(chunked)]
+
     def _is_done(self, part: Part) -> bool:
         record = self.folder.committed.get(part.name)
-        return record is not None and (record.unit, record.model) == (part.fingerprint, self.digest)
+        if record is None or (record.unit, record.model) != (part.fingerprint, self.digest):
+            return False
+        # who wants to stop at a bad row gets to see those that an earlier run put aside
+        return self.what.on_error == "collect" or not record.dead_letters
 
     def _cut(self, unit: Unit, bar: Progress) -> None:
         """Queue the parts of a unit that are not there already."""
         assert unit.measured is not None
         self.rows_in += unit.measured.rows
-        for part in self._parts_of(unit):
+        parts = self._parts_of(unit)
+        names = {part.name for part in parts}
+        self._stale |= {name for name in self._committed_of(unit) if name not in names}
+        for part in parts:
             self.wanted[part.name] = (part.fingerprint, self.digest)
             if self._is_done(part):
                 self.skipped += 1
@@ -161,6 +186,9 @@ class Runner:
     def _commit(self, part: Part, receipt: Receipt) -> None:
         if not self._dropped:
             self._drop_stale()
+        if self._stale:
+            self.folder.drop(self._stale)
+            self._stale.clear()
         expected = part.stop - part.start
         dead = receipt.dead.rows if receipt.dead else 0
         done = receipt.attempt.rows + dead

@@ -84,7 +84,12 @@ def _expand(source: str) -> list[str]:
     elif os.path.exists(path):
         return [path]
     elif glob.has_magic(path):
-        hits = [hit for hit in glob.glob(path, recursive=True) if not _hidden(os.path.basename(hit))]
+        fixed = path[: re.search(r"[*?\[]", path).start()].rpartition(os.sep)[0]  # type: ignore[union-attr]
+        hits = [
+            hit
+            for hit in glob.glob(path, recursive=True)
+            if not any(_hidden(name) for name in os.path.relpath(hit, fixed or os.sep).split(os.sep))
+        ]
         matches = [file for hit in hits for file in (_below(hit) if os.path.isdir(hit) else [hit])]
     else:
         raise SourceError(f"there is no file or folder {path}: check the path")

@@ -22,7 +22,7 @@ from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA, Attempt, write_at
 from altlas_flow.dataframe.columns import Input, infer_types, output_names, to_columns
 from altlas_flow.dataframe.readers import read_chunk
 from altlas_flow.dataframe.sources import Chunk
-from altlas_flow.errors import BadRow, InputError, describe
+from altlas_flow.errors import BadRow, InputError, SpecError, describe
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.models.types import declared_types
 
@@ -42,12 +42,15 @@ class Predict:
         The name that the user wants for the first output column.
     types : dict of str to pyarrow.DataType, optional
         Of the answers, by key; None: learnt from the answers themselves.
+    learnt : bool
+        Whether `types` were learnt from the first rows, and may be too narrow for others.
     """
 
     spec: ModelSpec
     input: Input
     output: str | None = None
     types: Mapping[str, pa.DataType] | None = None
+    learnt: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict)
     batch: Literal["auto"] | int | None = None
     on_error: Literal["raise", "collect"] = "collect"
@@ -185,6 +188,8 @@ def predict_part(part: Rows, what: Predict, host: Any, node: str) -> Predicted:
         positions = [int(positions[i]) for i in kept]
     types = what.types or host.describe(what.spec)["types"] or learn_types(what.spec, answers)
     arrays, misfits = to_columns(answers, types)
+    if misfits and what.learnt:
+        refuse_narrow(what.spec, types, answers)
     misfit_rows = {int(positions[index]) for index in misfits}
     faults.update((int(positions[index]), error) for index, error in misfits.items())
     if misfits:
@@ -246,6 +251,27 @@ def learn_types(spec: ModelSpec, answers: np.ndarray | list[Any]) -> dict[str, p
     if spec.outputs:
         return declared_types(spec.outputs)
     return infer_types(answers, "prediction")
+
+
+def refuse_narrow(spec: ModelSpec, types: Mapping[str, pa.DataType], answers: Any) -> None:
+    """Refuse types of the first rows that these answers, by themselves good, show to be too narrow.
+
+    Raises
+    ------
+    SpecError
+        Its text says what to declare.
+    """
+    try:
+        here = infer_types(answers, next(iter(types)))
+    except SpecError:
+        return  # answers of no one type: those that do not fit are at fault
+    wider = {key: str(kind) for key, kind in here.items() if key in types and kind != types[key]}
+    if wider:
+        raise SpecError(
+            f"model {spec.id!r}: its first answers were {', '.join(str(types[key]) for key in wider)}, "
+            f"later ones are {', '.join(wider.values())}: declare the type that fits all, as in "
+            f"ModelSpec(outputs={wider})"
+        )
 
 
 def describe_model(spec: ModelSpec) -> dict[str, Any]:

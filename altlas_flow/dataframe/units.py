@@ -106,11 +106,14 @@ class Source:
     units : list of Unit
     all_null : frozenset of str
         Columns that are known to hold nothing but nulls.
+    paths : tuple of str
+        Files that it is read from.
     """
 
     columns: tuple[str, ...]
     units: list[Unit]
     all_null: frozenset[str] = frozenset()
+    paths: tuple[str, ...] = ()
     keep: list[Any] = field(default_factory=list)  # what must live as long as the units
 
     @property
@@ -177,7 +180,7 @@ def _files(client: Client, source: Any, part_rows: int, timeout: float) -> Sourc
         for chunk in chunks
     ]
     nulls = frozenset(field.name for field in schema if pa.types.is_null(field.type))
-    return Source(tuple(schema.names), units, nulls)
+    return Source(tuple(schema.names), units, nulls, tuple(paths))
 
 
 def read_schemas(paths: Sequence[str]) -> list[tuple[str, pa.Schema]]:

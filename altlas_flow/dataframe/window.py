@@ -82,7 +82,8 @@ def _typed(what: object, error: BaseException, raised: bool) -> BaseException:
     if raised:
         return ClusterError(f"{what} failed on a worker: {describe(error)}")
     return ClusterLost(
-        f"{what} was lost ({describe(error)}): see whether the cluster runs, and run the same again"
+        f"the worker that had {what} went away, {TRIES} times: memory may be short, or the model may crash "
+        "on an input: look at the workers' output, and run the same again"
     )
 
 
@@ -166,7 +167,7 @@ class Window:
                 ) from error
             if (raised and not isinstance(error, HostClosed)) or tries >= TRIES:
                 raise _typed(name, error, raised) from error
-            logger.warning("%s was lost with its worker (%s): sent again", name, describe(error))
+            logger.warning("the rows of %s were lost with their worker: sent again", name)
             self.send(name, submit, tries + 1)
 
     def cancel(self) -> None:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Condition, Thread
 from typing import Any, Literal
 
+from dask.base import tokenize
+
 from altlas_flow.errors import HostClosed, ModelError, PredictError, describe
 from altlas_flow.models.batching import Batch, Predictions, Work
 from altlas_flow.models.loaded import LoadedModel
@@ -218,7 +220,7 @@ class ModelHost:
             return
         key = (
             model.spec.fingerprint,
-            json.dumps(work.parameters, sort_keys=True, default=repr),
+            json.dumps(work.parameters, sort_keys=True, default=tokenize),
             work.rows_limit,
         )
         with self._changed:
@@ -242,7 +244,7 @@ class ModelHost:
         """One slot: take a batch, predict it, again."""
         while True:
             with self._changed:
-                while (taken := None if self._closed else self._next(gpu)) is None:
+                while (taken := None if self._closed else self._next_or_fail(gpu)) is None:
                     if self._closed:
                         return
                     self._changed.wait()
@@ -264,6 +266,18 @@ class ModelHost:
                     if gpu:
                         self._gpus_free += self._tokens(model.spec)
                     self._changed.notify_all()
+
+    def _next_or_fail(self, gpu: bool) -> tuple[LoadedModel, Batch] | None:
+        """As `_next`; a fault in choosing ends what waits, not the slot."""
+        try:
+            return self._next(gpu)
+        except Exception as error:
+            logger.exception("choosing a batch failed on %s", self.node)
+            for lane in self._lanes.values():
+                for _, work in lane.works:
+                    work.fail(PredictError(lane.model.spec.id, describe(error)))
+            self._lanes.clear()
+            return None
 
     def _next(self, gpu: bool) -> tuple[LoadedModel, Batch] | None:
         """The next batch for a slot of this kind; called with the lock held."""

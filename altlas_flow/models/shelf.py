@@ -144,7 +144,7 @@ class Shelf:
                 return entry, False
             failure = self._failures.get(key)
             if failure is not None and self._clock() < failure.until:
-                raise failure.error
+                raise type(failure.error)(*failure.error.args)
             entry = self._entries[key] = Entry(spec, 0, users=1)
         Thread(target=self._fill, args=(entry,), name=f"altlas-load-{spec.id}", daemon=True).start()
         return entry, True
@@ -158,7 +158,7 @@ class Shelf:
             if entry.model is not None:
                 return entry.model
             if entry.error is not None:
-                raise entry.error
+                raise type(entry.error)(*entry.error.args)
         if there:
             raise HostClosed(f"the worker {self.node} is shutting down: ask again")
         raise ModelLoadError(entry.spec.id, self.node, f"not loaded within {2 * self.load_timeout:.0f} s")
@@ -174,6 +174,8 @@ class Shelf:
             known = isinstance(error, AltlasError)
             typed = error if known else ModelLoadError(spec.id, self.node, describe(error))
             assert isinstance(typed, AltlasError)
+            # its traceback would keep the weights that were loaded so far
+            typed = type(typed)(*typed.args)
             with self._changed:
                 past = self._failures.get(key)
                 delay = min(past.delay * 2, LONGEST_DELAY) if past else self.retry_delay

@@ -259,6 +259,9 @@ class ModelSpec(BaseModel):
         named: Callable[..., Any] = import_object(self.source)
         return named
 
+    def __repr__(self) -> str:
+        return f"<ModelSpec {self}>"  # the code of a callable would fill pages
+
     def __str__(self) -> str:
         what = f"{self.id}: {self.runtime}" + (f" {self.task}" if self.task else "")
         return f"{what} from {self.source}"

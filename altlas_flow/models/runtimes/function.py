@@ -129,7 +129,7 @@ def _checked(answer: Any, count: int) -> np.ndarray | list[Any]:
         result = list(answer.to_list())
     else:
         raise TypeError(
-            f"returned a {type(answer).__name__}: return a list, a tuple, a NumPy array or a Series "
+            f"returned a {type(answer).__name__}: return a list, a tuple, a NumPy array or a Series (a function of one row needs single=True) "
             "with one entry for each input"
         )
     if len(result) != count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,12 +104,11 @@ class TorchRuntime(BaseRuntime):
             raise damaged(file, error) from error
 
     def prepare(self, rows: Sequence[Any], parameters: Mapping[str, Any]) -> Prepared:
-        """Rows as arrays; a null, what is no number, and another shape than the first's are faults."""
+        """Rows as arrays; a null, what is no number, and another shape than most rows have are faults."""
         import numpy as np
 
         items: list[Any] = list(as_list(rows))
         faults: dict[int, Exception] = {}
-        shape: tuple[int, ...] | None = None
         for at, row in enumerate(items):
             if is_null(row):
                 faults[at] = null_fault()
@@ -121,13 +121,15 @@ class TorchRuntime(BaseRuntime):
             if array.dtype.kind not in "biuf":
                 faults[at] = InputError(f"the input is a {type(row).__name__}, not numbers")
                 continue
-            if shape is None:
-                shape = array.shape
-            if array.shape != shape:
-                faults[at] = InputError(f"the input has shape {array.shape}, the rows before it {shape}")
-                continue
             whole = array.dtype.kind in "biu"
             items[at] = array.astype(np.int64 if whole else np.float32, copy=False)
+        shapes = Counter(item.shape for at, item in enumerate(items) if at not in faults)
+        if len(shapes) > 1:
+            # a batch has one shape, and the odd ones out are at fault, wherever they stand
+            shape = shapes.most_common(1)[0][0]
+            for at, item in enumerate(items):
+                if at not in faults and item.shape != shape:
+                    faults[at] = InputError(f"the input has shape {item.shape}, most rows have {shape}")
         return Prepared(items, faults=faults)
 
     def predict(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> np.ndarray | list[Any]:
