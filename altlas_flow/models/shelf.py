@@ -77,7 +77,7 @@ class Shelf:
         self._changed = Condition()
         self._counter = itertools.count(1)
         self._closed = False
-        self.loads = 0
+        self.loads = self.failed_loads = 0
         self.evictions = 0
 
     @contextmanager
@@ -177,6 +177,7 @@ class Shelf:
             # its traceback would keep the weights that were loaded so far
             typed = type(typed)(*typed.args)
             with self._changed:
+                self.failed_loads += 1
                 past = self._failures.get(key)
                 delay = min(past.delay * 2, LONGEST_DELAY) if past else self.retry_delay
                 self._failures[key] = Failure(typed, delay, self._clock() + delay)

@@ -19,7 +19,7 @@ from altlas_flow.dataframe.columns import output_names, to_columns
 from altlas_flow.dataframe.folder import Header, OutputFolder, read_header
 from altlas_flow.dataframe.report import Plan, Progress, RunSummary, duration
 from altlas_flow.dataframe.units import digest
-from altlas_flow.errors import BadRow, NoEligibleNode, OutputLocked, OutputMismatch
+from altlas_flow.errors import BadRow, InputError, NoEligibleNode, OutputLocked, OutputMismatch
 from tests.dataframe import jobs
 from tests.dataframe.jobs import frame, part_lines, read, spec, stamps, write
 from tests.models_zoo import build_classifier, build_embedder, sentences
@@ -101,9 +101,11 @@ class TestWhatComesOut:
         assert list(read(tmp_path / "m")) == ["n", "text", "mood", "mood_score"]
         assert read(tmp_path / "m")["mood_score"].tolist() == read(tmp_path / "l")["score"].tolist()
 
-    def test_an_output_column_takes_the_place_of_one_of_that_name(self, flow, tmp_path):
+    def test_an_output_column_takes_the_place_of_one_of_that_name_only_when_named(self, flow, tmp_path):
         data = frame(20).assign(label="old", text=lambda f: f.text)
-        flow.run(data, spec(jobs.classify), input="text", to=tmp_path / "out", part_rows=9)
+        with pytest.raises(InputError, match="'label' already"):
+            flow.run(data, spec(jobs.classify), input="text", to=tmp_path / "out", part_rows=9)
+        flow.run(data, spec(jobs.classify), input="text", output="label", to=tmp_path / "out", part_rows=9)
         found = read(tmp_path / "out")
         assert set(found["label"]) <= {"long", "short"}
         assert sorted(found) == ["label", "n", "score", "text"]

@@ -97,7 +97,8 @@ def test_a_load_that_fails_names_model_node_and_cause_and_makes_no_storm(
             host.predict(bad, [1])
         errors.append(caught.value)
     assert "bad" in str(errors[0]) and "node-a" in str(errors[0]) and "/nowhere/at/all" in str(errors[0])
-    assert all(error is errors[0] for error in errors), "one attempt, told to all"
+    assert {str(error) for error in errors} == {str(errors[0])}
+    assert host.shelf.failed_loads == 1, "one attempt, told to all"
     assert host.predict(DOUBLES, [1], timeout=LONG).outputs == [2], "the others are left alone"
 
 

@@ -129,8 +129,8 @@ def _checked(answer: Any, count: int) -> np.ndarray | list[Any]:
         result = list(answer.to_list())
     else:
         raise TypeError(
-            f"returned a {type(answer).__name__}: return a list, a tuple, a NumPy array or a Series (a function of one row needs single=True) "
-            "with one entry for each input"
+            f"returned a {type(answer).__name__}: return a list, a tuple, a NumPy array or a Series "
+            "with one entry for each input, or give a function of one row single=True"
         )
     if len(result) != count:
         raise ValueError(

@@ -1,0 +1,131 @@
+"""What a job refuses, so that nothing committed and nothing of the user's is lost."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import dask.dataframe as dd
+import pandas as pd
+import pytest
+
+from altlas_flow import Flow, errors
+from altlas_flow.dataframe.folder import committed_parts
+from altlas_flow.dataframe.sources import find_files
+from tests.dataframe import jobs
+from tests.dataframe.jobs import frame, read, spec, write
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_a_run_never_reads_what_it_writes(flow: Flow, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder / "a.parquet", frame(20))
+    with pytest.raises(errors.OutputMismatch, match="a file of the source"):
+        flow.run(str(folder), spec(jobs.upper), input="text", to=folder)
+    flow.run(str(folder), spec(jobs.upper), input="text", to=tmp_path / "out", part_rows=5)
+    before = jobs.stamps(tmp_path / "out")
+    with pytest.raises(errors.OutputMismatch, match="a file of the source"):
+        flow.run(str(tmp_path / "out"), spec(jobs.lengths), input="text", output="n", to=tmp_path / "out")
+    assert jobs.stamps(tmp_path / "out") == before
+
+
+def test_a_part_name_in_the_manifest_cannot_reach_out_of_the_folder(flow: Flow, tmp_path: Path) -> None:
+    out, victim = tmp_path / "out", tmp_path / "victim.txt"
+    model = spec(jobs.upper)
+    flow.run(frame(20), model, input="text", to=out, part_rows=5)
+    victim.write_text("precious")
+    line = {"kind": "part", "part": "../victim.txt", "unit": "u", "model": "m"}
+    counts = {"rows_in": 1, "rows": 1, "dead_letters": 0, "bytes": 8}
+    with open(out / "_manifest", "a") as file:
+        file.write(json.dumps({**line, **counts}) + "\n")
+    assert "../victim.txt" not in committed_parts(out)
+    flow.run(frame(20), model, input="text", parameters={}, to=out, part_rows=5)
+    assert victim.read_text() == "precious"
+
+
+def test_another_source_does_not_withdraw_what_the_folder_holds(flow: Flow, tmp_path: Path) -> None:
+    for month in ("january", "february"):
+        write(tmp_path / f"{month}.parquet", frame(20))
+    model = spec(jobs.upper)
+    flow.run(str(tmp_path / "january.parquet"), model, input="text", to=tmp_path / "out")
+    with pytest.raises(errors.OutputMismatch, match="another source"):
+        flow.run(str(tmp_path / "february.parquet"), model, input="text", to=tmp_path / "out")
+    assert len(read(tmp_path / "out")) == 20
+    both = flow.run(str(tmp_path / "*.parquet"), model, input="text", to=tmp_path / "out")
+    assert (both.rows, both.rows_done) == (40, 20), "a source that grows is the same job"
+
+
+def test_partitions_of_another_size_leave_no_row_there_twice(flow: Flow, tmp_path: Path) -> None:
+    model, out = spec(jobs.upper), tmp_path / "out"
+    flow.run(dd.from_pandas(frame(60), npartitions=3), model, input="text", to=out, part_rows=5)
+    seen: list[int] = []
+    summary = flow.run(dd.from_pandas(frame(60), npartitions=2), model, input="text", to=out, part_rows=7)
+    live: dict[str, int] = {}
+    for line in jobs.manifest(out):
+        if line["kind"] == "drop":
+            for part in line["parts"]:
+                live.pop(part, None)
+        elif line["kind"] == "part":
+            live[line["part"]] = line["rows"]
+            seen.append(sum(live.values()))
+    assert max(seen) <= 60, "at no time were there more rows than the source has"
+    assert summary.rows == 60
+    assert read(out)["n"].tolist() == list(range(60))
+
+
+def first_whole_then_halves(rows: list[int]) -> list[float]:
+    return [row if row < 50 else row + 0.5 for row in rows]
+
+
+def test_types_learnt_too_narrow_are_an_error_and_no_dead_letters(flow: Flow, tmp_path: Path) -> None:
+    data = pd.DataFrame({"n": range(200)})
+    with pytest.raises(errors.SpecError, match=r"outputs=\{'prediction': 'double'\}"):
+        flow.run(data, spec(first_whole_then_halves), input="n", to=tmp_path / "out", part_rows=20)
+    declared = spec(first_whole_then_halves, outputs={"prediction": "double"})
+    flow.run(data, declared, input="n", to=tmp_path / "out2", part_rows=20)
+    assert read(tmp_path / "out2")["prediction"].tolist() == first_whole_then_halves(list(range(200)))
+
+
+def test_who_wants_to_stop_at_a_bad_row_sees_those_put_aside_before(flow: Flow, tmp_path: Path) -> None:
+    data = frame(20).assign(text=lambda f: f.text.where(f.n != 7))
+    model, out = spec(jobs.upper), tmp_path / "out"
+    assert flow.run(data, model, input="text", to=out, part_rows=5).dead_letters == 1
+    with pytest.raises(errors.BadRow, match="frame:7"):
+        flow.run(data, model, input="text", to=out, part_rows=5, on_error="raise")
+    assert len(read(out)) == 19, "what was committed stays"
+
+
+def test_parameters_that_differ_anywhere_are_other_parameters(flow: Flow, tmp_path: Path) -> None:
+    def scaled(rows: list[str], weights: Any = None) -> list[float]:
+        return [float(sum(weights)) for _ in rows]
+
+    model, out = spec(scaled), tmp_path / "out"
+    weights = [0.0] * 5000
+    flow.run(frame(10), model, input="text", to=out, parameters={"weights": weights})
+    weights[2500] = 1.0
+    summary = flow.run(frame(10), model, input="text", to=out, parameters={"weights": weights})
+    assert summary.parts_skipped == 0
+    assert Counter(read(out)["prediction"]) == {1.0: 10}
+
+
+def test_a_glob_does_not_look_into_folders_that_are_left_out(tmp_path: Path) -> None:
+    for name in ("a", "_temporary", ".hidden", "deep/er"):
+        (tmp_path / name).mkdir(parents=True)
+        write(tmp_path / name / "x.parquet", frame(3))
+    found = [str(Path(path).relative_to(tmp_path)) for path in find_files(str(tmp_path / "**/*.parquet"))]
+    assert found == ["a/x.parquet", "deep/er/x.parquet"]
+
+
+def test_a_home_that_is_not_there_is_one_line(flow: Flow) -> None:
+    with pytest.raises(errors.OutputNotWritable, match="whole path"):
+        flow.run(frame(3), spec(jobs.upper), input="text", to="~no-such-user-here/x")
+
+
+def test_a_column_of_mixed_types_is_named(flow: Flow) -> None:
+    data = pd.DataFrame({"text": ["a", None, 5]}, dtype=object)
+    with pytest.raises(errors.SourceError, match="column 'text' mixes types"):
+        flow.map(data, spec(jobs.upper), input="text")
