@@ -13,6 +13,7 @@ from altlas_flow._version import __version__
 from altlas_flow.cluster.control import TOPIC
 from altlas_flow.errors import HostClosed
 from altlas_flow.models.host import ModelHost
+from altlas_flow.models.memory import keep_freed_memory
 from altlas_flow.settings import Settings
 
 NAME = "altlas-host"
@@ -40,6 +41,7 @@ class HostPlugin(WorkerPlugin):
         slots = min(self.settings.slots or threads, threads)
         limit = worker.memory_manager.memory_limit
         resources = dict(worker.state.total_resources)
+        keep_freed_memory()
         self.host = ModelHost(
             node=str(worker.name),
             slots=slots,

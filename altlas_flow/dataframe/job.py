@@ -20,6 +20,7 @@ import pyarrow as pa
 from dask.base import tokenize
 from distributed import Client
 
+from altlas_flow.cluster.connect import call_control
 from altlas_flow.cluster.keys import predict_key
 from altlas_flow.dataframe.columns import Input
 from altlas_flow.dataframe.folder import Header, OutputFolder, read_header
@@ -214,8 +215,13 @@ class Job:
         eligible_slots(self.client, self.spec)
         if what.types is not None:
             return dict(what.types)
-        described = self.client.submit(describe_model, self.spec, key=self._key(), pure=False)
-        types: dict[str, pa.DataType] | None = ask(described, self.settings.load_timeout)["types"]
+        # all nodes load at once, and one of them says what it answers with
+        nodes = call_control(self.client, "altlas_eligible", spec=self.spec.model_dump_json())["nodes"]
+        self._loading = [
+            self.client.submit(describe_model, self.spec, key=self._key(), pure=False)
+            for _ in range(max(1, len(nodes)))
+        ]
+        types: dict[str, pa.DataType] | None = ask(self._loading[0], self.settings.load_timeout)["types"]
         if types is not None:
             return types
         what, probed, why = replace(what, on_error="collect", output=None), 0, None

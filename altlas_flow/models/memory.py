@@ -31,13 +31,31 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+#: Parameters of glibc's mallopt, and what `keep_freed_memory` sets: blocks up to 32 MiB (the most that
+#: glibc takes) come from the heap, and up to 256 MiB at its end are kept.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT, LARGEST_BLOCK = 256 * 2**20, 32 * 2**20
+
+
 @cache
-def _malloc_trim() -> Callable[[int], int] | None:
+def _libc(name: str) -> Callable[..., int] | None:
     try:
-        trim: Callable[[int], int] = ctypes.CDLL("libc.so.6").malloc_trim
-    except (OSError, AttributeError):  # not glibc: its allocator returns memory on its own terms
+        function: Callable[..., int] = getattr(ctypes.CDLL("libc.so.6"), name)
+    except (OSError, AttributeError):  # not glibc: its allocator does as it likes
         return None
-    return trim
+    return function
+
+
+def keep_freed_memory() -> None:
+    """Let the allocator keep what a batch frees for the next one.
+
+    Dask's nannies have workers give every freed 64 KiB back to the system. A model frees and takes
+    hundreds of MiB a second, and the page faults cost it a quarter of its speed.
+    """
+    mallopt = _libc("mallopt")
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGEST_BLOCK)
+        mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def release_memory() -> None:
@@ -46,7 +64,7 @@ def release_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    trim = _malloc_trim()
+    trim = _libc("malloc_trim")
     if trim is not None:
         trim(0)
 
