@@ -217,11 +217,15 @@ class Job:
             return dict(what.types)
         # all nodes load at once, and one of them says what it answers with
         nodes = call_control(self.client, "altlas_eligible", spec=self.spec.model_dump_json())["nodes"]
-        self._loading = [
+        first, *others = [
             self.client.submit(describe_model, self.spec, key=self._key(), pure=False)
             for _ in range(max(1, len(nodes)))
         ]
-        types: dict[str, pa.DataType] | None = ask(self._loading[0], self.settings.load_timeout)["types"]
+        try:
+            types: dict[str, pa.DataType] | None = ask(first, self.settings.load_timeout)["types"]
+        finally:
+            for other in others:  # a load that has begun goes on
+                other.release()
         if types is not None:
             return types
         what, probed, why = replace(what, on_error="collect", output=None), 0, None
