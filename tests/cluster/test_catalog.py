@@ -42,9 +42,15 @@ def test_an_id_means_one_recipe_unless_it_is_replaced_on_purpose(flow, second):
     for client in (flow, second):
         with pytest.raises(ModelConflict, match="replace=True"):
             client.register(other)
-        with pytest.raises(ModelConflict):
-            client.submit(other, ["row"])
         assert client.submit(first.id, ["row"]).result(LIMIT).outputs == ["first"]
+
+
+def test_a_function_given_to_a_call_takes_its_own_place_and_other_recipes_do_not(flow):
+    # a notebook's cell is changed and run again
+    first = flow.register(constant("first"))
+    assert flow.submit(constant("changed", id=first.id), ["row"]).result(LIMIT).outputs == ["changed"]
+    with pytest.raises(ModelConflict):
+        flow.submit(af.ModelSpec(id=first.id, runtime="function", source="operator:not_"), ["row"])
 
 
 def test_a_replaced_recipe_reaches_clients_that_have_used_the_old_one(flow, second):
