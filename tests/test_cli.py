@@ -279,7 +279,7 @@ BAD = {
     "file in the way": ({"model": "tiny"}, out_of_the_way, "out"),
     "folder of another job": ({"model": "tiny"}, of_another_job, "out"),
     "weights that need pickle": ({"model": "pickled"}, None, "safetensors"),
-    "half-written weights": ({"model": "torn"}, None, "model 'torn'"),
+    "half-written weights": ({"model": "torn"}, None, "damaged or half-written"),
     "unknown on the cluster": ({"model": "nobody", "catalog": None}, None, "no model 'nobody'"),
 }
 

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Generator, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as ConcurrentFuture
+from copy import copy
 from typing import Any
 
 from distributed import Client, Future, Reschedule, get_worker, secede
@@ -69,8 +70,8 @@ async def _gather(client: Client, future: Future[Any], request_id: str) -> Infer
     """The answer of a request, or a typed error; runs on the client's event loop."""
     try:
         response: InferenceResponse = await client._gather(future)
-    except AltlasError:
-        raise
+    except AltlasError as error:
+        raise _let_go(error, future) from error.__cause__
     except KilledWorker as error:
         raise ClusterError(
             f"request {request_id} was on {error.allowed_failures + 1} workers that died: look at their logs "
@@ -82,8 +83,21 @@ async def _gather(client: Client, future: Future[Any], request_id: str) -> Infer
         ) from error
     except Exception as error:
         # whatever Dask itself raises on the way
+        _let_go(error, future)
         raise ClusterError(f"request {request_id} failed on its way: {describe(error)}") from error
     return response
+
+
+def _let_go(error: Exception, future: Future[Any]) -> Exception:
+    """A copy of a task's error, where `error` itself must not be raised again.
+
+    Dask's client keeps the error of a failed task for as long as a future of it lives. Once it was raised,
+    its traceback holds the frames that it came through, and they hold the future: neither would ever go,
+    and the scheduler would keep every failed request. So it forgets the frames of this process.
+    """
+    remote = getattr(future._state, "traceback", None)
+    error.__traceback__ = remote
+    return copy(error).with_traceback(remote)
 
 
 def submit(client: Client, spec: ModelSpec, inputs: Any, parameters: Mapping[str, Any]) -> Handle:

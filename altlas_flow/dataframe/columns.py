@@ -106,6 +106,15 @@ class Input:
         return values, positions, faults
 
 
+def named_columns(given: Any) -> list[str]:
+    """Names in what a user gave as ``input=``, not checked yet."""
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, Sequence):
+        return []
+    return [name for name in given if isinstance(name, str)]
+
+
 def _all_null(row: Row) -> bool:
     return all(value is None for value in row.values())
 

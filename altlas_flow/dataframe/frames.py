@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
-from altlas_flow.dataframe.tasks import Rows
+from altlas_flow.dataframe.tasks import EXCERPT, Rows
 from altlas_flow.errors import SourceError, one_line
 
 if TYPE_CHECKING:
@@ -44,11 +47,41 @@ def frame_schema(frame: Any) -> pa.Schema | None:
         return None  # columns of objects: each partition is taken as it comes
 
 
-def partition_rows(
-    frame: pd.DataFrame, name: str, schema: pa.Schema | None, index: bool | None = None
+def to_rows(
+    frame: pd.DataFrame,
+    source: str,
+    needed: Sequence[str] = (),
+    schema: pa.Schema | None = None,
+    index: bool | None = None,
 ) -> Rows:
-    """A computed partition as `Rows`; runs on a worker."""
-    return Rows(to_table(frame, schema, index), name)
+    """A pandas frame as `Rows`; for a partition of a dask frame, this runs on a worker.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+    source : str
+        Shown in row ids.
+    needed : sequence of str
+        Columns that the model gets. Where one mixes types that Arrow cannot hold together, the rows that
+        are not of its most frequent type are bad, and the others go on.
+    schema, index
+        See `to_table`.
+
+    Raises
+    ------
+    SourceError
+        Where another column, that would have to be kept as it is, mixes such types.
+    """
+    try:
+        return Rows(to_table(frame, schema, index), source)
+    except SourceError:
+        bad = _misfits(frame, needed)
+        if not bad:
+            raise
+    fit = np.ones(len(frame), bool)
+    fit[list(bad)] = False
+    table = to_table(frame[fit], schema, index)
+    return Rows(table, source, 0, np.flatnonzero(fit), [(row, *bad[row]) for row in sorted(bad)])
 
 
 def to_table(frame: pd.DataFrame, schema: pa.Schema | None = None, index: bool | None = None) -> pa.Table:
@@ -75,6 +108,34 @@ def to_table(frame: pd.DataFrame, schema: pa.Schema | None = None, index: bool |
             f"column {name!r} mixes types that Arrow cannot hold together ({one_line(error, 120)}): give it "
             f"one, as with frame.astype({{{name!r}: str}})"
         ) from error
+
+
+def _misfits(frame: pd.DataFrame, needed: Sequence[str]) -> dict[int, tuple[str, str]]:
+    """Rows whose value has not the type of most in its column: why, and the value's beginning."""
+    bad: dict[int, tuple[str, str]] = {}
+    for name in needed:
+        if frame.columns.tolist().count(name) != 1 or frame[name].dtype != object:
+            continue
+        values = frame[name].tolist()
+        there = np.flatnonzero(frame[name].notna())
+        kinds = Counter(type(values[row]) for row in there)
+        if len(kinds) < 2:
+            continue
+        most = kinds.most_common(1)[0][0]
+        try:
+            column = pa.array([values[row] for row in there if type(values[row]) is most]).type
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            continue  # it is not the mixture that Arrow cannot hold
+        for row in there:
+            value = values[row]
+            if type(value) is most:
+                continue
+            try:
+                pa.array([value], column)
+            except (pa.ArrowException, TypeError, ValueError, OverflowError):
+                why = f"{name!r} is {type(value).__name__} where most rows have {most.__name__}"
+                bad[int(row)] = (why, repr(value)[:EXCERPT])
+    return bad
 
 
 def _unfit(frame: pd.DataFrame) -> str:

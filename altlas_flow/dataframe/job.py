@@ -22,7 +22,7 @@ from distributed import Client
 
 from altlas_flow.cluster.connect import call_control
 from altlas_flow.cluster.keys import predict_key
-from altlas_flow.dataframe.columns import Input
+from altlas_flow.dataframe.columns import Input, named_columns
 from altlas_flow.dataframe.folder import Header, OutputFolder, read_header
 from altlas_flow.dataframe.report import Progress, RunSummary
 from altlas_flow.dataframe.runner import Runner
@@ -170,7 +170,9 @@ class Job:
         rows = len(self.source) if held else None
         # a frame in memory is sent part by part; its parts have fingerprints of their own
         whole = self._unit_rows if rows is None else self._choose_cut(rows, largest, note, before)
-        source = open_source(self.client, self.source, whole, self.settings.load_timeout)
+        source = open_source(
+            self.client, self.source, whole, self.settings.load_timeout, named_columns(self.input)
+        )
         wanted = Input.of(self.input, source.columns)
         if wanted.columns and source.all_null.issuperset(wanted.columns):
             name = " and ".join(repr(column) for column in wanted.columns)

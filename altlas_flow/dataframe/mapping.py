@@ -18,7 +18,7 @@ from altlas_flow.cluster.keys import predict_key
 from altlas_flow.cluster.worker import current_host
 from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA
 from altlas_flow.dataframe.columns import Input, output_names
-from altlas_flow.dataframe.frames import columns_of, partition_rows, to_table
+from altlas_flow.dataframe.frames import columns_of, to_rows
 from altlas_flow.dataframe.job import PROBE_ROWS, SMALLEST_PART, Job
 from altlas_flow.dataframe.tasks import Predict, Predicted, Rows, predict_part, predict_rows
 from altlas_flow.dataframe.units import Source, Unit
@@ -60,7 +60,7 @@ class Mapped(Job):
         tokens = self.spec.runtime == "transformers"
         largest = self.settings.part_rows_tokens if tokens else self.settings.part_rows
         rows = max(SMALLEST_PART, min(largest, -(-len(frame) // (2 * slots))))
-        table = inputs_of(frame, what)
+        inputs = inputs_of(frame, "frame", what)
         starts = deque(range(0, len(frame), rows))
         window = Window(
             self.client,
@@ -73,8 +73,7 @@ class Mapped(Job):
             while starts or window.busy:
                 while starts and window.room:
                     start = starts.popleft()
-                    piece = Rows(table.slice(start, rows), "frame", start)
-                    window.send(start, partial(self._submit, piece, what))
+                    window.send(start, partial(self._submit, inputs.part(start, start + rows), what))
                 start, predicted = window.next()
                 done[start] = predicted
         finally:
@@ -109,31 +108,33 @@ class Mapped(Job):
     def _first_rows(self) -> Iterator[Unit]:
         """Units of the first rows of each partition, to learn the types of a function's answers from."""
 
+        needed = self._input.columns
+
         def submit(index: int) -> Future[Any]:
             head = self.source.partitions[index].head(PROBE_ROWS, compute=False)
             computed = self.client.compute(head)
-            return self.client.submit(partition_rows, computed, f"partition-{index}", None, pure=False)
+            return self.client.submit(to_rows, computed, f"partition-{index}", needed, pure=False)
 
         for index in range(self.source.npartitions):
             yield Unit(f"partition-{index}", partial(submit, index))
 
 
-def inputs_of(frame: pd.DataFrame, what: Predict) -> pa.Table:
+def inputs_of(frame: pd.DataFrame, source: str, what: Predict) -> Rows:
     """What the model needs of a frame; rows are told apart by their places, not by the index."""
     needed = what.input.needed()
-    table = to_table(frame[needed] if needed else frame, index=False)
-    return table.replace_schema_metadata(None)
+    rows = to_rows(frame[needed] if needed else frame, source, needed or (), index=False)
+    return replace(rows, table=rows.table.replace_schema_metadata(None))
 
 
 def predict_answers(rows: Rows, what: Predict) -> Predicted:
     """Predict rows; the answers alone travel back. Runs on a worker."""
-    return _alone(predict_rows(rows, 0, rows.table.num_rows, what), what)
+    return _alone(predict_rows(rows, 0, rows.count, what), what)
 
 
 def predict_partition(frame: pd.DataFrame, what: Predict, index: int) -> pd.DataFrame:
     """Predict a partition; runs on a worker. Pandas in, pandas out."""
     host, node = current_host(), str(get_worker().name)
-    rows = Rows(inputs_of(frame, what), f"partition-{index}")
+    rows = inputs_of(frame, f"partition-{index}", what)
     # A partition that waits holds its rows. Beyond the bound its task keeps a thread of the worker's
     # pool, and so Dask reads no further ahead.
     with host.parts:

@@ -86,6 +86,11 @@ class Rows(CarriesTables):
         """Number within the source of the row at a position of the table."""
         return self.first_row + position if self.positions is None else int(self.positions[position])
 
+    @property
+    def count(self) -> int:
+        """Rows as they stand in the source, bad ones included."""
+        return self.table.num_rows + len(self.bad)
+
     def row_id(self, position: int) -> str:
         """How dead letters name the row at a position of the table."""
         return f"{self.source}:{self.number(position)}"
@@ -206,7 +211,6 @@ def predict_part(part: Rows, what: Predict, host: Any, node: str) -> Predicted:
     if dead.num_rows and what.on_error == "raise":
         first = dead.slice(0, 1).to_pylist()[0]
         raise BadRow(first["row_id"], first["phase"], model, first["error"])
-    rows_in = part.table.num_rows + len(part.bad)
     stats = {
         "node": node,
         "tokens": result.tokens,
@@ -218,7 +222,7 @@ def predict_part(part: Rows, what: Predict, host: Any, node: str) -> Predicted:
         "budget": result.budget,
         "settled": result.settled,
     }
-    return Predicted(table, dead, rows_in, stats, types)
+    return Predicted(table, dead, part.count, stats, types)
 
 
 def _dead_letters(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from distributed import Client, Future
 
-from altlas_flow.dataframe.frames import columns_of, frame_schema, keeps_index, partition_rows, to_table
+from altlas_flow.dataframe.frames import columns_of, frame_schema, keeps_index, to_rows
 from altlas_flow.dataframe.sources import (
     Chunk,
     check_schemas,
@@ -124,7 +124,9 @@ class Source:
         return sum(unit.measured.rows for unit in self.units if unit.measured)
 
 
-def open_source(client: Client, source: Any, part_rows: int, timeout: float) -> Source:
+def open_source(
+    client: Client, source: Any, part_rows: int, timeout: float, needed: Sequence[str] = ()
+) -> Source:
     """Whatever a user calls an input, as units.
 
     Parameters
@@ -135,6 +137,8 @@ def open_source(client: Client, source: Any, part_rows: int, timeout: float) -> 
         Rows of a unit, where it is not the source that decides.
     timeout : float
         Seconds for the scan of one file.
+    needed : sequence of str
+        Columns that the model gets; see `to_rows`.
 
     Raises
     ------
@@ -143,9 +147,9 @@ def open_source(client: Client, source: Any, part_rows: int, timeout: float) -> 
     if isinstance(source, (str, Path, list, tuple)):
         return _files(client, source, part_rows, timeout)
     if hasattr(source, "to_delayed") and hasattr(source, "npartitions"):
-        return _dask_frame(client, source)
+        return _dask_frame(client, source, needed)
     if hasattr(source, "iloc"):
-        return _pandas_frame(client, source, part_rows)
+        return _pandas_frame(client, source, part_rows, needed)
     raise SourceError(
         f"a {type(source).__name__} is no source of rows: give a pandas or dask DataFrame, or the path of "
         "Parquet, CSV or JSONL files"
@@ -201,27 +205,27 @@ def _slug(path: str) -> str:
     return f"{stem}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
 
-def _pandas_frame(client: Client, frame: pd.DataFrame, part_rows: int) -> Source:
+def _pandas_frame(client: Client, frame: pd.DataFrame, part_rows: int, needed: Sequence[str]) -> Source:
     if not len(frame):
         raise EmptyInput("the frame has no rows: there is nothing to predict; check how it was made")
     columns = columns_of(frame)
-    table = to_table(frame)
-    units = []
-    for start in range(0, table.num_rows, part_rows):
-        piece = table.slice(start, part_rows)
+    rows = to_rows(frame, "frame", needed)
+    table, units = rows.table, []
+    for start in range(0, rows.count, part_rows):
+        piece = rows.part(start, min(start + part_rows, rows.count))
         units.append(
             Unit(
                 "frame",
-                partial(client.scatter, Rows(piece, "frame", start), hash=False),
+                partial(client.scatter, piece, hash=False),
                 start,
-                Measured(piece.num_rows, digest(piece)),
+                measure(piece),
             )
         )
     nulls = frozenset(name for name in table.column_names if table[name].null_count == table.num_rows)
     return Source(columns, units, nulls)
 
 
-def _dask_frame(client: Client, frame: Any) -> Source:
+def _dask_frame(client: Client, frame: Any, needed: Sequence[str]) -> Source:
     if not frame.npartitions:
         raise EmptyInput("the frame has no partitions: there is nothing to predict; check how it was made")
     columns = columns_of(frame)
@@ -231,7 +235,9 @@ def _dask_frame(client: Client, frame: Any) -> Source:
     def submitter(number: int) -> Callable[[], Future[Any]]:
         def submit() -> Future[Any]:
             computed = client.compute(partitions[number])
-            return client.submit(partition_rows, computed, f"partition-{number}", schema, index, pure=False)
+            return client.submit(
+                to_rows, computed, f"partition-{number}", needed, schema, index, pure=False
+            )
 
         return submit
 
@@ -240,8 +246,11 @@ def _dask_frame(client: Client, frame: Any) -> Source:
 
 
 def measure(rows: Rows) -> Measured:
-    """Rows and fingerprint of a unit that had to be read for it; runs on a worker."""
-    return Measured(rows.table.num_rows, digest(rows.table))
+    """Rows and fingerprint of a unit by its content; on a worker where it had to be read for it."""
+    fingerprint = digest(rows.table)
+    if rows.bad:
+        fingerprint = hashlib.blake2b(repr((fingerprint, rows.bad)).encode(), digest_size=16).hexdigest()
+    return Measured(rows.count, fingerprint)
 
 
 def digest(table: pa.Table) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 import altlas_flow as af
-from altlas_flow.errors import ClusterError, ParameterError, PredictError
+from altlas_flow.errors import AltlasError, ClusterError, ParameterError, PredictError
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -117,6 +119,31 @@ def test_an_error_of_the_model_is_typed_and_names_it(flow):
     assert caught.value.model == spec.id
     assert "\n" not in str(caught.value)
     assert flow.submit(spec, [1]).result(LIMIT).outputs == [1]
+
+
+def test_failed_requests_are_let_go_of(flow):
+    """The cluster forgets a failed task once nobody holds its handle, though its error was seen."""
+    spec = flow.register(model(picky))
+
+    def left():
+        gc.collect()  # an error that was raised and its frames hold each other
+        keys = flow.client.run_on_scheduler(lambda dask_scheduler: [str(key) for key in dask_scheduler.tasks])
+        return [key for key in keys if spec.fingerprint[:16] in key]
+
+    def ask():
+        for options in ({}, {"wrong": 1}):
+            with pytest.raises(AltlasError):
+                flow.submit(spec.id, [-1], **options).result(LIMIT)
+        return flow.submit(spec.id, [-1])
+
+    handle = ask()
+    with pytest.raises(PredictError):
+        handle.result(LIMIT)
+    for expected in ([handle.future.key], []):
+        end = time.monotonic() + LIMIT
+        while (keys := left()) != expected:
+            assert time.monotonic() < end, keys
+        handle = None
 
 
 def test_many_at_once_from_many_threads_each_get_their_own_answer(flow):

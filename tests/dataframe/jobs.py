@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import threading
@@ -163,7 +164,11 @@ def until(true: Callable[[], Any], limit: float = LIMIT, pause: float = 0.005) -
 
 
 def tasks_of(flow: af.Flow) -> list[str]:
-    """Keys of all tasks that the scheduler knows."""
+    """Keys of all tasks that the scheduler knows.
+
+    An error that was caught may hold its future, in a cycle with its traceback: these go first.
+    """
+    gc.collect()
     return flow.client.run_on_scheduler(lambda dask_scheduler: [str(key) for key in dask_scheduler.tasks])
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.dataframe as dd
 import pandas as pd
 import pytest
@@ -125,7 +126,67 @@ def test_a_home_that_is_not_there_is_one_line(flow: Flow) -> None:
         flow.run(frame(3), spec(jobs.upper), input="text", to="~no-such-user-here/x")
 
 
-def test_a_column_of_mixed_types_is_named(flow: Flow) -> None:
-    data = pd.DataFrame({"text": ["a", None, 5]}, dtype=object)
-    with pytest.raises(errors.SourceError, match="column 'text' mixes types"):
-        flow.map(data, spec(jobs.upper), input="text")
+def mixed() -> pd.DataFrame:
+    """60 rows, of which 7, 31 and 32 are no text."""
+    texts: list[Any] = [f"text {n}" for n in range(60)]
+    texts[7], texts[31], texts[32], texts[50] = 5, 2.5, ["a", "list"], None
+    return pd.DataFrame({"n": range(60), "text": pd.Series(texts, dtype=object)})
+
+
+def test_rows_of_another_type_are_put_aside(flow: Flow, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"input": "text", "to": tmp_path / "out", "part_rows": 9}
+    summary = flow.run(mixed(), spec(jobs.upper), **options)
+    letters = summary.dead_letter_frame().set_index("row_id")
+    assert letters["phase"].to_dict() == {
+        "frame:7": "read",
+        "frame:31": "read",
+        "frame:32": "read",
+        "frame:50": "input",
+    }
+    assert letters.loc["frame:7", "error"] == "'text' is int where most rows have str"
+    assert letters.loc["frame:32", "input"] == "['a', 'list']"
+    found = read(tmp_path / "out")
+    assert found["n"].tolist() == [n for n in range(60) if n not in (7, 31, 32, 50)]
+    assert (found["prediction"] == found["text"].str.upper()).all()
+    again = flow.run(mixed(), spec(jobs.upper), **options)
+    assert (again.rows_done, again.dead_letters) == (0, 4)
+    mended = mixed()
+    mended.loc[31, "text"] = "mended"
+    later = flow.run(mended, spec(jobs.upper), **options)
+    assert (later.rows_done, later.dead_letters) == (9, 3) or later.parts_skipped == later.parts - 1
+
+
+def test_a_row_of_another_type_stops_a_strict_job(flow: Flow, tmp_path: Path) -> None:
+    with pytest.raises(errors.BadRow, match="frame:7"):
+        flow.run(
+            mixed(), spec(jobs.upper), input="text", to=tmp_path / "out", on_error="raise", part_rows=60
+        )
+
+
+def test_map_names_rows_of_another_type_beside_their_answers(flow: Flow) -> None:
+    found = flow.map(mixed(), spec(jobs.upper), input="text", on_error="collect")
+    assert found.index[found["prediction_error"].notna()].tolist() == [7, 31, 32, 50]
+    assert found["prediction"].dropna().tolist() == [
+        f"TEXT {n}" for n in range(60) if n not in (7, 31, 32, 50)
+    ]
+
+
+def test_partitions_of_objects_put_their_misfits_aside(flow: Flow, tmp_path: Path) -> None:
+    with dask.config.set({"dataframe.convert-string": False}):
+        frames = dd.from_pandas(mixed(), npartitions=4)
+        summary = flow.run(frames, spec(jobs.upper), input="text", to=tmp_path / "out")
+        lazy = flow.map(frames, spec(jobs.upper), input="text", on_error="collect").compute()
+    assert sorted(summary.dead_letter_frame()["row_id"]) == [
+        "partition-0:7",
+        "partition-2:1",
+        "partition-2:2",
+        "partition-3:5",
+    ]
+    assert summary.rows == 56
+    assert lazy["n"][lazy["prediction_error"].notna()].tolist() == [7, 31, 32, 50]
+
+
+def test_another_column_of_mixed_types_is_named(flow: Flow, tmp_path: Path) -> None:
+    data = mixed().rename(columns={"text": "other"}).assign(text="a")
+    with pytest.raises(errors.SourceError, match="column 'other' mixes types"):
+        flow.run(data, spec(jobs.upper), input="text", to=tmp_path / "out")
