@@ -89,7 +89,7 @@ class Rows(CarriesTables):
     @property
     def count(self) -> int:
         """Rows as they stand in the source, bad ones included."""
-        return self.table.num_rows + len(self.bad)
+        return int(self.table.num_rows) + len(self.bad)
 
     def row_id(self, position: int) -> str:
         """How dead letters name the row at a position of the table."""

@@ -235,9 +235,7 @@ def _dask_frame(client: Client, frame: Any, needed: Sequence[str]) -> Source:
     def submitter(number: int) -> Callable[[], Future[Any]]:
         def submit() -> Future[Any]:
             computed = client.compute(partitions[number])
-            return client.submit(
-                to_rows, computed, f"partition-{number}", needed, schema, index, pure=False
-            )
+            return client.submit(to_rows, computed, f"partition-{number}", needed, schema, index, pure=False)
 
         return submit
 

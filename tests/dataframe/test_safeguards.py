@@ -158,9 +158,7 @@ def test_rows_of_another_type_are_put_aside(flow: Flow, tmp_path: Path) -> None:
 
 def test_a_row_of_another_type_stops_a_strict_job(flow: Flow, tmp_path: Path) -> None:
     with pytest.raises(errors.BadRow, match="frame:7"):
-        flow.run(
-            mixed(), spec(jobs.upper), input="text", to=tmp_path / "out", on_error="raise", part_rows=60
-        )
+        flow.run(mixed(), spec(jobs.upper), input="text", to=tmp_path / "out", on_error="raise", part_rows=60)
 
 
 def test_map_names_rows_of_another_type_beside_their_answers(flow: Flow) -> None:
