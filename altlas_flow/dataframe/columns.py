@@ -209,6 +209,9 @@ def to_columns(
 
 def _records(answers: list[Any], types: Mapping[str, pa.DataType]) -> bool:
     key = next(iter(types))
+    # a type is looked at once: asking each of many answers is as dear as all the rest
+    if not any(issubclass(kind, Mapping) for kind in set(map(type, answers))):
+        return False
     return any(isinstance(answer, Mapping) and key in answer for answer in answers)
 
 

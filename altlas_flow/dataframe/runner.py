@@ -11,7 +11,7 @@ from distributed import Client, Future
 from altlas_flow.cluster.keys import predict_key
 from altlas_flow.dataframe.folder import OutputFolder, PartRecord
 from altlas_flow.dataframe.report import Progress, RunSummary, Tally
-from altlas_flow.dataframe.tasks import Predict, Receipt, predict_rows, write_part
+from altlas_flow.dataframe.tasks import Predict, Receipt, make_part, predict_rows, write_part
 from altlas_flow.dataframe.units import Part, Source, Unit, measure
 from altlas_flow.dataframe.window import Window
 from altlas_flow.errors import AltlasError, OutputMismatch
@@ -169,6 +169,17 @@ class Runner:
 
     def _send(self, part: Part) -> None:
         def submit() -> Future[Any]:
+            chunk = part.chunk
+            if chunk is not None and not self.what.spec.resources:
+                return self.client.submit(
+                    make_part,
+                    chunk,
+                    self.what,
+                    self.folder.attempts,
+                    part.name,
+                    key=predict_key(self.what.spec.fingerprint),
+                    pure=False,
+                )
             rows = self._rows(part.unit)
             predicted = self.client.submit(
                 predict_rows,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,12 +59,15 @@ class Unit:
         Submits the task that yields its `Rows`.
     measured : Measured or None
         None where only reading it tells.
+    chunk : Chunk or None
+        The piece of a file that it is, which any worker can read.
     """
 
     slug: str
     submit: Callable[[], Future[Any]]
     first_row: int = 0
     measured: Measured | None = None
+    chunk: Chunk | None = None
 
     def __str__(self) -> str:
         return self.slug
@@ -93,6 +96,13 @@ class Part:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def chunk(self) -> Chunk | None:
+        """The piece of a file that this part is, where it is the whole of one."""
+        unit = self.unit
+        assert unit.measured is not None
+        return unit.chunk if self.stop - self.start == unit.measured.rows else None
 
 
 @dataclass
@@ -162,15 +172,14 @@ def _files(client: Client, source: Any, part_rows: int, timeout: float) -> Sourc
     # a few tasks for all files: thousands of small ones are scanned in no time
     named = list(zip(paths, short_names(paths), strict=True))
     groups = [named[i::SCANS] for i in range(min(SCANS, len(named)))]
-    if parquet:  # each file says for itself
-        read = [client.submit(read_schemas, [path for path, _ in group], pure=False) for group in groups]
-        found = {path: schema for future in read for path, schema in ask(future, timeout)}
-        schema = check_schemas([found[path] for path in paths], paths)
-    else:
-        schema = ask(client.submit(infer_schema, paths, pure=False), timeout)
+    # each Parquet file says for itself what it holds
+    schema = None if parquet else ask(client.submit(infer_schema, paths, pure=False), timeout)
     scans = [client.submit(scan_files, group, part_rows, schema, pure=False) for group in groups]
-    by_path = {path: chunks for future in scans for path, chunks in ask(future, timeout)}
-    chunks = [chunk for path in paths for chunk in by_path[path]]
+    by_path = {path: found for future in scans for path, *found in ask(future, timeout)}
+    if schema is None:
+        schema = check_schemas([by_path[path][0] for path in paths], paths)
+    types = schema.remove_metadata()
+    chunks = [replace(chunk, schema=types) for path in paths for chunk in by_path[path][1]]
     if not chunks:
         raise EmptyInput(f"{source} has no rows: there is nothing to predict; check the source")
     units = [
@@ -180,6 +189,7 @@ def _files(client: Client, source: Any, part_rows: int, timeout: float) -> Sourc
             partial(client.submit, read_rows, chunk, pure=False),
             chunk.first_row,
             Measured(chunk.rows, chunk.fingerprint),
+            chunk,
         )
         for chunk in chunks
     ]
@@ -187,16 +197,15 @@ def _files(client: Client, source: Any, part_rows: int, timeout: float) -> Sourc
     return Source(tuple(schema.names), units, nulls, tuple(paths))
 
 
-def read_schemas(paths: Sequence[str]) -> list[tuple[str, pa.Schema]]:
-    """Schemas of Parquet files; runs on a worker."""
-    return [(path, read_schema(path)) for path in paths]
-
-
 def scan_files(
-    named: Sequence[tuple[str, str]], part_rows: int, schema: pa.Schema
-) -> list[tuple[str, list[Chunk]]]:
-    """Chunks of files; runs on a worker."""
-    return [(path, scan(path, part_rows, schema, name=name)) for path, name in named]
+    named: Sequence[tuple[str, str]], part_rows: int, schema: pa.Schema | None
+) -> list[tuple[str, pa.Schema, list[Chunk]]]:
+    """Schemas and chunks of files; `schema`: the job's, None for Parquet. Runs on a worker."""
+    found = []
+    for path, name in named:
+        own = read_schema(path) if schema is None else schema
+        found.append((path, own, scan(path, part_rows, own, name=name)))
+    return found
 
 
 def _slug(path: str) -> str:
