@@ -29,7 +29,14 @@ from rich.table import Table
 from rich.text import Text
 
 import altlas_flow as af
-from altlas_flow.errors import AltlasError, OutputMismatch, OutputNotWritable, SourceError, SpecError
+from altlas_flow.errors import (
+    AltlasError,
+    InputError,
+    OutputMismatch,
+    OutputNotWritable,
+    SourceError,
+    SpecError,
+)
 
 if not __package__:  # run as a file: its neighbours are found from the project's root
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -265,6 +272,8 @@ def run(
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     embedded, note = to / "embedded", to / "_model.json"
     if query is not None:
+        if not query.strip():
+            raise InputError('there is nothing to search for: give words, as in --query "join two tables"')
         name = model or _noted(note)
         show(query, search([query], embedded, model_spec(name), top=top)[0], console)
         return

@@ -91,7 +91,7 @@ def _of(node: Any, name: str, kind: str, file: str, line: int) -> Iterator[Docst
         return
     # a lone surrogate is legal in a source, but not in UTF-8
     text = inspect.cleandoc(text).encode("utf-8", "replace").decode()
-    if text:
+    if text.strip():
         yield Docstring(name, kind, file, line, text)
 
 

@@ -64,8 +64,10 @@ class Catalog:
             same = known is not None and known.fingerprint == resolved.fingerprint
             # a function of a notebook is changed and run again: it takes its own place
             return resolved if same else self.register(model, replace=model.code is not None)
-        if not isinstance(model, str):
-            raise SpecError(f"a {type(model).__name__} is no model: give an id or a ModelSpec")
+        given: Any = model
+        if not isinstance(given, str):
+            hint = "ModelSpec(id=..., source=the function)" if callable(given) else "a ModelSpec"
+            raise SpecError(f"a {type(given).__name__} is no model: give an id, or {hint}")
         if model not in self._specs:
             found = self.models()
             if model not in found:

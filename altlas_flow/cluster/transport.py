@@ -73,6 +73,7 @@ async def _gather(client: Client, future: Future[Any], request_id: str) -> Infer
     except AltlasError as error:
         raise _let_go(error, future) from error.__cause__
     except KilledWorker as error:
+        _let_go(error, future)
         raise ClusterError(
             f"request {request_id} was on {error.allowed_failures + 1} workers that died: look at their logs "
             "and memory; the input may kill the model"

@@ -83,20 +83,24 @@ class Input:
         if self.function is not None:
             return self._call(table)
         if len(self.columns) > 1:
-            records = table.select(list(self.columns)).to_pylist()
-            return _without(records, [i for i, row in enumerate(records) if _all_null(row)], self.columns)
+            records, faults = _to_python(table.select(list(self.columns)))
+            faults |= {at: _null(self.columns) for at, row in enumerate(records) if row and _all_null(row)}
+            return _without(records, faults)
         column = table.column(self.columns[0])
-        values = column.to_pylist()
-        if not column.null_count:
-            return values, range(len(values)), {}
-        return _without(values, np.flatnonzero(column.is_null().to_numpy()).tolist(), self.columns)
+        values, faults = _to_python(column)
+        if column.null_count:
+            nulls = np.flatnonzero(column.is_null().to_numpy()).tolist()
+            faults |= {at: _null(self.columns) for at in nulls}
+        return _without(values, faults)
 
     def _call(self, table: pa.Table) -> tuple[list[Any], list[int] | range, dict[int, Exception]]:
         assert self.function is not None
         values: list[Any] = []
         positions: list[int] = []
-        faults: dict[int, Exception] = {}
-        for position, row in enumerate(table.to_pylist()):
+        rows, faults = _to_python(table)
+        for position, row in enumerate(rows):
+            if position in faults:
+                continue
             try:
                 values.append(self.function(row))
                 positions.append(position)
@@ -119,17 +123,35 @@ def _all_null(row: Row) -> bool:
     return all(value is None for value in row.values())
 
 
-def _without(
-    values: list[Any], bad: list[int], columns: Sequence[str]
-) -> tuple[list[Any], list[int] | range, dict[int, Exception]]:
-    if not bad:
-        return values, range(len(values)), {}
-    name = " and ".join(repr(column) for column in columns)
-    out = set(bad)
-    positions = [i for i in range(len(values)) if i not in out]
+def _null(columns: Sequence[str]) -> Exception:
+    return InputError(f"{' and '.join(repr(column) for column in columns)} is null")
+
+
+def _to_python(data: pa.Table | pa.ChunkedArray) -> tuple[list[Any], dict[int, Exception]]:
+    """Rows or values as Python has them; None and a fault where it has no such value."""
+    try:
+        return data.to_pylist(), {}
+    except (ValueError, OverflowError, pa.ArrowException):
+        pass  # bytes that are no UTF-8, a time before the year 1: looked for one by one
+    found: list[Any] = []
     faults: dict[int, Exception] = {}
-    faults.update((i, InputError(f"{name} is null")) for i in bad)
-    return [values[i] for i in positions], positions, faults
+    for at in range(len(data)):
+        try:
+            found += data.slice(at, 1).to_pylist()
+        except (ValueError, OverflowError, pa.ArrowException) as error:
+            found.append(None)
+            faults[at] = InputError(f"the value cannot be read: {describe(error)}")
+    return found, faults
+
+
+def _without(
+    values: list[Any], faults: dict[int, Exception]
+) -> tuple[list[Any], list[int] | range, dict[int, Exception]]:
+    """The values that have no fault, and where they stand."""
+    if not faults:
+        return values, range(len(values)), {}
+    positions = [at for at in range(len(values)) if at not in faults]
+    return [values[at] for at in positions], positions, faults
 
 
 def output_names(keys: Sequence[str], output: str | None) -> tuple[str, ...]:
@@ -144,6 +166,37 @@ def output_names(keys: Sequence[str], output: str | None) -> tuple[str, ...]:
     if output is None or output == first:
         return tuple(keys)
     return (output, *(f"{output}_{key}" for key in others))
+
+
+def refuse_replaced(names: Sequence[str], output: str | None, columns: Sequence[str]) -> None:
+    """Refuse to put answers, unasked, where the input has a column of that name.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the columns that are added; the first is what the model is for.
+    output : str or None
+        What the user named. It takes the place of a column of that name, and so do the columns beside it
+        where that column is there: they came with it.
+    columns : sequence of str
+        Of the input.
+
+    Raises
+    ------
+    InputError
+    """
+    for at, name in enumerate(names):
+        if name in names[:at]:
+            raise InputError(
+                f"there would be two columns {name!r}, as the model has an answer of that name: give output= "
+                "another name"
+            )
+    taken = [name for name in names if name in columns]
+    if taken and (output is None or output not in columns):
+        raise InputError(
+            f"the input has a column {taken[0]!r} already: give output= another name"
+            + (", or that one to replace it" if output is None else "")
+        )
 
 
 def infer_types(answers: np.ndarray | list[Any], default: str) -> dict[str, pa.DataType]:

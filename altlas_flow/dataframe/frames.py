@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from altlas_flow.dataframe.tasks import EXCERPT, Rows
-from altlas_flow.errors import SourceError, one_line
+from altlas_flow.dataframe.misfits import UNFIT, misfits, why
+from altlas_flow.dataframe.tasks import Rows
+from altlas_flow.errors import SourceError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,11 +40,19 @@ def keeps_index(frame: Any) -> bool:
 
 
 def frame_schema(frame: Any) -> pa.Schema | None:
-    """Arrow schema of a dask frame's partitions, as far as its meta tells."""
+    """Arrow schema of a dask frame's partitions, as far as its meta tells; objects are texts, as for Dask."""
+    from pandas.api.types import is_object_dtype
+
+    meta = frame._meta_nonempty.copy()
+    if not meta.columns.is_unique:
+        return None  # refused where a partition is taken
+    for name in meta.columns:
+        if is_object_dtype(meta[name].dtype):
+            meta[name] = "text"
     try:
-        return pa.Schema.from_pandas(frame._meta_nonempty, preserve_index=keeps_index(frame))
-    except (pa.ArrowException, TypeError, ValueError):
-        return None  # columns of objects: each partition is taken as it comes
+        return pa.Schema.from_pandas(meta, preserve_index=keeps_index(frame))
+    except UNFIT:
+        return None  # each partition is taken as it comes
 
 
 def to_rows(
@@ -62,8 +70,8 @@ def to_rows(
     source : str
         Shown in row ids.
     needed : sequence of str
-        Columns that the model gets. Where one mixes types that Arrow cannot hold together, the rows that
-        are not of its most frequent type are bad, and the others go on.
+        Columns that the model gets. Where one of them holds objects of more than one type, the rows that
+        have not the type of most are bad (see `misfits`), and the others go on.
     schema, index
         See `to_table`.
 
@@ -72,16 +80,25 @@ def to_rows(
     SourceError
         Where another column, that would have to be kept as it is, mixes such types.
     """
-    try:
-        return Rows(to_table(frame, schema, index), source)
-    except SourceError:
-        bad = _misfits(frame, needed)
-        if not bad:
-            raise
+    bad: dict[int, tuple[str, str]] = {}
+    for name in dict.fromkeys(needed):
+        if frame.columns.tolist().count(name) != 1 or frame[name].dtype != object:
+            continue
+        promised = schema.field(name).type if schema is not None and name in schema.names else None
+        found = misfits(name, frame[name].tolist(), frame[name].notna().to_numpy(), promised)
+        if found:
+            column = frame[name].copy()
+            column.iloc[list(found)] = None
+            frame = frame.copy(deep=False)
+            frame[name] = column
+            bad = found | bad
+    table = to_table(frame, schema, index)
+    if not bad:
+        return Rows(table, source)
     fit = np.ones(len(frame), bool)
     fit[list(bad)] = False
-    table = to_table(frame[fit], schema, index)
-    return Rows(table, source, 0, np.flatnonzero(fit), [(row, *bad[row]) for row in sorted(bad)])
+    positions = np.flatnonzero(fit)
+    return Rows(table.take(positions), source, 0, positions, [(row, *bad[row]) for row in sorted(bad)])
 
 
 def to_table(frame: pd.DataFrame, schema: pa.Schema | None = None, index: bool | None = None) -> pa.Table:
@@ -90,52 +107,24 @@ def to_table(frame: pd.DataFrame, schema: pa.Schema | None = None, index: bool |
     Raises
     ------
     SourceError
-        Where a column holds a mixture that Arrow has no type for.
+        Where a column holds what Arrow has no type for, such as a mixture.
     """
     if schema is not None:
         try:
             return pa.Table.from_pandas(frame, schema=schema, preserve_index=index)
-        except (pa.ArrowException, KeyError, TypeError, ValueError):
+        except (KeyError, *UNFIT):
             pass  # the meta promised other types than there are: taken as they are
     try:
         return pa.Table.from_pandas(frame, preserve_index=index)
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except UNFIT as error:
         if not frame.columns.is_unique:
             twice = frame.columns[frame.columns.duplicated()][0]
             raise SourceError(f"the frame has the column {twice!r} more than once: rename one") from error
         name = _unfit(frame)
         raise SourceError(
-            f"column {name!r} mixes types that Arrow cannot hold together ({one_line(error, 120)}): give it "
-            f"one, as with frame.astype({{{name!r}: str}})"
+            f"column {name!r} holds what Arrow cannot keep in one column ({why(error)}): give it one type, "
+            f"as with frame.astype({{{name!r}: str}}), or leave it out"
         ) from error
-
-
-def _misfits(frame: pd.DataFrame, needed: Sequence[str]) -> dict[int, tuple[str, str]]:
-    """Rows whose value has not the type of most in its column: why, and the value's beginning."""
-    bad: dict[int, tuple[str, str]] = {}
-    for name in needed:
-        if frame.columns.tolist().count(name) != 1 or frame[name].dtype != object:
-            continue
-        values = frame[name].tolist()
-        there = np.flatnonzero(frame[name].notna())
-        kinds = Counter(type(values[row]) for row in there)
-        if len(kinds) < 2:
-            continue
-        most = kinds.most_common(1)[0][0]
-        try:
-            column = pa.array([values[row] for row in there if type(values[row]) is most]).type
-        except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            continue  # it is not the mixture that Arrow cannot hold
-        for row in there:
-            value = values[row]
-            if type(value) is most:
-                continue
-            try:
-                pa.array([value], column)
-            except (pa.ArrowException, TypeError, ValueError, OverflowError):
-                why = f"{name!r} is {type(value).__name__} where most rows have {most.__name__}"
-                bad[int(row)] = (why, repr(value)[:EXCERPT])
-    return bad
 
 
 def _unfit(frame: pd.DataFrame) -> str:
@@ -143,6 +132,6 @@ def _unfit(frame: pd.DataFrame) -> str:
     for name in frame.columns:
         try:
             pa.Array.from_pandas(frame[name])
-        except (pa.ArrowException, TypeError, ValueError):
+        except UNFIT:
             return str(name)
     return str(frame.index.name or "index")

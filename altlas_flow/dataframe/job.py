@@ -22,7 +22,7 @@ from distributed import Client
 
 from altlas_flow.cluster.connect import call_control
 from altlas_flow.cluster.keys import predict_key
-from altlas_flow.dataframe.columns import Input, named_columns
+from altlas_flow.dataframe.columns import Input, named_columns, refuse_replaced
 from altlas_flow.dataframe.folder import Header, OutputFolder, read_header
 from altlas_flow.dataframe.report import Progress, RunSummary
 from altlas_flow.dataframe.runner import Runner
@@ -36,6 +36,7 @@ from altlas_flow.errors import (
     OutputMismatch,
     OutputNotWritable,
     SpecError,
+    one_line,
 )
 from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec
@@ -83,6 +84,7 @@ class Job:
     batch: Literal["auto"] | int | None = None
     on_error: Literal["raise", "collect"] = "collect"
     part_rows: int | None = None
+    load_s: float = field(default=0.0, init=False)  # of the model, where this job had it loaded
 
     def run(self, to: str | Path, *, progress: bool | None = None) -> RunSummary:
         """Do what is missing.
@@ -103,7 +105,7 @@ class Job:
         digest = self.digest(what)
         types = known or self.learn_types(source, what)
         what = replace(what, types=types, learnt=self.spec.outputs is None)
-        self.refuse_replaced(what, source.columns)
+        refuse_replaced(what.names(), self.output, source.columns)
         header = Header(
             tuple(name for name in source.columns if name not in what.names()),
             what.names(),
@@ -116,7 +118,7 @@ class Job:
             },
             self._cut,
         )
-        summary = RunSummary(Path(to), str(self.spec))
+        summary = RunSummary(Path(to), str(self.spec), load_s=self.load_s)
         with ExitStack() as stack:
             folder = stack.enter_context(OutputFolder.open(to, header))
             runner = Runner(
@@ -137,8 +139,10 @@ class Job:
         if not summary.rows and not summary.dead_letters:
             raise EmptyInput("the input has no rows: there is nothing to predict; check the source")
         if not summary.rows:
+            first = summary.dead_letter_frame()["error"].iloc[0]
             raise NothingPredicted(
-                f"no row of {summary.dead_letters:,} has an answer: the reasons are in {to}/_dead_letters"
+                f"no row of {summary.dead_letters:,} has an answer ({one_line(first, 160)}): the reasons are "
+                f"in {to}/_dead_letters"
             )
         return summary
 
@@ -224,7 +228,9 @@ class Job:
             for _ in range(max(1, len(nodes)))
         ]
         try:
-            types: dict[str, pa.DataType] | None = ask(first, self.settings.load_timeout)["types"]
+            described = ask(first, self.settings.load_timeout)
+            types: dict[str, pa.DataType] | None = described["types"]
+            self.load_s = described["load_s"]
         finally:
             for other in others:  # a load that has begun goes on
                 other.release()
@@ -265,15 +271,6 @@ class Job:
                 start = stop
         finally:
             rows.release()
-
-    def refuse_replaced(self, what: Predict, columns: Sequence[str]) -> None:
-        """Refuse to put answers, unasked, where the input has a column of that name."""
-        taken = [name for name in what.names() if name in columns]
-        if taken and self.output is None:
-            raise InputError(
-                f"the input has a column {taken[0]!r} already: give output= another name, or that one to "
-                "replace it"
-            )
 
     def digest(self, what: Predict) -> str:
         """Fingerprint of what decides the answers: the model, its parameters, and its input."""

@@ -28,6 +28,7 @@ def parse_jsonl(data: bytes, schema: pa.Schema, rows: int) -> Parsed:
             parse_options=pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
         if table.num_rows == rows and table.schema.equals(schema):
+            table.validate(full=True)  # Arrow takes any bytes for a text
             return table, [], None
     except pa.ArrowException:
         pass  # the reading below says which rows are bad
@@ -45,7 +46,7 @@ def _slow_jsonl(data: bytes, schema: pa.Schema, rows: int) -> Parsed:
             for name, fit, type_ in fitters:
                 try:
                     fitted.append(None if found.get(name) is None else fit(found[name]))
-                except ValueError as error:
+                except (ValueError, OverflowError) as error:
                     text = json.dumps(found[name], ensure_ascii=False)
                     raise ValueError(f"{name}: {one_line(text, 80)} is not {type_}") from error
         except (ValueError, RecursionError) as error:

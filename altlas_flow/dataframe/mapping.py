@@ -17,7 +17,7 @@ from distributed import Future, Reschedule, get_worker, secede
 from altlas_flow.cluster.keys import predict_key
 from altlas_flow.cluster.worker import current_host
 from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA
-from altlas_flow.dataframe.columns import Input, output_names
+from altlas_flow.dataframe.columns import Input, output_names, refuse_replaced
 from altlas_flow.dataframe.frames import columns_of, to_rows
 from altlas_flow.dataframe.job import PROBE_ROWS, SMALLEST_PART, Job
 from altlas_flow.dataframe.tasks import Predict, Predicted, Rows, predict_part, predict_rows
@@ -27,6 +27,13 @@ from altlas_flow.errors import EmptyInput, HostClosed, InputError, SpecError, on
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class _Start(int):
+    """A row number; messages name the rows from there on."""
+
+    def __str__(self) -> str:
+        return f"the piece of rows that begins at {int(self)}"
 
 
 @dataclass
@@ -60,15 +67,17 @@ class Mapped(Job):
         tokens = self.spec.runtime == "transformers"
         largest = self.settings.part_rows_tokens if tokens else self.settings.part_rows
         rows = max(SMALLEST_PART, min(largest, -(-len(frame) // (2 * slots))))
+        if what.types is not None:
+            refuse_replaced(added(what), self.output, columns_of(frame))
         inputs = inputs_of(frame, "frame", what)
-        starts = deque(range(0, len(frame), rows))
+        starts = deque(_Start(row) for row in range(0, len(frame), rows))
         window = Window(
             self.client,
             self.spec,
             per_slot=self.settings.parts_in_flight,
             patience=self.settings.no_workers_timeout,
         )
-        done: dict[int, Predicted] = {}
+        done: dict[_Start, Predicted] = {}
         try:
             while starts or window.busy:
                 while starts and window.room:
@@ -92,7 +101,7 @@ class Mapped(Job):
         what = self.predict_task()
         source = Source(columns_of(frame), list(self._first_rows()))
         what = replace(what, types=self.learn_types(source, what), learnt=self.spec.outputs is None)
-        self.refuse_replaced(what, source.columns)
+        refuse_replaced(added(what), self.output, source.columns)
         # Collections lose annotations; the key alone tells the scheduler what the task needs.
         parts = [frame._name, self.digest(what), what.names(), self.on_error, self.batch]
         unique = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
@@ -152,6 +161,12 @@ def _alone(predicted: Predicted, what: Predict) -> Predicted:
     return replace(predicted, table=predicted.table.select(list(names)))
 
 
+def added(what: Predict, names: Sequence[str] = ()) -> list[str]:
+    """Names of the columns that a frame gets; `names`: those of the answers, where they had to be learnt."""
+    names = names or what.names()
+    return [*names, *([f"{names[0]}_error"] if what.on_error == "collect" else [])]
+
+
 def no_answers(what: Predict) -> Predicted:
     """The answers to no rows: their columns and types."""
     assert what.types is not None
@@ -173,6 +188,8 @@ def add_answers(frame: pd.DataFrame, parts: Sequence[Predicted], what: Predict) 
     ------
     SpecError
         Where the answers of two parts fit no common type.
+    InputError
+        Where the frame has a column of that name, and `output` is not that name.
     """
     errors: dict[int, str] = {}
     for part in parts:
@@ -194,10 +211,14 @@ def add_answers(frame: pd.DataFrame, parts: Sequence[Predicted], what: Predict) 
     for name in whole.column_names:
         values = whole.column(name).combine_chunks()
         columns[name] = to_series(values.take(places) if errors else values, frame.index)
+    refuse_replaced(added(what, whole.column_names), what.output, frame.columns.tolist())
     if what.on_error == "collect":
         texts = pa.array([errors.get(place) for place in range(len(frame))], pa.string())
         columns[f"{whole.column_names[0]}_error"] = to_series(texts, frame.index)
-    return frame.assign(**columns)
+    result = frame.copy(deep=False)
+    for name, series in columns.items():
+        result[name] = series
+    return result
 
 
 def to_series(values: pa.Array, index: pd.Index[Any]) -> pd.Series[Any]:

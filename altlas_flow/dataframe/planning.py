@@ -44,7 +44,7 @@ def plan(job: Job, rows: int) -> Plan:
         for future in futures:
             future.release()
     rate = sampled / max(sum(tally.predict_s.values()), 1e-9) * slots
-    load_s = max(tally.load_s.values(), default=0.0)
+    load_s = max([job.load_s, *tally.load_s.values()])
     seconds = None if source.rows is None else source.rows / rate + load_s
     return Plan(
         str(job.spec),

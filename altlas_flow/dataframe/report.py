@@ -38,7 +38,7 @@ class RunSummary:
     batch : dict of str to int
         The batch budget that each worker found, in tokens, or rows for models without tokens.
     unit : str
-        ``tokens`` or ``rows``: what `batch` counts.
+        ``tokens`` or ``rows``: what `batch` counts; rows also where a number was asked for.
     truncated : int
         Inputs longer than the model reads, which were cut.
     """
@@ -71,7 +71,7 @@ class RunSummary:
         ]
         if self.rows_done:
             lines.append(("rows/s", f"{self.rows_per_s:,.1f}"))
-            if self.unit == "tokens":
+            if self.tokens_per_s:
                 lines.append(("tokens/s", f"{self.tokens_per_s:,.0f}"))
                 lines.append(("padding wasted", f"{self.padding:.1%}"))
             lines.append(("batch budget", " and ".join(f"{b:,}" for b in budgets) + f" {self.unit}"))
@@ -156,6 +156,7 @@ class Tally:
     predict_s: dict[str, float] = field(default_factory=dict)
     load_s: dict[str, float] = field(default_factory=dict)
     budget: dict[str, int] = field(default_factory=dict)
+    unit: str = "rows"
 
     def add(self, rows_in: int, stats: Mapping[str, Any]) -> None:
         """Book one part."""
@@ -167,10 +168,8 @@ class Tally:
         self.predict_s[node] = self.predict_s.get(node, 0.0) + stats["predict_s"]
         self.load_s[node] = max(self.load_s.get(node, 0.0), stats["load_s"])
         self.budget[node] = stats["budget"]
-
-    @property
-    def unit(self) -> str:
-        return "tokens" if self.tokens else "rows"
+        if self.tokens and not stats["rows_limit"]:
+            self.unit = "tokens"
 
     @property
     def padding(self) -> float:

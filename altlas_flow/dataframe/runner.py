@@ -247,7 +247,7 @@ class Runner:
             )
         summary.rows_done = tally.rows_in
         summary.parts, summary.parts_skipped = len(self.wanted), self.skipped
-        summary.load_s = max(tally.load_s.values(), default=0.0)
+        summary.load_s = max([summary.load_s, *tally.load_s.values()])
         summary.rows_per_s = tally.rows_in / max(seconds, 1e-9)
         summary.tokens_per_s = tally.tokens / max(seconds, 1e-9)
         summary.padding, summary.batch, summary.unit = tally.padding, dict(tally.budget), tally.unit

@@ -221,6 +221,7 @@ def predict_part(part: Rows, what: Predict, host: Any, node: str) -> Predicted:
         "load_s": result.load_s,
         "wait_s": seconds - result.predict_s,
         "budget": result.budget,
+        "rows_limit": batch != "auto",
         "settled": result.settled,
     }
     return Predicted(table, dead, part.count, stats, types)
@@ -305,7 +306,10 @@ def make_part(chunk: Chunk, what: Predict, folder: Path, part: str) -> Receipt:
 def _excerpt(table: pa.Table, columns: Input, row: int) -> str:
     """The start of a bad row's input, to recognise it by."""
     names = columns.needed()
-    record = (table.select(names) if names else table).slice(row, 1).to_pylist()[0]
+    try:
+        record = (table.select(names) if names else table).slice(row, 1).to_pylist()[0]
+    except (ValueError, OverflowError, pa.ArrowException):
+        return ""  # Python has no such value: the error says so
     value = next(iter(record.values())) if len(record) == 1 else record
     text = value if isinstance(value, str) else repr(value)
     return text[:EXCERPT]

@@ -175,7 +175,15 @@ def _files(client: Client, source: Any, part_rows: int, timeout: float) -> Sourc
     # each Parquet file says for itself what it holds
     schema = None if parquet else ask(client.submit(infer_schema, paths, pure=False), timeout)
     scans = [client.submit(scan_files, group, part_rows, schema, pure=False) for group in groups]
-    by_path = {path: found for future in scans for path, *found in ask(future, timeout)}
+    try:
+        by_path = {
+            path: found
+            for future, group in zip(scans, groups, strict=True)
+            for path, *found in ask(future, timeout * len(group))
+        }
+    finally:
+        for scanned in scans:  # one that failed leaves the others unasked
+            scanned.release()
     if schema is None:
         schema = check_schemas([by_path[path][0] for path in paths], paths)
     types = schema.remove_metadata()

@@ -58,14 +58,17 @@ def ask(future: Future[Any], timeout: float) -> Any:
     """
     try:
         return future.result(timeout)
-    except BaseException as error:
-        raised = future.status == "error"
-        if isinstance(error, TimeoutError) and not raised:
+    except BaseException as caught:
+        error, raised = caught, future.status == "error"
+        if isinstance(caught, TimeoutError) and not raised:
             error = ClusterLost(
                 f"no worker answered within {timeout:.0f} s: see whether workers run, or raise "
                 "altlas.load-timeout"
             )
-        raise _typed("a task", error, raised) from error
+        typed = _typed("a task", error, raised)
+        if typed is caught:
+            raise
+        raise typed from caught
     finally:
         future.release()
 
@@ -166,7 +169,8 @@ class Window:
                     "the scheduler went away: start it again, and run the same again"
                 ) from error
             if (raised and not isinstance(error, HostClosed)) or tries >= TRIES:
-                raise _typed(name, error, raised) from error
+                typed = _typed(name, error, raised)
+                raise typed from (error if typed is not error else error.__cause__)
             logger.warning("the rows of %s were lost with their worker: sent again", name)
             self.send(name, submit, tries + 1)
 

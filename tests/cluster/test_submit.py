@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import dask
 import numpy as np
 import pytest
 
 import altlas_flow as af
 from altlas_flow.errors import AltlasError, ClusterError, ParameterError, PredictError
+from tests.dataframe.jobs import tasks_of
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -126,9 +127,7 @@ def test_failed_requests_are_let_go_of(flow):
     spec = flow.register(model(picky))
 
     def left():
-        gc.collect()  # an error that was raised and its frames hold each other
-        keys = flow.client.run_on_scheduler(lambda dask_scheduler: [str(key) for key in dask_scheduler.tasks])
-        return [key for key in keys if spec.fingerprint[:16] in key]
+        return [key for key in tasks_of(flow) if spec.fingerprint[:16] in key]
 
     def ask():
         for options in ({}, {"wrong": 1}):
@@ -244,7 +243,16 @@ def test_a_cancelled_request_ends_with_a_typed_error(flow, waits):
         handle.result(LIMIT)
 
 
-@pytest.mark.long
-def test_an_input_that_kills_its_workers_ends_with_a_typed_error():
-    with af.connect(workers=2) as flow, pytest.raises(ClusterError, match="workers that died"):
-        flow.submit(model(die), [1]).result(80)
+def test_an_input_that_kills_its_workers_ends_with_a_typed_error_and_is_let_go_of():
+    def ask():
+        with pytest.raises(ClusterError, match="workers that died"):
+            flow.submit(model(die), [1]).result(LIMIT)
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        af.connect(workers=2, threads_per_worker=1) as flow,
+    ):
+        ask()
+        end = time.monotonic() + LIMIT
+        while tasks_of(flow):
+            assert time.monotonic() < end, "the failed task stays on the scheduler"

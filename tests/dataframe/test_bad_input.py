@@ -128,6 +128,16 @@ class TestModel:
     def test_a_model_that_fails_on_every_row_is_told_by_its_first_error(self, refused):
         data = frame(30).assign(text="bad")
         assert "cannot stand bad" in refused(errors.NothingPredicted, data, spec(jobs.no_bad))
+        declared = spec(jobs.no_bad, outputs={"prediction": "string"})
+        assert "cannot stand bad" in refused(errors.NothingPredicted, data, declared)
+
+    def test_files_that_are_broken_leave_nothing_on_the_cluster(self, flow, tmp_path):
+        for name in "abcd":
+            (tmp_path / f"{name}.parquet").write_bytes(b"PAR1 is not enough")
+        with pytest.raises(errors.SourceError, match="not a whole Parquet file") as kept:
+            flow.run(tmp_path, spec(jobs.upper), input="text", to=tmp_path / "out")
+        jobs.until(lambda: not jobs.tasks_of(flow))
+        assert kept.value.__cause__ is not kept.value
 
     def test_answers_that_no_column_can_hold_are_refused(self, refused):
         refused(errors.SpecError, frame(5), spec(lambda rows: [object() for _ in rows]))

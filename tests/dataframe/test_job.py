@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from distributed import get_task_stream
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from altlas_flow.dataframe.columns import output_names, to_columns
@@ -132,8 +133,12 @@ class TestWhatComesOut:
         rest = [text for n, text in enumerate(texts) if n != 11]
         alone = embedder.load(device="cpu").predict(rest)
         np.testing.assert_allclose(np.stack(read(tmp_path / "e")["embedding"]), alone, atol=1e-5)
-        assert summary.unit == "tokens"
+        assert (summary.unit, summary.load_s > 0) == ("tokens", True)
         assert "tokens/s" in str(summary)
+        asked = flow.run(data, embedder, input="text", to=tmp_path / "b", batch=4)
+        assert (asked.unit, set(asked.batch.values())) == ("rows", {4})
+        assert "4 rows" in str(asked)
+        assert "tokens/s" in str(asked)
         assert "padding wasted" in str(summary)
         classifier = ModelSpec(
             id="job-classifier", source=build_classifier(tmp_path / "classifier"), task="text-classification"
@@ -220,6 +225,23 @@ class TestFlow:
             job.join(60)
         assert len(waits) >= 15, "the job went on meanwhile"
         assert np.quantile(waits, 0.95) <= 2 * took
+
+    def test_a_piece_of_a_file_is_one_task_where_any_worker_may_have_the_model(self, flow, tmp_path):
+        for at in range(6):
+            write(tmp_path / f"{at}.parquet", frame(20, 20 * at))
+        options = {"input": "text", "to": tmp_path / "out"}
+        with get_task_stream(client=flow.client) as stream:
+            flow.run(tmp_path / "*.parquet", spec(jobs.upper, outputs={"prediction": "string"}), **options)
+        keys = [record["key"] for record in stream.data]
+        assert sum(key.startswith("altlas-predict") for key in keys) == 6
+        assert not [key for key in keys if key.startswith(("read_rows", "write_part"))]
+        with get_task_stream(client=flow.client) as stream:  # two parts a file: what is read is read once
+            flow.run(
+                tmp_path / "*.parquet", spec(jobs.lengths), part_rows=10, **options | {"to": tmp_path / "b"}
+            )
+        keys = [record["key"] for record in stream.data]
+        assert sum(key.startswith("write_part") for key in keys) == 12
+        assert read(tmp_path / "b")["n"].tolist() == list(range(120))
 
     def test_rows_never_pass_the_client(self, flow, tmp_path):
         text = "x" * 2000

@@ -186,5 +186,5 @@ def test_partitions_of_objects_put_their_misfits_aside(flow: Flow, tmp_path: Pat
 
 def test_another_column_of_mixed_types_is_named(flow: Flow, tmp_path: Path) -> None:
     data = mixed().rename(columns={"text": "other"}).assign(text="a")
-    with pytest.raises(errors.SourceError, match="column 'other' mixes types"):
+    with pytest.raises(errors.SourceError, match="column 'other' holds what"):
         flow.run(data, spec(jobs.upper), input="text", to=tmp_path / "out")

