@@ -125,11 +125,13 @@ class TestModel:
     def test_parameters_that_the_model_does_not_know_are_refused(self, refused):
         refused(errors.ParameterError, frame(5), parameters={"no_such": 1})
 
-    def test_a_model_that_fails_on_every_row_is_told_by_its_first_error(self, refused):
+    def test_a_model_that_fails_on_every_row_is_told_by_its_first_error(self, refused, flow, tmp_path):
         data = frame(30).assign(text="bad")
         assert "cannot stand bad" in refused(errors.NothingPredicted, data, spec(jobs.no_bad))
         declared = spec(jobs.no_bad, outputs={"prediction": "string"})
-        assert "cannot stand bad" in refused(errors.NothingPredicted, data, declared)
+        with pytest.raises(errors.NothingPredicted, match="cannot stand bad") as caught:
+            flow.run(data, declared, input="text", to=tmp_path / "declared")
+        assert jobs.is_one_line(caught.value)
 
     def test_files_that_are_broken_leave_nothing_on_the_cluster(self, flow, tmp_path):
         for name in "abcd":
