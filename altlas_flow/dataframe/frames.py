@@ -40,19 +40,11 @@ def keeps_index(frame: Any) -> bool:
 
 
 def frame_schema(frame: Any) -> pa.Schema | None:
-    """Arrow schema of a dask frame's partitions, as far as its meta tells; objects are texts, as for Dask."""
-    from pandas.api.types import is_object_dtype
-
-    meta = frame._meta_nonempty.copy()
-    if not meta.columns.is_unique:
-        return None  # refused where a partition is taken
-    for name in meta.columns:
-        if is_object_dtype(meta[name].dtype):
-            meta[name] = "text"
+    """Arrow schema of a dask frame's partitions, as far as its meta tells."""
     try:
-        return pa.Schema.from_pandas(meta, preserve_index=keeps_index(frame))
+        return pa.Schema.from_pandas(frame._meta_nonempty, preserve_index=keeps_index(frame))
     except UNFIT:
-        return None  # each partition is taken as it comes
+        return None  # columns of objects: each partition is taken as it comes
 
 
 def to_rows(
@@ -84,8 +76,7 @@ def to_rows(
     for name in dict.fromkeys(needed):
         if frame.columns.tolist().count(name) != 1 or frame[name].dtype != object:
             continue
-        promised = schema.field(name).type if schema is not None and name in schema.names else None
-        found = misfits(name, frame[name].tolist(), frame[name].notna().to_numpy(), promised)
+        found = misfits(name, frame[name].tolist(), frame[name].notna().to_numpy())
         if found:
             column = frame[name].copy()
             column.iloc[list(found)] = None

@@ -216,6 +216,9 @@ def add_answers(frame: pd.DataFrame, parts: Sequence[Predicted], what: Predict) 
         texts = pa.array([errors.get(place) for place in range(len(frame))], pa.string())
         columns[f"{whole.column_names[0]}_error"] = to_series(texts, frame.index)
     result = frame.copy(deep=False)
+    stale = f"{whole.column_names[0]}_error"
+    if stale in result.columns and whole.column_names[0] in result.columns:
+        result = result.drop(columns=stale)  # of the answers that are replaced
     for name, series in columns.items():
         result[name] = series
     return result

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from altlas_flow.errors import one_line
 UNFIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
 #: Characters of a value that are shown.
 EXCERPT = 200
+#: Values that say what type most have, where not all fit together.
+SAMPLE = 1000
 
 Misfits = dict[int, tuple[str, str]]
 
 
-def misfits(name: str, values: Sequence[Any], there: np.ndarray, promised: pa.DataType | None) -> Misfits:
+def misfits(name: str, values: Sequence[Any], there: np.ndarray) -> Misfits:
     """Rows whose value does not fit the column: why, and how the value begins.
 
     Parameters
@@ -30,34 +33,38 @@ def misfits(name: str, values: Sequence[Any], there: np.ndarray, promised: pa.Da
     values : sequence
     there : numpy.ndarray of bool
         Which of them are not null.
-    promised : pyarrow.DataType, optional
-        The column's type as the frame declares it; it counts where any value has it.
+
+    Returns
+    -------
+    dict of int to (str, str)
+        Empty also where the values fit nothing at all.
 
     Examples
     --------
-    >>> misfits("text", ["a", 1, "b"], np.ones(3, bool), None)
+    >>> misfits("text", ["a", 1, "b"], np.ones(3, bool))
     {1: ("'text' is int where most rows have str", '1')}
     """
     rows = np.flatnonzero(there).tolist()
     kinds = Counter(type(values[row]) for row in rows)
     if len(kinds) < 2 and _converts([values[row] for row in rows], None):
         return {}
-    most, target = _target([values[row] for row in rows], kinds, promised)
+    most = kinds.most_common(1)[0][0]
+    alike = [row for row in rows if type(values[row]) is most]
+    target = _common_type([values[row] for row in alike])
     if target is None:
-        return {}  # nothing of it is anything to Arrow
-    if len(kinds) == 1:
-        suspects = rows
-    elif _converts([values[row] for row in rows if type(values[row]) is most], target):
-        suspects = [row for row in rows if type(values[row]) is not most]
-    else:
-        suspects = rows
+        return {}
+    bad = {row: fault for row in _apart(values, alike, target) if (fault := _fault(values[row], target))}
+    others = [row for row in rows if type(values[row]) is not most]
+    bad |= {row: fault for row in others if (fault := _fault(values[row], target))}
+    # each fits, and yet Arrow may have no one type for all that are left
+    rest = [row for row in rows if row not in bad]
+    if not _converts([values[row] for row in rest], None):
+        bad |= {row: fault for row in rest if (fault := _fault(values[row], target, strict=True))}
     found: Misfits = {}
-    for row in suspects:
-        value = values[row]
-        if (fault := _fault(value, target)) is not None:
-            kind = type(value)
-            told = f"is {kind.__name__} where most rows have {most.__name__}" if kind is not most else fault
-            found[row] = f"{name!r} {told}", _shown(value)
+    for row, fault in bad.items():
+        kind = type(values[row])
+        told = f"is {kind.__name__} where most rows have {most.__name__}" if kind is not most else fault
+        found[row] = f"{name!r} {told}", _shown(values[row])
     return found
 
 
@@ -67,26 +74,31 @@ def why(error: BaseException) -> str:
     return one_line(error if whole else error.args[0], 120)
 
 
-def _target(
-    values: Sequence[Any], kinds: Counter[type], promised: pa.DataType | None
-) -> tuple[type, pa.DataType | None]:
-    """The type of most values, in Python and in Arrow."""
-    if promised is not None:
-        own = Counter(type(value) for value in values if _fault(value, promised) is None)
-        if own:
-            return own.most_common(1)[0][0], promised
-    most = kinds.most_common(1)[0][0]
-    alike = [value for value in values if type(value) is most]
+def _common_type(values: Sequence[Any]) -> pa.DataType | None:
+    """The Arrow type of values of one Python type, or of most of them; None where they have none."""
     try:
-        return most, pa.array(alike).type
+        return pa.array(values).type
     except UNFIT:
         pass
-    for value in alike:  # they do not even fit each other: the first that is anything says
-        try:
-            return most, pa.array([value]).type
-        except UNFIT:
+    found: Counter[pa.DataType] = Counter()
+    for value in values[:: 1 + len(values) // SAMPLE]:
+        with contextlib.suppress(*UNFIT):
+            found[pa.array([value]).type] += 1
+    whole = [kind for kind, _ in found.most_common() if not _is_open(kind)]
+    return whole[0] if whole else next(iter(found), None)
+
+
+def _apart(values: Sequence[Any], rows: list[int], target: pa.DataType) -> Iterator[int]:
+    """Rows whose values do not convert, searched for by halves: most do."""
+    waiting = [rows]
+    while waiting:
+        some = waiting.pop()
+        if not some or _converts([values[row] for row in some], target):
             continue
-    return most, None
+        if len(some) == 1:
+            yield some[0]
+        else:
+            waiting += [some[len(some) // 2 :], some[: len(some) // 2]]
 
 
 def _converts(values: Sequence[Any], target: pa.DataType | None) -> bool:
@@ -97,24 +109,32 @@ def _converts(values: Sequence[Any], target: pa.DataType | None) -> bool:
     return True
 
 
-def _fault(value: Any, target: pa.DataType) -> str | None:
-    """Why a value does not fit a type; None where it does, without being turned into something else."""
+def _fault(value: Any, target: pa.DataType, strict: bool = False) -> str | None:
+    """Why a value does not fit a type; None where it does, without being turned into something else.
+
+    `strict`: numbers of another kind, and records with other keys, do not fit either.
+    """
     try:
         pa.array([value], target)
         own = pa.array([value]).type
     except UNFIT as error:
         return f"does not fit {target}: {why(error)}"
-    # Arrow would take bytes for a text, and cut a time of day off
-    same = own == target or pa.types.is_nested(own) or (_is_number(own) and _is_number(target))
-    return None if same or _are_texts(own, target) else f"is {own} where the column is {target}"
+    # Arrow would take bytes for a text, cut a time of day off, and leave out keys that it does not know
+    same = own == target or _is_open(own)
+    if not strict:
+        same = same or pa.types.is_nested(own) or (_is_number(own) and _is_number(target))
+    return None if same else f"is {own} where the column is {target}"
+
+
+def _is_open(kind: pa.DataType) -> bool:
+    """Whether a part of the type is not known, as of an empty list."""
+    if pa.types.is_nested(kind):
+        return any(_is_open(kind.field(at).type) for at in range(kind.num_fields))
+    return bool(pa.types.is_null(kind))
 
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
-
-
-def _are_texts(one: pa.DataType, other: pa.DataType) -> bool:
-    return all(pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in (one, other))
 
 
 def _shown(value: Any) -> str:

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 from distributed import Client, Future
 
 from altlas_flow.cluster.keys import predict_key
@@ -14,7 +15,7 @@ from altlas_flow.dataframe.report import Progress, RunSummary, Tally
 from altlas_flow.dataframe.tasks import Predict, Receipt, make_part, predict_rows, write_part
 from altlas_flow.dataframe.units import Part, Source, Unit, measure
 from altlas_flow.dataframe.window import Window
-from altlas_flow.errors import AltlasError, OutputMismatch
+from altlas_flow.errors import AltlasError, OutputMismatch, SourceError, one_line
 from altlas_flow.settings import Settings
 
 
@@ -60,6 +61,7 @@ class Runner:
         self._reading: dict[Unit, Future[Any]] = {}
         self._open_parts: Counter[Unit] = Counter()
         self._dropped = False
+        self._schema: pa.Schema | None = None  # of the parts of this run, together
         self._stale: set[str] = set()  # of units that are read: their rows must not be there twice
 
     def go(self, bar: Progress) -> None:
@@ -194,7 +196,21 @@ class Runner:
 
         self.window.send(part, submit)
 
+    def _refuse_unlike(self, part: Part, receipt: Receipt) -> None:
+        """Refuse a part that no reader could read together with those before it."""
+        if not receipt.attempt.rows:
+            return
+        try:
+            known = [*([self._schema] if self._schema is not None else []), receipt.schema]
+            self._schema = pa.unify_schemas(known, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise SourceError(
+                f"{part.unit} has other types than the pieces before it ({one_line(error, 160)}): give each "
+                "column of the frame one type, as with frame.astype({'name': str})"
+            ) from error
+
     def _commit(self, part: Part, receipt: Receipt) -> None:
+        self._refuse_unlike(part, receipt)
         if not self._dropped:
             self._drop_stale()
         if self._stale:

@@ -135,6 +135,7 @@ class Receipt:
     dead: Attempt | None
     rows_in: int
     stats: dict[str, Any]
+    schema: pa.Schema
 
 
 def read_rows(chunk: Chunk) -> Rows:
@@ -291,7 +292,8 @@ def write_part(predicted: Predicted, folder: Path, part: str) -> Receipt:
     """Write a part aside, and its dead letters; the job's owner commits them."""
     attempt = write_attempt(predicted.table, folder, part)
     dead = write_attempt(predicted.dead, folder, f"dead-{part}") if predicted.dead.num_rows else None
-    return Receipt(attempt, dead, predicted.rows_in, predicted.stats)
+    schema = predicted.table.schema.remove_metadata()
+    return Receipt(attempt, dead, predicted.rows_in, predicted.stats, schema)
 
 
 def make_part(chunk: Chunk, what: Predict, folder: Path, part: str) -> Receipt:

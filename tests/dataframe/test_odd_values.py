@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,13 @@ def declared(function: Any) -> Any:
         ([{"a": 1}, {"a": "x"}], [1], "struct<a: int64>"),
         ([["a"], ["b"], ["c", 1]], [2], "list<item: string>"),
         (["a", None, Odd()], [2], "string"),
+        ([[], [1.0], ["x"], [2.0]], [2], "list<item: double>"),
+        ([["a"], [1], [2], [3]], [0], "list<item: int64>"),
+        ([{"a": None}, {"a": 1}, {"a": 2}, {"a": "x"}], [3], "struct<a: int64>"),
+        ([{"a": "x"}, {"a": 1}, {"a": 2}, {"a": 3}], [0], "struct<a: int64>"),
+        ([1, 2, 2**60 + 1, 1.5], [3], "int64"),
+        ([1, 2, 3, Decimal("2.5"), 1.5], [3, 4], "int64"),
+        ([{"a": 1}, {"a": 2}, {"b": 1}, {"b": "x"}], [2, 3], "struct<a: int64>"),
         ([True, 1, 2], [0], "int64"),
         ([1, 2.5, np.int64(3), None], [], "double"),
         ([{"a": None}, {"a": 1}], [], "struct<a: int64>"),
@@ -93,13 +101,35 @@ def test_one_changed_row_redoes_one_part(flow: Flow, tmp_path: Path) -> None:
     assert flow.run(objects(values), model, **options).parts_skipped == 5, "only its address differs"
 
 
-def test_the_type_that_a_dask_frame_declares_counts_in_each_partition(flow: Flow, tmp_path: Path) -> None:
+def in_partitions(*pieces: pd.DataFrame) -> Any:
+    return dd.from_delayed([delayed(piece) for piece in pieces], meta=pieces[0].iloc[:0], verify_meta=False)
+
+
+def kinds(rows: list[Any]) -> list[str]:
+    return [type(row).__name__ for row in rows]
+
+
+def test_partitions_of_objects_are_taken_as_they_are(flow: Flow, tmp_path: Path) -> None:
     with dask.config.set({"dataframe.convert-string": False}):
-        pieces = [delayed(objects)([1, 2, "x"]), delayed(objects)(["a", "b", "c"])]
-        data = dd.from_delayed(pieces, meta=objects(["a"]).iloc[:0], verify_meta=False)
-        summary = flow.run(data, declared(as_text), input="t", to=tmp_path / "out")
-    assert pd.read_parquet(tmp_path / "out")["t"].tolist() == ["x", "a", "b", "c"]
-    assert sorted(summary.dead_letter_frame()["row_id"]) == ["partition-0:0", "partition-0:1"]
+        lists = objects([[1], [2]]).assign(n=1), objects([None, None]).assign(n=2)
+        data = in_partitions(*(piece.assign(text=["a", "b"]) for piece in lists))
+        flow.run(data, declared(kinds), input="text", to=tmp_path / "lists")
+        assert [x and list(x) for x in pd.read_parquet(tmp_path / "lists")["t"]] == [[1], [2], None, None]
+        raw = in_partitions(objects([b"\xff", b"ab"]), objects([b"ab", b"cd"]))
+        flow.run(raw, declared(kinds), input="t", to=tmp_path / "raw")
+        assert set(pd.read_parquet(tmp_path / "raw")["prediction"]) == {"bytes"}
+        most = in_partitions(objects([1, 2, 3, 4, "n/a"]))
+        summary = flow.run(most, declared(kinds), input="t", to=tmp_path / "most")
+        assert (summary.rows, summary.dead_letters) == (4, 1)
+
+
+def test_partitions_that_no_reader_could_read_together_are_refused(flow: Flow, tmp_path: Path) -> None:
+    with dask.config.set({"dataframe.convert-string": False}):
+        data = in_partitions(objects(["a", "b"]), objects([1, 2, "x"]))
+        with pytest.raises(errors.SourceError, match=r"partition-00000. has other types") as caught:
+            flow.run(data, declared(as_text), input="t", to=tmp_path / "out")
+    assert jobs.is_one_line(caught.value)
+    assert len(pd.read_parquet(tmp_path / "out")) == 2, "what was committed can be read"
 
 
 def test_a_number_that_no_float_holds_is_put_aside(flow: Flow, tmp_path: Path) -> None:
@@ -154,6 +184,9 @@ class TestColumnsThatAreThere:
             flow.map(data, model, input="text", output="mood")
         with pytest.raises(errors.InputError, match="'mood_score' already"):
             flow.run(data, model, input="text", output="mood", to=tmp_path / "out")
+        ill = flow.map(frame(4).assign(text=None), model, input="text", output="mood", on_error="collect")
+        well = flow.map(ill.assign(text="mended"), model, input="text", output="mood")
+        assert "mood_error" not in well.columns, "it told of other answers"
         once = flow.map(frame(4), model, input="text", output="mood")
         again = flow.map(once, model, input="text", output="mood")
         pd.testing.assert_frame_equal(once, again)
