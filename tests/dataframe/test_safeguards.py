@@ -153,7 +153,8 @@ def test_rows_of_another_type_are_put_aside(flow: Flow, tmp_path: Path) -> None:
     mended = mixed()
     mended.loc[31, "text"] = "mended"
     later = flow.run(mended, spec(jobs.upper), **options)
-    assert (later.rows_done, later.dead_letters) == (9, 3) or later.parts_skipped == later.parts - 1
+    assert (later.dead_letters, later.parts_skipped) == (3, later.parts - 1), "one part was redone"
+    assert later.rows_done in (8, 9), "60 rows are cut into seven parts of eight or nine"
 
 
 def test_a_row_of_another_type_stops_a_strict_job(flow: Flow, tmp_path: Path) -> None:
