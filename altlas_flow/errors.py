@@ -18,6 +18,12 @@
     │   ├── NothingPredicted     every row became a dead letter
     │   ├── SourceError          a source file cannot be found or read
     │   └── BadRow               one row is at fault (``on_error="raise"``)
+    ├── RequestError
+    │   ├── BadRequest           a field of a request is wrong
+    │   ├── DeadlineExceeded     the request was not answered in time
+    │   ├── RequestCancelled     the request was cancelled
+    │   ├── Overloaded           too much waits already (``altlas.overload: raise``)
+    │   └── InvalidAnswer        the answer did not pass the request's validator
     ├── OutputError
     │   ├── OutputNotWritable    the folder cannot be written (rights, full disk)
     │   ├── OutputLocked         another job works on the folder
@@ -27,10 +33,11 @@
         ├── VersionMismatch      a scheduler or worker runs another altlas_flow
         ├── NoEligibleNode       no worker can serve the model
         ├── ClusterLost          the scheduler or all workers went away
+        ├── NodeLost             the worker died, or fell silent, while it had the request
         └── HostClosed           the worker is shutting down
 
 The message is always one line that says what to do. Every error pickles: what its constructor takes
-is its ``args``.
+is its ``args``. The error of a request knows its ``tries``, the ``nodes`` they were made on, and its ``root_cause``.
 """
 
 from __future__ import annotations
@@ -63,7 +70,21 @@ def names(known: Iterable[object], limit: int = 10) -> str:
 
 
 class AltlasError(Exception):
-    """Base of all errors of altlas_flow; its text is one line."""
+    """Base of all errors of altlas_flow; its text is one line.
+
+    Attributes
+    ----------
+    tries : int
+        How often the request was tried; 0 where the error is not of a request that was sent.
+    nodes : tuple of str
+        The nodes that it was tried on, in order.
+    root_cause : str
+        What began it, in one line; empty where there is nothing beyond the error itself.
+    """
+
+    tries: int = 0
+    nodes: tuple[str, ...] = ()
+    root_cause: str = ""
 
     def __str__(self) -> str:
         return one_line(self.text(), 2000)
@@ -236,6 +257,30 @@ class BadRow(InputError):
         )
 
 
+class RequestError(AltlasError):
+    """Something about a request is wrong, or it ended without an answer."""
+
+
+class BadRequest(RequestError):
+    """A field of a request is wrong."""
+
+
+class DeadlineExceeded(RequestError):
+    """The request was not answered in time."""
+
+
+class RequestCancelled(RequestError):
+    """The request was cancelled."""
+
+
+class Overloaded(RequestError):
+    """Too much waits already."""
+
+
+class InvalidAnswer(RequestError):
+    """The answer did not pass the request's validator."""
+
+
 class OutputError(AltlasError):
     """The output folder cannot be used."""
 
@@ -289,6 +334,31 @@ class NoEligibleNode(ClusterError):
 
 class ClusterLost(ClusterError):
     """The scheduler, or every worker, went away."""
+
+
+class NodeLost(ClusterError):
+    """The worker died, or fell silent, while it had the request.
+
+    Parameters
+    ----------
+    node : str
+        The worker's name.
+    cause : str
+        What became of it: ``died``, ``silent``.
+    started : tuple of int
+        Of an envelope, the positions of the members that had begun to run there.
+    """
+
+    def __init__(self, node: str, cause: str, started: tuple[int, ...] = ()) -> None:
+        self.node, self.cause, self.started = node, cause, tuple(started)
+        super().__init__(node, cause, self.started)
+
+    def text(self) -> str:
+        what = "fell silent" if self.cause == "silent" else "died"
+        return (
+            f"worker {self.node} {what} while it had the request: see its log and its memory; "
+            "the input may kill the model"
+        )
 
 
 class HostClosed(ClusterError):

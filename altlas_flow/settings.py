@@ -64,6 +64,18 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
+def _seconds_or_none(value: Any) -> float:
+    if value in (0, "0", "0s"):
+        return 0.0
+    return _seconds(value)
+
+
+def _labels(value: Any) -> Mapping[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError("a mapping of names to values such as {zone: a} is needed")
+    return {key: str(label) for key, label in value.items()}
+
+
 def _bytes(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise ValueError('a size such as "2 GiB" is needed')
@@ -86,6 +98,12 @@ def _address(value: Any) -> str:
     host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if not (host and port.isdigit() and int(port) < 65536):
         raise ValueError('a host and a port such as "127.0.0.1:8787" are needed (port 0: any that is free)')
+    return str(value)
+
+
+def _overload(value: Any) -> str:
+    if value not in ("wait", "raise"):
+        raise ValueError('"wait" or "raise" is needed')
     return str(value)
 
 
@@ -129,6 +147,22 @@ class Settings:
         Rows of an output part: for models without tokens, and for those that count them.
     parts_in_flight : int
         Parts at work at once, for each slot.
+    envelope_rows : int
+        Requests that travel together at most.
+    envelope_time : float
+        And as many as are predicted in about that time.
+    scatter_size : int
+        Bytes from which on an input is sent to a worker ahead of its request.
+    waiting_limit : int
+        Requests that one client may have waiting.
+    overload : str
+        Beyond that: ``wait`` (in the handle) or ``raise``.
+    tries : int
+        Of a request that failed for a reason of the node.
+    labels : mapping of str to str
+        Of the worker that reads it.
+    join_timeout : float
+        How long a request waits for a node of a kind that was never there.
     discovery_interval, heartbeat_timeout : float
         Between two looks for nodes; without a heartbeat for so long, a node is offline.
     default_distribution_strategy, default_aggregation_strategy : str
@@ -147,6 +181,14 @@ class Settings:
     part_rows: int = _setting(_count)
     part_rows_tokens: int = _setting(_count)
     parts_in_flight: int = _setting(_count)
+    envelope_rows: int = _setting(_count)
+    envelope_time: float = _setting(_seconds)
+    scatter_size: int = _setting(_bytes)
+    waiting_limit: int = _setting(_count)
+    overload: str = _setting(_overload)
+    tries: int = _setting(_count)
+    labels: Mapping[str, str] = _setting(_labels)
+    join_timeout: float = _setting(_seconds_or_none)
     discovery_interval: float = _setting(_seconds)
     heartbeat_timeout: float = _setting(_seconds)
     default_distribution_strategy: str = _setting(_one_of(DISTRIBUTION_STRATEGIES))
