@@ -17,12 +17,12 @@ TEXTS ?=
 COLUMN ?= text
 BENCH_FLAGS ?=
 
-.PHONY: help setup demo test test-all check bench bench-setup clean
+.PHONY: help setup demo test test-all check bench bench-requests bench-setup clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
-	@echo "also: make setup, make test-all, make bench-setup, make bench TEXTS=FILE COLUMN=NAME, make clean"
+	@echo "also: make setup, make test-all, make bench-setup, make bench TEXTS=FILE COLUMN=NAME, make bench-requests, make clean"
 
 setup: $(STAMP)
 
@@ -63,6 +63,9 @@ $(BENCH_STAMP): benchmarks/requirements-peers.txt constraints.txt
 
 bench: setup
 	@$(PY) benchmarks/batch_inference.py $(if $(TEXTS),--texts "$(TEXTS)" --column "$(COLUMN)") $(BENCH_FLAGS)
+
+bench-requests: setup
+	@$(PY) benchmarks/requests.py $(BENCH_FLAGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

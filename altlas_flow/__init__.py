@@ -16,39 +16,66 @@ from altlas_flow._version import __version__
 
 if TYPE_CHECKING:
     from altlas_flow import errors, settings
-    from altlas_flow.cluster.transport import Handle
+    from altlas_flow.cluster.handle import Handle, Handles
     from altlas_flow.dataframe.report import Plan, RunSummary
     from altlas_flow.flow import Flow, connect
     from altlas_flow.models.catalog import load_catalog
     from altlas_flow.models.loaded import LoadedModel
     from altlas_flow.models.spec import ModelSpec
-    from altlas_flow.records import InferenceResponse
+    from altlas_flow.orchestrator import (
+        DistributedModelOrchestrator,
+        get_distributed_model_orchestrator,
+        get_distributed_orchestrator,
+    )
+    from altlas_flow.records import (
+        DistributionStrategy,
+        InferenceRequest,
+        InferenceResponse,
+        RetryPolicy,
+        Trace,
+    )
 
 _WHERE = {
+    "DistributedModelOrchestrator": "altlas_flow.orchestrator",
+    "DistributionStrategy": "altlas_flow.records",
     "Flow": "altlas_flow.flow",
-    "Handle": "altlas_flow.cluster.transport",
+    "Handle": "altlas_flow.cluster.handle",
+    "Handles": "altlas_flow.cluster.handle",
+    "InferenceRequest": "altlas_flow.records",
     "InferenceResponse": "altlas_flow.records",
     "LoadedModel": "altlas_flow.models.loaded",
     "ModelSpec": "altlas_flow.models.spec",
     "Plan": "altlas_flow.dataframe.report",
+    "RetryPolicy": "altlas_flow.records",
     "RunSummary": "altlas_flow.dataframe.report",
+    "Trace": "altlas_flow.records",
     "connect": "altlas_flow.flow",
     "errors": "altlas_flow.errors",
+    "get_distributed_model_orchestrator": "altlas_flow.orchestrator",
+    "get_distributed_orchestrator": "altlas_flow.orchestrator",
     "load_catalog": "altlas_flow.models.catalog",
     "settings": "altlas_flow.settings",
 }
 
 __all__ = [
+    "DistributedModelOrchestrator",
+    "DistributionStrategy",
     "Flow",
     "Handle",
+    "Handles",
+    "InferenceRequest",
     "InferenceResponse",
     "LoadedModel",
     "ModelSpec",
     "Plan",
+    "RetryPolicy",
     "RunSummary",
+    "Trace",
     "__version__",
     "connect",
     "errors",
+    "get_distributed_model_orchestrator",
+    "get_distributed_orchestrator",
     "load_catalog",
     "settings",
 ]

@@ -62,6 +62,18 @@ def root_cause(error: BaseException) -> BaseException:
         error = cause
 
 
+def kinds_of(error: BaseException) -> tuple[str, ...]:
+    """Names of the types of an error and of what caused it, bases included."""
+    found: dict[str, None] = {}
+    seen: set[int] = set()
+    now: BaseException | None = error
+    while now is not None and id(now) not in seen:
+        seen.add(id(now))
+        found.update(dict.fromkeys(kind.__name__ for kind in type(now).__mro__[:-1]))
+        now = now.__cause__ or (None if now.__suppress_context__ else now.__context__)
+    return tuple(found)
+
+
 def names(known: Iterable[object], limit: int = 10) -> str:
     """A short list of what is known, for messages."""
     items = [str(item) for item in known]
@@ -80,11 +92,14 @@ class AltlasError(Exception):
         The nodes that it was tried on, in order.
     root_cause : str
         What began it, in one line; empty where there is nothing beyond the error itself.
+    kinds : tuple of str
+        Names of the types of what caused it on a worker: the errors themselves do not travel.
     """
 
     tries: int = 0
     nodes: tuple[str, ...] = ()
     root_cause: str = ""
+    kinds: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return one_line(self.text(), 2000)

@@ -53,27 +53,31 @@ def _count_or_auto(value: Any) -> int | None:
 
 
 def _seconds(value: Any) -> float:
+    seconds = _seconds_or_none(value)
+    if seconds == 0:
+        raise ValueError("a time above 0 is needed")
+    return seconds
+
+
+def _seconds_or_none(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError('a time such as "30s" or "500ms" is needed')
     try:
         seconds = float(parse_timedelta(value))
     except (KeyError, ValueError) as error:
         raise ValueError('a time such as "30s" or "500ms" is needed') from error
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ValueError("a time above 0 is needed")
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError("a time of at least 0 is needed")
     return seconds
 
 
-def _seconds_or_none(value: Any) -> float:
-    if value in (0, "0", "0s"):
-        return 0.0
-    return _seconds(value)
-
-
-def _labels(value: Any) -> Mapping[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+def _labels(value: Any) -> tuple[tuple[str, str], ...]:
+    """Pairs, not a dict: settings are frozen, hashed and pickled."""
+    if not isinstance(value, Mapping) or not all(
+        isinstance(key, str) and isinstance(label, (str, int, float)) for key, label in value.items()
+    ):
         raise ValueError("a mapping of names to values such as {zone: a} is needed")
-    return {key: str(label) for key, label in value.items()}
+    return tuple(sorted((key, str(label)) for key, label in value.items()))
 
 
 def _bytes(value: Any) -> int:
@@ -159,8 +163,8 @@ class Settings:
         Beyond that: ``wait`` (in the handle) or ``raise``.
     tries : int
         Of a request that failed for a reason of the node.
-    labels : mapping of str to str
-        Of the worker that reads it.
+    labels : tuple of (str, str)
+        Names and values of the worker that reads it, sorted; ``dict(settings.labels)``.
     join_timeout : float
         How long a request waits for a node of a kind that was never there.
     discovery_interval, heartbeat_timeout : float
@@ -187,7 +191,7 @@ class Settings:
     waiting_limit: int = _setting(_count)
     overload: str = _setting(_overload)
     tries: int = _setting(_count)
-    labels: Mapping[str, str] = _setting(_labels)
+    labels: tuple[tuple[str, str], ...] = _setting(_labels)
     join_timeout: float = _setting(_seconds_or_none)
     discovery_interval: float = _setting(_seconds)
     heartbeat_timeout: float = _setting(_seconds)

@@ -66,7 +66,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Bar:
-    """What `altlas_flow` should reach: a ratio to another contestant, or a value.
+    """What a contestant, `altlas_flow`, should reach: a ratio to another contestant, or a value.
 
     Parameters
     ----------
@@ -78,6 +78,8 @@ class Bar:
         Whether less is better (the default asks for at least `limit`).
     strict : bool
         ``<`` or ``>`` in place of ``<=`` or ``>=``.
+    of : str
+        Who is judged, where ours are several.
     """
 
     metric: str
@@ -85,12 +87,14 @@ class Bar:
     against: str | None = None
     at_most: bool = False
     strict: bool = False
+    of: str = OURS
 
     def __str__(self) -> str:
         sign = ("<" if self.at_most else ">") + ("" if self.strict else "=")
         against = f" of {self.against}" if self.against else ""
         times = " ×" if self.against else ""
-        return f"{self.metric} {sign} {self.limit:g}{times}{against}"
+        who = "" if self.of == OURS else f"{self.of}: "
+        return f"{who}{self.metric} {sign} {self.limit:g}{times}{against}"
 
 
 @dataclass(frozen=True)
@@ -116,13 +120,13 @@ def ratio(measurements: Iterable[Measurement], metric: str, contestant: str, to:
 
 
 def judge(measurements: Sequence[Measurement], bars: Iterable[Bar]) -> list[Verdict]:
-    """Say of each bar whether `altlas_flow` reached it."""
+    """Say of each bar whether it was reached."""
     verdicts = []
     for bar in bars:
         if bar.against is not None:
-            found = ratio(measurements, bar.metric, OURS, bar.against)
+            found = ratio(measurements, bar.metric, bar.of, bar.against)
         else:
-            mine = [m.value for m in measurements if (m.contestant, m.metric) == (OURS, bar.metric)]
+            mine = [m.value for m in measurements if (m.contestant, m.metric) == (bar.of, bar.metric)]
             found = mine[0] if mine else None
         if found is None:
             verdicts.append(Verdict(bar, None))

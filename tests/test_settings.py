@@ -36,6 +36,14 @@ def test_defaults_are_those_of_the_yaml_file():
         part_rows=65536,
         part_rows_tokens=1024,
         parts_in_flight=2,
+        envelope_rows=512,
+        envelope_time=0.1,
+        scatter_size=10**6,
+        waiting_limit=100_000,
+        overload="wait",
+        tries=3,
+        labels=(),
+        join_timeout=0.0,
         discovery_interval=30.0,
         heartbeat_timeout=10.0,
         default_distribution_strategy="LEAST_LOADED",
@@ -58,9 +66,56 @@ def test_what_is_set_is_read_and_forgotten_with_it():
 
 def test_settings_are_frozen_and_pickle():
     settings = Settings.current()
-    assert pickle.loads(pickle.dumps(settings)) == settings
+    with dask.config.set({"altlas.labels": {"zone": "a"}}):
+        labelled = Settings.current()
+    for one in (settings, labelled):
+        again = pickle.loads(pickle.dumps(one))
+        assert again == one
+        assert hash(again) == hash(one)
+    assert labelled != settings
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.workers = 3  # type: ignore[misc]
+
+
+def test_the_settings_of_requests_and_nodes_are_read_in_their_units():
+    given = {
+        "envelope-rows": 1,
+        "envelope-time": "50ms",
+        "scatter-size": "2 MiB",
+        "waiting-limit": 7,
+        "overload": "raise",
+        "tries": 1,
+        "join-timeout": "1 minute",
+    }
+    with dask.config.set({f"altlas.{key}": value for key, value in given.items()}):
+        settings = Settings.current()
+    assert (settings.envelope_rows, settings.envelope_time, settings.scatter_size) == (1, 0.05, 2 * 1024**2)
+    assert (settings.waiting_limit, settings.overload, settings.tries) == (7, "raise", 1)
+    assert settings.join_timeout == 60.0
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, "0", "0s", "0ms"])
+def test_a_request_need_not_wait_for_a_node_to_join(zero):
+    with dask.config.set({"altlas.join-timeout": zero}):
+        assert Settings.current().join_timeout == 0.0
+
+
+def test_labels_are_pairs_in_order_of_their_names_with_values_as_text():
+    with dask.config.set({"altlas.labels": {"zone": "a", "rack": 7, "spot": True}}):
+        assert Settings.current().labels == (("rack", "7"), ("spot", "True"), ("zone", "a"))
+
+
+def test_labels_can_be_given_one_by_one_in_the_environment():
+    code = "from altlas_flow.settings import Settings; print(dict(Settings.current().labels))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "DASK_ALTLAS__LABELS__ZONE": "a"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == "{'zone': 'a'}"
 
 
 def test_variables_of_the_environment_are_read_the_way_dask_reads_them():
@@ -107,6 +162,28 @@ WRONG = [
     ("load_timeout", "-3s"),
     ("part_rows", None),
     ("parts_in_flight", "2 per slot"),
+    ("envelope_rows", 0),
+    ("envelope_rows", 1.5),
+    ("envelope_time", 0),
+    ("envelope_time", "never"),
+    ("scatter_size", "large"),
+    ("scatter_size", -1),
+    ("waiting_limit", 0),
+    ("waiting_limit", None),
+    ("overload", "drop"),
+    ("overload", True),
+    ("tries", 0),
+    ("tries", "thrice"),
+    ("labels", "zone=a"),
+    ("labels", ["zone"]),
+    ("labels", None),
+    ("labels", {1: "a"}),
+    ("labels", {"zone": ["a", "b"]}),
+    ("labels", {"zone": None}),
+    ("join_timeout", -1),
+    ("join_timeout", "later"),
+    ("join_timeout", True),
+    ("join_timeout", False),
     ("default_distribution_strategy", "FASTEST"),
     ("default_aggregation_strategy", None),
 ]
@@ -124,8 +201,10 @@ def test_a_wrong_value_is_an_error_that_names_its_key(name, value):
 
 def test_every_setting_refuses_a_value_of_another_kind():
     for field in dataclasses.fields(Settings):
+        # labels are the one mapping
+        other = [{"a": 1}] if field.name == "labels" else {"a": 1}
         with (
-            dask.config.set({key_of(field.name): {"a": 1}}),
+            dask.config.set({key_of(field.name): other}),
             pytest.raises(SettingsError, match=key_of(field.name)),
         ):
             Settings.current()

@@ -11,6 +11,7 @@ from altlas_flow.cluster.connect import call_control
 from altlas_flow.cluster.control import CATALOG_TOPIC
 from altlas_flow.errors import SpecError, UnknownModel
 from altlas_flow.models.catalog import builtin_models
+from altlas_flow.models.memory import estimate
 from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec
 
@@ -40,7 +41,13 @@ class Catalog:
             raise SpecError(f"a {type(spec).__name__} is no model: register a ModelSpec")
         runtime_class(spec.runtime)
         resolved = spec.resolved()
-        call_control(self._client(), "altlas_register", spec=resolved.model_dump_json(), replace=replace)
+        call_control(
+            self._client(),
+            "altlas_register",
+            spec=resolved.model_dump_json(),
+            replace=replace,
+            memory=estimate(resolved),
+        )
         self._specs[spec.id] = resolved
         return resolved
 
@@ -75,6 +82,11 @@ class Catalog:
             # what is built in stays out of the catalog: its id is free for the user's own
             return found[model]
         return self._specs[model]
+
+    def known(self, model: str | ModelSpec | None) -> ModelSpec | None:
+        """The spec that `find` would give with no trip, or None."""
+        name = model.id if isinstance(model, ModelSpec) else model
+        return self._specs.get(name) if name is not None else None
 
     def _replaced(self, event: tuple[float, Any]) -> None:
         """Another client may have replaced a recipe: ask again."""

@@ -134,7 +134,14 @@ def open_connection(
     try:
         if not connection.embedded:
             check_versions(connection.client, settings.start_timeout)
-        connection.client.register_plugin(ControlPlugin(patience=settings.no_workers_timeout))
+        connection.client.register_plugin(
+            ControlPlugin(
+                patience=settings.no_workers_timeout,
+                join_timeout=settings.join_timeout,
+                heartbeat_timeout=settings.heartbeat_timeout,
+                strategy=settings.default_distribution_strategy,
+            )
+        )
         connection.client.register_plugin(HostPlugin(settings))
         await_hosts(connection.client, settings.start_timeout)
     except BaseException:

@@ -1,7 +1,7 @@
-"""The scheduler plugin: the catalog that all clients see, and where predictions run.
+"""The scheduler plugin: the catalog that all clients see, and who may send what where.
 
-It restricts a task that predicts to one worker in the same step in which Dask is about to place it,
-once all its inputs are in memory: decided on the cluster as it is then, with no extra trip.
+It is told by Dask what happens, by hosts what runs, by clients what they want; `Placer` places,
+`Lessor` says how much may be in flight, `Watchman` notices who is silent.
 """
 
 from __future__ import annotations
@@ -9,40 +9,51 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
-import random
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from distributed.core import Status
+from distributed.comm import Comm
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from altlas_flow._version import __version__
-from altlas_flow.cluster.keys import DIGITS, model_of
-from altlas_flow.errors import ModelConflict, NoEligibleNode
+from altlas_flow.cluster.keys import ANNOTATION, is_envelope, model_of
+from altlas_flow.cluster.lessor import Lessor, slots_for
+from altlas_flow.cluster.placer import Placer
+from altlas_flow.cluster.watchman import Watchman
+from altlas_flow.cluster.words import OPERATION
+from altlas_flow.cluster.worker import CANCEL, TOPIC
+from altlas_flow.errors import ModelConflict, SpecError, describe
 from altlas_flow.models.spec import ModelSpec
-from altlas_flow.placement import Node, least_loaded, refusal
+from altlas_flow.placement.node import Needs, refusal
+from altlas_flow.placement.strategies import adapt
 
 if TYPE_CHECKING:
-    from distributed.scheduler import Scheduler, TaskState, WorkerState
+    from distributed.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
 NAME = "altlas-control"
-TOPIC = "altlas-hosts"
 #: Says to clients that the recipe of an id was replaced.
 CATALOG_TOPIC = "altlas-catalog"
-#: No worker has this address: a task restricted to it waits until we know better.
-NOWHERE = "altlas://nowhere"
+#: Operation on a client's stream: members of an envelope have begun to run.
+BEGAN = "altlas-began"
+#: Entry points that give strategies by name.
+STRATEGY_GROUP = "altlas_flow.strategies"
 
 
 class ControlPlugin(SchedulerPlugin):
-    """Catalog and placement, on the scheduler.
+    """Catalog, placement and leases, on the scheduler.
 
     Parameters
     ----------
     patience : float
         Seconds that a task waits for a node which can do it, where there is or was one.
+    join_timeout : float
+        The same where there never was one.
+    heartbeat_timeout : float
+        Seconds after which a silent worker's work moves.
+    strategy : str
+        Of work that names none.
     seed : int
         For the choice between equal nodes.
     """
@@ -50,43 +61,72 @@ class ControlPlugin(SchedulerPlugin):
     name = NAME
     idempotent = True
 
-    def __init__(self, patience: float = 30.0, seed: int = 0) -> None:
-        self.patience, self.seed = patience, seed
+    def __init__(
+        self,
+        patience: float = 30.0,
+        *,
+        join_timeout: float = 0.0,
+        heartbeat_timeout: float = 10.0,
+        strategy: str = "LEAST_LOADED",
+        seed: int = 0,
+    ) -> None:
+        self.patience, self.join_timeout = patience, join_timeout
+        self.heartbeat_timeout, self.strategy, self.seed = heartbeat_timeout, strategy, seed
 
     async def start(self, scheduler: Scheduler) -> None:
         """Called by Dask once the scheduler runs."""
         self.scheduler = scheduler
         self.loop = asyncio.get_running_loop()
-        self.rng = random.Random(self.seed)
         self.catalog: dict[str, ModelSpec] = {}
-        self.needs: dict[str, Mapping[str, float]] = {}  # by the digits that keys carry
-        self.ids: dict[str, str] = {}
         self.hosts: dict[str, dict[str, Any]] = {}  # by worker address: what its host said of itself
         self.strangers: dict[str, str] = {}  # workers of another version
-        self.gone: list[tuple[float, Mapping[str, float]]] = []  # when hosts left, and their resources
-        self.in_flight: Counter[str] = Counter()
-        self.placed: dict[Any, str] = {}
-        self.parked: dict[Any, asyncio.TimerHandle] = {}  # tasks that nobody can do now
         self.faults = 0  # of this plugin: Dask only logs them
+        self.last_fault = ""
         self._came = asyncio.Event()
-        scheduler.handlers.update(
-            altlas_info=self.info,
-            altlas_ready=self.ready,
-            altlas_register=self.register,
-            altlas_models=self.models,
-            altlas_eligible=self.eligible,
+        self.placer = Placer(
+            scheduler,
+            patience=self.patience,
+            join_timeout=self.join_timeout,
+            default=self.strategy,
+            seed=self.seed,
+            fault=self._fault,
         )
+        self.lessor = Lessor(scheduler, self.placer.roster)
+        self.watchman = Watchman(scheduler, self.placer, self.heartbeat_timeout)
+        scheduler.handlers.update(
+            {
+                "altlas_info": self.info,
+                "altlas_ready": self.ready,
+                "altlas_register": self.register,
+                "altlas_models": self.models,
+                "altlas_eligible": self.eligible,
+                "altlas_open": self.open,
+                "altlas_strategy": self.add_strategy,
+                "altlas_cordon": self.cordon,
+                OPERATION: self.listen,
+            }
+        )
+        scheduler.stream_handlers.update({"altlas-report": self.report, "altlas-cancel": self.cancel})
+
+    async def close(self) -> None:
+        """Called by Dask when the scheduler closes."""
+        self.watchman.close()
 
     # -- what clients ask ---------------------------------------------------------------------
 
     async def info(self) -> dict[str, Any]:
-        """Version, hosts, what is under way on them, and the plugin's own faults."""
+        """Version, hosts, what is under way on them, what clients hold back, and the plugin's own faults."""
+        placer = self.placer
         return {
             "version": __version__,
             "hosts": self.hosts,
-            "in_flight": {address: count for address, count in self.in_flight.items() if count},
-            "parked": len(self.parked),
+            "in_flight": {node.address: node.tasks for node in placer.roster if node.tasks},
+            "parked": len(placer.parked),
+            "held": self.lessor.held,
+            "silent": sorted(self.watchman.silent),
+            "envelopes": len(self.lessor.envelopes),
             "faults": self.faults,
+            "last_fault": self.last_fault,
         }
 
     async def ready(self, timeout: float) -> list[str]:
@@ -106,7 +146,7 @@ class ControlPlugin(SchedulerPlugin):
             except TimeoutError:
                 continue  # the next look says who is missing
 
-    async def register(self, spec: str, replace: bool = False) -> dict[str, Any]:
+    async def register(self, spec: str, replace: bool = False, memory: int = 0) -> dict[str, Any]:
         """Put a spec (as JSON) into the catalog; the same id with another recipe is a conflict."""
         model = ModelSpec.model_validate_json(spec)
         known = self.catalog.get(model.id)
@@ -115,158 +155,178 @@ class ControlPlugin(SchedulerPlugin):
                 return {"error": pickle.dumps(ModelConflict(model.id))}
             self.scheduler.log_event(CATALOG_TOPIC, {"id": model.id})
         self.catalog[model.id] = model
-        self._note(model)
+        self.placer.note(model, memory)
         return {"error": None}
 
     async def models(self) -> dict[str, str]:
         """The catalog: id -> spec as JSON."""
         return {name: spec.model_dump_json() for name, spec in self.catalog.items()}
 
-    async def eligible(self, spec: str) -> dict[str, Any]:
+    async def eligible(self, spec: str, memory: int = 0) -> dict[str, Any]:
         """Addresses of the nodes that can serve a spec, with their slots, and why others cannot."""
         model = ModelSpec.model_validate_json(spec)
-        self._note(model)
-        nodes = [self._node(ws) for ws in self.scheduler.workers.values()]
-        refused = {node.name: refusal(model.resources, node) for node in nodes}
-        return {
-            "nodes": {node.address: node.slots for node in nodes if refused[node.name] is None},
-            "refused": {name: why for name, why in refused.items() if why},
-        }
+        self.placer.note(model, memory)
+        needs = Needs.of(model.resources, model.labels, memory)
+        able = {node.address: slots_for(needs, node) for node in self.placer.roster if not refusal(needs, node)}
+        return {"nodes": able, "refused": self.placer.roster.reasons(needs)}
 
-    def _note(self, model: ModelSpec) -> None:
-        """Keep what a key's digits stand for."""
-        digits = model.fingerprint[:DIGITS]
-        self.needs[digits], self.ids[digits] = dict(model.resources), model.id
+    async def open(self, client: str, spec: str, memory: int = 0) -> dict[str, Any]:
+        """A client is about to send requests for a model: its pool and its lease."""
+        model = ModelSpec.model_validate_json(spec)
+        self.placer.note(model, memory)
+        return self.lessor.open(client, model.resources, model.labels)
+
+    async def add_strategy(self, name: str, function: bytes | None = None) -> dict[str, Any]:
+        """Know a strategy: an entry point by its name, or a client's own callable."""
+        if name in self.placer.strategies:
+            return {"error": None}
+        try:
+            found = pickle.loads(function) if function is not None else _entry_point(name)
+            self.placer.strategies[name] = adapt(found)
+        except Exception as error:
+            # whatever importing it may raise is for whoever asked for it
+            wrong = SpecError(f"strategy {name.partition('#')[0]!r} cannot be used: {describe(error)}")
+            return {"error": pickle.dumps(wrong)}
+        return {"error": None}
+
+    async def cordon(self, name: str, cordoned: bool = True) -> bool:
+        """Give a node no new work, or again; whether there is one of that name."""
+        found = False
+        for node in self.placer.roster:
+            if node.name == name:
+                found, node.cordoned = True, cordoned
+                self.placer.roster.changed(node.address)
+        self.lessor.nodes_changed()
+        self.placer.unpark()
+        return found
+
+    def report(
+        self, client: str, pulse: int, pools: Mapping[str, Any], held: Mapping[str, int], **kwargs: Any
+    ) -> None:
+        """A client's pulse: what it holds back; told by its stream."""
+        self._guard("a report", self.lessor.report, client, pulse, pools, held, self.faults)
+
+    def cancel(self, client: str, key: Any, requests: list[int], **kwargs: Any) -> None:
+        """A client no longer wants some requests of an envelope; told by its stream."""
+        job = self.placer.jobs.get(key)
+        if job is not None and job.address in self.scheduler.stream_comms:
+            self.scheduler.worker_send(job.address, {"op": CANCEL, "key": key, "requests": requests})
+
+    # -- what hosts say -----------------------------------------------------------------------
+
+    async def listen(self, comm: Comm, address: str) -> None:
+        """Hear what one host says, for as long as it lives."""
+        while True:
+            try:
+                message = await comm.read()
+            except OSError:
+                return  # CommClosedError is one: it has gone
+            self._guard("a word", self._hear, address, **message)
+
+    def _hear(self, address: str, word: str, **said: Any) -> None:
+        placer = self.placer
+        if word == "begin":
+            placer.began(address, said["slot"], said["runs"])
+            for key, members in said["runs"]:
+                owner = self.lessor.envelopes.get(key)
+                comm = self.scheduler.client_comms.get(owner[1]) if owner is not None else None
+                if comm is not None and not comm.closed():
+                    comm.send({"op": BEGAN, "key": key, "requests": members})
+        elif word == "done":
+            placer.done(address, said["key"], said["rows"], said["seconds"], said["faults"])
+        elif word == "model":
+            placer.roster.loaded(address, said["model"], said["bytes"])
 
     # -- what Dask tells ----------------------------------------------------------------------
 
-    def log_event(self, topic: str, msg: Any) -> None:
+    def log_event(self, topic: str | Iterable[str], msg: Any) -> None:
         """A host says that it is there, or a worker that it works again."""
         if not isinstance(msg, dict):
             return
         if topic == TOPIC:
-            if msg.get("version") == __version__:
-                self.hosts[msg["address"]] = msg
-            else:
-                self.strangers[msg["address"]] = str(msg.get("version"))
-                logger.warning(
-                    "worker %s runs altlas_flow %s, not %s", msg["address"], msg.get("version"), __version__
-                )
-            self._came.set()
-            self._unpark()
-        elif msg.get("action") == "worker-status-change" and msg.get("status") == Status.running.name:
+            self._guard("a host's coming", self._host_came, msg)
+        elif msg.get("action") == "worker-status-change" and isinstance(topic, str):
             # told right before the worker counts as running
-            self.loop.call_soon(self._unpark)
+            self.loop.call_soon(self._guard, "a worker's status", self._status, topic)
+
+    def _host_came(self, msg: dict[str, Any]) -> None:
+        address = msg["address"]
+        ws = self.scheduler.workers.get(address)
+        if msg.get("version") != __version__:
+            self.strangers[address] = str(msg.get("version"))
+            logger.warning("worker %s runs altlas_flow %s, not %s", address, msg.get("version"), __version__)
+        elif ws is not None:
+            self.hosts[address] = msg
+            self.placer.came(ws, msg)
+            self.lessor.nodes_changed()
+        self._came.set()
+
+    def _status(self, address: str) -> None:
+        self.placer.status(address)
+        self.lessor.nodes_changed()
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """A worker is gone, and its host with it."""
-        host = self.hosts.pop(worker, None)
-        if host is not None:
-            self.gone.append((self.loop.time(), host["resources"]))
+        self.hosts.pop(worker, None)
         self.strangers.pop(worker, None)
-        self.in_flight.pop(worker, None)
+        self._guard("a worker's going", self._worker_left, worker)
         self._came.set()
+
+    def _worker_left(self, address: str) -> None:
+        self.watchman.forget(address)
+        self.placer.left(address)
+        self.lessor.nodes_changed()
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        """A client is gone: what it had leased is free."""
+        self._guard("a client's going", self.lessor.leave, client)
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """A task changes its state: place it, or what waits for it, right before Dask does."""
         try:
-            if model_of(key) is not None:
-                self._follow(key, finish)
-                if finish == "waiting":
-                    self._place_if_ready(self.scheduler.tasks[key])
+            model = model_of(key)
+            if model is not None:
+                if is_envelope(key):
+                    self._count(key, finish)
+                self.placer.follow(key, model, start, finish)
             if finish == "memory":
                 for dependent in self.scheduler.tasks[key].dependents:
                     if dependent.state == "waiting" and model_of(dependent.key) is not None:
-                        self._place_if_ready(dependent)
-        except Exception:
+                        self.placer.place_if_ready(dependent)
+        except Exception as error:
             # an exception here is only logged by Dask; it is counted, and the task runs unplaced
-            self.faults += 1
+            self._fault(f"placing {key!r} failed: {describe(error)}")
             logger.exception("placing %r failed", key)
 
-    # -- placement ----------------------------------------------------------------------------
+    def _count(self, key: Any, finish: str) -> None:
+        """Keep count of the envelopes in flight of each client."""
+        if finish == "waiting":
+            said = (self.scheduler.tasks[key].annotations or {}).get(ANNOTATION) or {}
+            if "client" in said:
+                self.lessor.sent(key, said["client"], said["pool"])
+        elif finish in ("memory", "erred", "forgotten"):
+            self.lessor.ended(key)
 
-    def _release(self, key: Any) -> None:
-        """Count a task out of the worker where it was placed."""
-        address = self.placed.pop(key, None)
-        if address is not None and self.in_flight[address] > 0:
-            self.in_flight[address] -= 1
+    def _guard(self, what: str, function: Any, *args: Any, **kwargs: Any) -> None:
+        """Call; count and log what it raises: nobody else would see it."""
+        try:
+            function(*args, **kwargs)
+        except Exception as error:
+            self._fault(f"{what} failed: {describe(error)}")
+            logger.exception("%s failed", what)
 
-    def _follow(self, key: Any, finish: str) -> None:
-        """Keep count of what is in flight on each worker."""
-        self._release(key)
-        if finish == "processing":
-            ws = self.scheduler.tasks[key].processing_on
-            if ws is not None:
-                self.placed[key] = ws.address
-                self.in_flight[ws.address] += 1
-        if finish != "no-worker" and (timer := self.parked.pop(key, None)) is not None:
-            timer.cancel()
+    def _fault(self, text: str) -> None:
+        self.faults += 1
+        self.last_fault = text
+        logger.warning("%s", text)
 
-    def _node(self, ws: WorkerState, ts: TaskState | None = None) -> Node:
-        host = self.hosts.get(ws.address)
-        local = sum(dep.get_nbytes() for dep in ts.dependencies if ws in (dep.who_has or ())) if ts else 0
-        return Node(
-            address=ws.address,
-            name=str(ws.name),
-            slots=host["slots"] if host else 1,
-            resources=ws.resources,
-            in_flight=self.in_flight[ws.address],
-            local_bytes=local,
-            available=host is not None and ws.status == Status.running,
-        )
 
-    def _place_if_ready(self, ts: TaskState) -> bool:
-        """Restrict a task whose inputs are all there to the node that shall do it; whether there is one."""
-        if ts.waiting_on:
-            return False
-        needs = self.needs.get(model_of(ts.key) or "", {})
-        nodes = [self._node(ws, ts) for ws in self.scheduler.workers.values()]
-        feasible = [node for node in nodes if refusal(needs, node) is None]
-        if feasible:
-            chosen = least_loaded(feasible, self.rng).address
-            self.scheduler.set_restrictions({ts.key: [chosen]})
-            # it counts from here: its siblings are placed before any of them counts as processing
-            self._release(ts.key)
-            self.placed[ts.key] = chosen
-            self.in_flight[chosen] += 1
-            return True
-        self.scheduler.set_restrictions({ts.key: [NOWHERE]})
-        if ts.key not in self.parked:
-            # not at once even where nobody will come: a task cannot be failed within its own transition
-            delay = self.patience if self._may_come(needs) else 0.0
-            self.parked[ts.key] = self.loop.call_later(delay, self._give_up, ts.key)
-        return False
+def _entry_point(name: str) -> Any:
+    from importlib.metadata import entry_points
 
-    def _may_come(self, needs: Mapping[str, float]) -> bool:
-        """Whether a node that could is paused, was there a moment ago, or none has come yet."""
-        since = self.loop.time() - self.patience
-        self.gone = [(at, resources) for at, resources in self.gone if at >= since]
-        known = [host["resources"] for host in self.hosts.values()] + [
-            resources for _, resources in self.gone
-        ]
-        return not known or any(
-            all(have.get(name, 0) >= amount for name, amount in needs.items()) for have in known
-        )
+    for point in entry_points(group=STRATEGY_GROUP):
+        if point.name == name:
+            return point.load()
+    raise LookupError(f"no strategy of that name is installed (entry points of {STRATEGY_GROUP})")
 
-    def _give_up(self, key: Any) -> None:
-        """End a parked task with an error that says why nobody can do it."""
-        ts = self.scheduler.tasks.get(key)
-        if self.parked.pop(key, None) is None or ts is None or ts.state != "no-worker":
-            return
-        digits = model_of(key) or ""
-        needs = self.needs.get(digits, {})
-        nodes = [self._node(ws) for ws in self.scheduler.workers.values()]
-        reasons = {node.name: refusal(needs, node) or "it has just come" for node in nodes}
-        error = NoEligibleNode(self.ids.get(digits, digits), reasons)
-        stimulus = f"altlas-no-eligible-node-{key}"
-        recommendations = self.scheduler.transition(
-            key, "erred", exception=pickle.dumps(error), cause=key, stimulus_id=stimulus
-        )
-        self.scheduler.transitions(recommendations, stimulus_id=stimulus)
 
-    def _unpark(self) -> None:
-        """A node came, or works again: place what waited for one."""
-        for key in list(self.parked):
-            ts = self.scheduler.tasks.get(key)
-            if ts is not None and ts.state == "no-worker" and self._place_if_ready(ts):
-                self.scheduler.transitions({key: "processing"}, stimulus_id=f"altlas-host-came-{key}")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import uuid
 
-#: Prefix of every task that takes a slot of a host.
-PREDICT = "altlas-predict-"
+#: Prefixes of every task that takes a slot of a host: parts of frames, and envelopes of requests.
+PREDICT, REQUEST = "altlas-predict-", "altlas-request-"
+#: Name of the annotation that says what an envelope needs, and on the worker why it came there.
+ANNOTATION = "altlas"
 #: Digits of a model's fingerprint that a key carries.
 DIGITS = 16
 
@@ -19,9 +21,19 @@ def predict_key(fingerprint: str, unique: str | None = None) -> str:
     return f"{PREDICT}{fingerprint[:DIGITS]}-{unique or uuid.uuid4().hex}"
 
 
+def request_key(fingerprint: str) -> str:
+    """Key of an envelope of requests for the model of that fingerprint."""
+    return f"{REQUEST}{fingerprint[:DIGITS]}-{uuid.uuid4().hex}"
+
+
 def model_of(key: object) -> str | None:
     """The first digits of the fingerprint in a key; None where the task does not predict."""
     name = key[0] if isinstance(key, tuple) and key else key
-    if not isinstance(name, str) or not name.startswith(PREDICT):
+    if not isinstance(name, str) or not name.startswith((PREDICT, REQUEST)):
         return None
     return name[len(PREDICT) : len(PREDICT) + DIGITS]
+
+
+def is_envelope(key: object) -> bool:
+    """Whether the task carries requests, whose sender decides what becomes of those that fail."""
+    return isinstance(key, str) and key.startswith(REQUEST)

@@ -1,149 +1,282 @@
-"""Transport: requests become Dask futures, and their answers responses."""
+"""Transport: what any thread may call to send a request, to wait for it, and to give it up.
+
+Nothing here blocks. A request goes into an inbox, and the client's event loop is woken; `Dispatch`,
+which lives on that loop, does the rest.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
+import json
+import threading
 import time
 import uuid
-from collections.abc import Generator, Mapping
-from concurrent.futures import CancelledError
-from concurrent.futures import Future as ConcurrentFuture
-from copy import copy
+from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from distributed import Client, Future, Reschedule, get_worker, secede
-from distributed.scheduler import KilledWorker
+from dask.base import tokenize
+from distributed import Client
 
-from altlas_flow.cluster.keys import predict_key
-from altlas_flow.cluster.worker import current_host
-from altlas_flow.errors import AltlasError, ClusterError, ClusterLost, HostClosed, PredictError, describe
+from altlas_flow.cluster.dispatch import Dispatch
+from altlas_flow.cluster.handle import CANCELLED, ERROR, Handle, cancelled
+from altlas_flow.cluster.lanes import Lane
+from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded
+from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec
-from altlas_flow.records import InferenceResponse
+from altlas_flow.records import DistributionStrategy, RetryPolicy
+from altlas_flow.settings import Settings
 
-#: Host priority of requests that somebody waits for; rows of a job have 0.
-INTERACTIVE = 10
-
-
-class Handle:
-    """A request under way: blocking (`result`) and awaitable, from any event loop.
-
-    Attributes
-    ----------
-    request_id : str
-    future : distributed.Future
-        Of the Dask task that carries the request.
-    """
-
-    def __init__(self, client: Client, future: Future[Any], request_id: str) -> None:
-        self.future, self.request_id = future, request_id
-        loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop  # type: ignore[union-attr]
-        self._answer: ConcurrentFuture[InferenceResponse] = asyncio.run_coroutine_threadsafe(
-            _gather(client, future, request_id), loop
-        )
-
-    def result(self, timeout: float | None = None) -> InferenceResponse:
-        """The answer; waits for it.
-
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds.
-
-        Raises
-        ------
-        TimeoutError
-            Where there is none by then.
-        AltlasError
-            What went wrong on the way.
-        """
-        return self._answer.result(timeout)
-
-    def __await__(self) -> Generator[Any, None, InferenceResponse]:
-        # shielded: whoever gives up waiting leaves the answer to those who still wait
-        return asyncio.shield(asyncio.wrap_future(self._answer)).__await__()
-
-    def __repr__(self) -> str:
-        return f"<Handle {self.request_id}: {self.future.status}>"
+#: Kinds of requests (model, parameters, strategy, priority, validator) that are kept ready.
+KINDS = 1000
 
 
-async def _gather(client: Client, future: Future[Any], request_id: str) -> InferenceResponse:
-    """The answer of a request, or a typed error; runs on the client's event loop."""
-    try:
-        response: InferenceResponse = await client._gather(future)
-    except AltlasError as error:
-        raise _let_go(error, future) from error.__cause__
-    except KilledWorker as error:
-        _let_go(error, future)
-        raise ClusterError(
-            f"request {request_id} was on {error.allowed_failures + 1} workers that died: look at their logs "
-            "and memory; the input may kill the model"
-        ) from error
-    except (CancelledError, asyncio.CancelledError) as error:
-        raise ClusterLost(
-            f"request {request_id} was given up: the flow or its scheduler was closed; connect and ask again"
-        ) from error
-    except Exception as error:
-        # whatever Dask itself raises on the way
-        _let_go(error, future)
-        raise ClusterError(f"request {request_id} failed on its way: {describe(error)}") from error
-    return response
-
-
-def _let_go(error: Exception, future: Future[Any]) -> Exception:
-    """A copy of a task's error, where `error` itself must not be raised again.
-
-    Dask's client keeps the error of a failed task for as long as a future of it lives. Once it was raised,
-    its traceback holds the frames that it came through, and they hold the future: neither would ever go,
-    and the scheduler would keep every failed request. So it forgets the frames of this process.
-    """
-    remote = getattr(future._state, "traceback", None)
-    error.__traceback__ = remote
-    return copy(error).with_traceback(remote)
-
-
-def submit(client: Client, spec: ModelSpec, inputs: Any, parameters: Mapping[str, Any]) -> Handle:
-    """Send one request.
+class Transport:
+    """Sends the requests of one Dask client.
 
     Parameters
     ----------
     client : distributed.Client
-    spec : ModelSpec
-    inputs : Any
-        One input, or a list of them.
-    parameters : mapping
+    settings : Settings
+    clock : callable
+        Monotonic seconds.
     """
-    request_id = uuid.uuid4().hex
-    future = client.submit(
-        answer,
-        spec,
-        inputs,
-        dict(parameters),
-        request_id,
-        key=predict_key(spec.fingerprint, request_id),
-        pure=False,
-        priority=INTERACTIVE,
-    )
-    return Handle(client, future, request_id)
+
+    def __init__(
+        self, client: Client, settings: Settings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.client, self.settings, self.clock = client, settings, clock
+        self.loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop  # type: ignore[union-attr]
+        self.thread: int | None = None  # of that loop
+        self.open = 0  # requests that are not over
+        self.users = 0  # flows
+        self._lock = threading.Lock()
+        self._lanes: dict[Any, Lane] = {}
+        self._awake = self._closed = False
+        self._dispatch = Dispatch(self)
+        self.loop.call_soon_threadsafe(self._begin)
+
+    @property
+    def faults(self) -> int:
+        """Of the scheduler plugin, as it last said."""
+        return self._dispatch.pulse.faults
+
+    def lane(
+        self,
+        spec: ModelSpec,
+        parameters: Mapping[str, Any],
+        *,
+        strategy: Any = None,
+        priority: int = 0,
+        validator: Any = None,
+    ) -> Lane:
+        """Where requests of a kind wait; its arguments are checked the first time.
+
+        Raises
+        ------
+        ParameterError, BadRequest
+        """
+        given = json.dumps(parameters, sort_keys=True, default=tokenize) if parameters else ""
+        key = (spec.fingerprint, spec.id, spec.validator, given, strategy, priority, validator)
+        try:
+            lane = self._lanes.get(key)
+        except TypeError:
+            raise BadRequest("strategy and validator have to be hashable: pass a function") from None
+        if lane is not None and lane.refused is None:
+            return lane
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise BadRequest(f"priority={priority!r} is no whole number: give one, higher goes first")
+        runtime_class(spec.runtime)(spec).check_parameters({**spec.parameters, **parameters})
+        lane = Lane(spec, dict(parameters), priority=priority, validator=validator or spec.checks())
+        lane.strategy, lane.code = self._strategy(strategy)
+        with self._lock:
+            if len(self._lanes) >= KINDS:
+                self._lanes.clear()  # parameters that change each time: what waits, waits elsewhere
+            self._lanes[key] = lane
+        return lane
+
+    def submit(
+        self,
+        lane: Lane,
+        inputs: Any,
+        *,
+        request_id: str | None = None,
+        deadline: float | None = None,
+        retry: RetryPolicy | None = None,
+        idempotent: bool = True,
+        metadata: dict[str, Any] | None = None,
+    ) -> Handle:
+        """Send a request; never blocks.
+
+        Raises
+        ------
+        Overloaded
+            Where too much waits, and the settings say so.
+        ClusterLost
+        """
+        if self._closed or self.client.status not in ("running", "connecting"):
+            raise ClusterLost("the connection to the scheduler is closed: connect again with af.connect()")
+        now = self.clock()
+        handle = Handle(self, lane, request_id or uuid.uuid4().hex, inputs, now, lane.spec.id)
+        if deadline is not None:
+            handle._deadline = now + deadline
+        handle._retry, handle._idempotent, handle._metadata = retry, idempotent, metadata
+        with self._lock:
+            if self.open >= self.settings.waiting_limit and self.settings.overload == "raise":
+                raise Overloaded(
+                    f"{self.open} requests wait already: ask again later, or raise altlas.waiting-limit"
+                )
+            self.open += 1
+        self._dispatch.inbox.append(handle)
+        self.wake()
+        return handle
+
+    def refused(self, request_id: str, model: str, error: AltlasError) -> Handle:
+        """The handle of a request that cannot be sent at all: it is over already."""
+        handle = Handle(self, None, request_id or uuid.uuid4().hex, None, self.clock(), model)
+        handle._settle(ERROR, self.clock(), error)
+        return handle
+
+    def cancel(self, handle: Handle) -> bool:
+        """Give a request up; False where it is over already."""
+        if not self.end(handle, CANCELLED, cancelled(handle)):
+            return False
+        with contextlib.suppress(RuntimeError):  # the loop is closed: so is everything else
+            self.loop.call_soon_threadsafe(self._dispatch.unwanted, handle)
+        return True
+
+    def when_over(self, handle: Handle, waiter: Any) -> bool:
+        """Have `waiter` woken when the request is over; False where it is over already.
+
+        Parameters
+        ----------
+        handle : Handle
+        waiter : callable, or (event loop, asyncio future)
+        """
+        with self._lock:
+            if handle._final is not None:
+                return False
+            if handle._waiters is None:
+                handle._waiters = []
+            handle._waiters.append(waiter)
+            return True
+
+    def end(self, handle: Handle, final: str, error: Exception | None) -> bool:
+        """A request is over; False where it was already."""
+        with self._lock:
+            if handle._final is not None:
+                return False
+            waiters = handle._settle(final, self.clock(), error)
+            self.open -= 1
+        notify(waiters)
+        return True
+
+    def complete(self, handles: list[Handle], final: str) -> None:
+        """As `end`, for many at once that have their answers."""
+        now, waiters = self.clock(), []
+        with self._lock:
+            for handle in handles:
+                if handle._final is None:
+                    waiters += handle._settle(final, now)
+                    self.open -= 1
+        notify(waiters)
+
+    def wake(self) -> None:
+        """Have what waits looked at."""
+        if not self._awake:
+            self._awake = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: `submit` says so next time
+                self.loop.call_soon_threadsafe(self._pump)
+
+    def close(self) -> None:
+        """Send nothing more; whoever still waits is told."""
+        self._closed = True
+        over = threading.Event()
+
+        def end() -> None:
+            self._dispatch.close(ClusterLost("the flow was closed before the answer came: connect and ask again"))
+            over.set()
+
+        if threading.get_ident() == self.thread:
+            end()
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(end)
+            over.wait(5.0)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    def _begin(self) -> None:
+        self.thread = threading.get_ident()
+        self._dispatch.listen()
+
+    def _pump(self) -> None:
+        self._awake = False
+        self._dispatch.pump()
+
+    def _strategy(self, strategy: Any) -> tuple[str, bytes | None]:
+        """The name by which the scheduler knows a strategy; and its code, where it is the user's own."""
+        if strategy is None:
+            return self.settings.default_distribution_strategy, None
+        if isinstance(strategy, str):
+            with contextlib.suppress(ValueError):
+                return str(DistributionStrategy(strategy).value), None
+            return strategy, None
+        if not callable(strategy):
+            raise BadRequest(
+                f"strategy={strategy!r} is none: give a name, a DistributionStrategy or a function"
+            )
+        import cloudpickle
+
+        code: bytes = cloudpickle.dumps(strategy)
+        name = getattr(strategy, "__name__", type(strategy).__name__)
+        return f"{name}#{hashlib.sha256(code).hexdigest()[:16]}", code
 
 
-def answer(spec: ModelSpec, inputs: Any, parameters: dict[str, Any], request_id: str) -> InferenceResponse:
-    """Predict one request; runs on a worker."""
-    host, node = current_host(), str(get_worker().name)
-    started = time.perf_counter()
-    many = isinstance(inputs, list)
-    # out of the worker's thread pool before any waiting: tasks that read and write need its threads
-    secede()
-    try:
-        result = host.predict(spec, inputs if many else [inputs], parameters=parameters, priority=INTERACTIVE)
-    except HostClosed as error:
-        raise Reschedule() from error  # on another node, where this one is about to go
-    for row in sorted(result.errors):
-        raise PredictError(spec.id, describe(result.errors[row])) from result.errors[row]
-    return InferenceResponse(
-        request_id=request_id,
-        model_id=spec.id,
-        node_id=node,
-        outputs=result.outputs if many else result.outputs[0],
-        latency=time.perf_counter() - started,
-        load_time=result.load_s,
-    )
+_transports: WeakKeyDictionary[Client, Transport] = WeakKeyDictionary()
+_registry = threading.Lock()
+
+
+def transport_for(client: Client, settings: Settings) -> Transport:
+    """The transport of a client: one, however many flows use it; each calls `release` in the end."""
+    with _registry:
+        transport = _transports.get(client)
+        if transport is None or transport.closed:
+            transport = _transports[client] = Transport(client, settings)
+        transport.users += 1
+        return transport
+
+
+def release(transport: Transport) -> None:
+    """A flow uses it no more; the last one closes it."""
+    with _registry:
+        transport.users -= 1
+        last = transport.users <= 0
+    if last:
+        transport.close()
+
+
+def notify(waiters: list[Any]) -> None:
+    """Wake those who wait: threads at once, and each event loop with one call."""
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for waiter in waiters:
+        if isinstance(waiter, tuple):
+            loops.setdefault(waiter[0], []).append(waiter[1])
+        else:
+            waiter()
+    for loop, futures in loops.items():
+        with contextlib.suppress(RuntimeError):  # that loop is closed, and nobody waits in it
+            loop.call_soon_threadsafe(_release, futures)
+
+
+def _release(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+

@@ -1,22 +1,35 @@
-"""The worker plugin: owns the `ModelHost` and tells the scheduler that it is there."""
+"""The worker plugin: owns the `ModelHost`, and tells the scheduler plugin what becomes of the work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from threading import Thread
-from typing import Any
+import logging
+from collections.abc import Callable, Sequence
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any
 
 from distributed import Worker, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from altlas_flow._version import __version__
-from altlas_flow.cluster.control import TOPIC
+from altlas_flow.cluster.gpus import claim_gpus
+from altlas_flow.cluster.keys import DIGITS
+from altlas_flow.cluster.words import Words
 from altlas_flow.errors import HostClosed
 from altlas_flow.models.host import ModelHost
 from altlas_flow.models.memory import keep_freed_memory
 from altlas_flow.settings import Settings
 
+if TYPE_CHECKING:
+    from altlas_flow.cluster.envelope import Delivery
+    from altlas_flow.models.watch import Watch
+
+logger = logging.getLogger(__name__)
+
 NAME = "altlas-host"
+#: Topic of the event by which a host says that it is there.
+TOPIC = "altlas-hosts"
+#: Operation on a worker's stream: requests of an envelope are no longer wanted.
+CANCEL = "altlas-cancel"
 
 
 class HostPlugin(WorkerPlugin):
@@ -35,26 +48,38 @@ class HostPlugin(WorkerPlugin):
         self.settings = settings
         self.host: ModelHost | None = None
 
-    def setup(self, worker: Worker) -> None:
+    async def setup(self, worker: Worker) -> None:
         """Called by Dask on each worker, also on those that join later."""
         threads = worker.state.nthreads
         slots = min(self.settings.slots or threads, threads)
         limit = worker.memory_manager.memory_limit
         resources = dict(worker.state.total_resources)
+        if "GPU" not in resources and (found := await claim_gpus()):
+            resources["GPU"] = found
+            await worker.set_resources(GPU=found)
+        budget = int(limit * self.settings.model_memory_fraction) if limit else None
         keep_freed_memory()
+        self._lock = Lock()
+        self._under_way: dict[str, tuple[Watch, Delivery]] = {}
+        self._cancelled: dict[str, list[int]] = {}  # of envelopes that have not begun
+        self.words = Words(worker)
+        await self.words.open()
         self.host = ModelHost(
             node=str(worker.name),
             slots=slots,
             gpus=resources.get("GPU", 0),
             # slots x torch threads never exceed the threads that the worker was given
             threads=max(1, threads // slots),
-            memory_budget=int(limit * self.settings.model_memory_fraction) if limit else None,
+            memory_budget=budget,
             memory_limit=limit or None,
             parts=self.settings.parts_in_flight,
             load_timeout=self.settings.load_timeout,
             retry_delay=self.settings.load_retry_delay,
+            announce=self._announce,
+            changed=self._models_changed,
         )
         worker.metrics["altlas"] = self._metrics
+        worker.stream_handlers[CANCEL] = self.cancel
         worker.log_event(
             TOPIC,
             {
@@ -63,24 +88,78 @@ class HostPlugin(WorkerPlugin):
                 "version": __version__,
                 "slots": slots,
                 "resources": resources,
+                # the worker's own configuration says what it is
+                "labels": dict(Settings.current().labels),
+                "memory": budget,
             },
         )
 
     def teardown(self, worker: Worker) -> None:
         """Called by Dask when the worker closes."""
         worker.metrics.pop("altlas", None)
+        worker.stream_handlers.pop(CANCEL, None)
         if self.host is not None:
             # Waiting for batches and freeing weights takes seconds, which the worker's event loop has not:
             # its nanny kills it after a few. What waits on the host is told first of all.
             Thread(target=self.host.close, name="altlas-close", daemon=True).start()
 
+    # -- envelopes ----------------------------------------------------------------------------
+
+    def begin(self, key: str, watch: Watch, delivery: Delivery) -> None:
+        """An envelope is about to wait in the host."""
+        with self._lock:
+            self._under_way[key] = watch, delivery
+            early = self._cancelled.pop(key, None)
+        if early:
+            watch.cancel(delivery.rows_of(early))
+
+    def end(self, key: str, *, rows: int, seconds: float | None, faults: int, closing: bool) -> None:
+        """It has its outcomes: say how long its rows took, and whether the node failed."""
+        with self._lock:
+            self._under_way.pop(key, None)
+            self._cancelled.pop(key, None)
+        self.words.say("done", key=key, rows=rows, seconds=seconds, faults=0 if closing else faults)
+
+    def cancel(self, key: str, requests: Sequence[int], **kwargs: Any) -> None:
+        """Requests of an envelope are no longer wanted; called on the worker's event loop."""
+        with self._lock:
+            found = self._under_way.get(key)
+            if found is None:
+                # it may still be on its way; what never comes must not be kept for ever
+                self._cancelled.setdefault(key, []).extend(requests)
+                while len(self._cancelled) > 1000:
+                    del self._cancelled[next(iter(self._cancelled))]
+                return
+        watch, delivery = found
+        watch.cancel(delivery.rows_of(requests))
+        assert self.host is not None
+        self.host.prune()
+
+    def told(self, key: str, rows: int, seconds: float) -> None:
+        """A part of a frame is predicted."""
+        self.words.say("done", key=key, rows=rows, seconds=seconds, faults=0)
+
+    def _announce(self, slot: str, pieces: Sequence[tuple[str, Any]]) -> None:
+        """A batch is about to begin: say which requests are in it, before they can kill this worker."""
+        runs = []
+        with self._lock:
+            for tag, rows in pieces:
+                found = self._under_way.get(tag)
+                if found is not None:
+                    runs.append([tag, found[1].requests(rows)])
+        if runs:
+            self.words.say("begin", wait=True, slot=slot, runs=runs)
+
+    def _models_changed(self, fingerprint: str, size: int | None) -> None:
+        self.words.say("model", model=fingerprint[:DIGITS], bytes=size)
+
     def _metrics(self, worker: Worker) -> dict[str, Any]:
         assert self.host is not None
-        return {"version": __version__, **self.host.state()}
+        return {"version": __version__, "words_lost": self.words.lost, **self.host.state()}
 
 
-def current_host() -> ModelHost:
-    """The host of the worker that runs the current task.
+def current_plugin() -> HostPlugin:
+    """The plugin of the worker that runs the current task.
 
     Raises
     ------
@@ -91,7 +170,20 @@ def current_host() -> ModelHost:
     plugin = worker.plugins.get(NAME)
     if not isinstance(plugin, HostPlugin) or plugin.host is None:
         raise HostClosed(f"{worker.name} has no host: connect to its cluster with af.connect() first")
-    return plugin.host
+    return plugin
+
+
+def current_host() -> ModelHost:
+    """Its host.
+
+    Raises
+    ------
+    HostClosed
+        Where the worker has none.
+    """
+    host = current_plugin().host
+    assert host is not None
+    return host
 
 
 def still_wanted() -> Callable[[], bool]:

@@ -1,188 +1,24 @@
 """Rows into batches and answers back into order.
 
-`Work` holds the rows of one call; `cut` takes the next batch from what waits for one model, whoever
+`cut` takes the next batch from what waits for one model, whoever
 asked; `execute` predicts it and gives every row its own outcome. No threads and no Dask here.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from altlas_flow.errors import PredictError
 from altlas_flow.models.memory import is_out_of_memory, release_memory
+from altlas_flow.models.work import Work
 
 if TYPE_CHECKING:
-    from altlas_flow.models.runtimes.base import Prepared, Runtime
-
-
-@dataclass
-class Predictions:
-    """Outcomes of the rows of one call.
-
-    Attributes
-    ----------
-    outputs : numpy.ndarray of shape (rows, ...) or list of length rows
-        Answers in the order of the rows; what stands at a faulty row means nothing.
-    errors : dict of int to Exception
-        Rows without an answer, by position.
-    tokens, padded : int
-        Tokens of the rows, and tokens computed, padding included; 0 where rows have none.
-    truncated : int
-        Rows that were cut to the length that the model reads.
-    batches : int
-        Batches that held rows of this call.
-    predict_s, load_s : float
-        Seconds spent predicting (shared batches by share of rows), and loading the model for it.
-    budget : int
-        The batch budget in use at the end, in tokens or rows.
-    settled : bool
-        Whether the search for the budget is over.
-    """
-
-    outputs: np.ndarray | list[Any]
-    errors: dict[int, Exception] = field(default_factory=dict)
-    tokens: int = 0
-    padded: int = 0
-    truncated: int = 0
-    batches: int = 0
-    predict_s: float = 0.0
-    load_s: float = 0.0
-    budget: int = 0
-    settled: bool = False
-
-
-class Work:
-    """The rows of one call, waiting to be batched.
-
-    Parameters
-    ----------
-    prepared : Prepared
-    parameters : mapping
-    rows_limit : int or None
-        Rows a batch where the caller fixed them; None: the budget decides.
-    priority : int
-        Higher goes first.
-    """
-
-    def __init__(
-        self,
-        prepared: Prepared,
-        parameters: Mapping[str, Any],
-        *,
-        rows_limit: int | None = None,
-        priority: int = 0,
-    ) -> None:
-        self.items, self.costs = prepared.items, prepared.costs
-        self.parameters, self.rows_limit, self.priority = parameters, rows_limit, priority
-        size = len(prepared.items)
-        self.result = Predictions([], dict(prepared.faults), truncated=prepared.truncated)
-        self._waiting: Sequence[int] | np.ndarray
-        if self.costs is None and not prepared.faults:
-            self._waiting = range(size)
-        else:
-            rows = np.fromiter((i for i in range(size) if i not in prepared.faults), np.int64)
-            if self.costs is not None:
-                # longest first: what needs the most memory is tried first, the short rows fill the end
-                rows = rows[np.argsort(-self.costs[rows], kind="stable")]
-            self._waiting = rows
-            if self.costs is not None:
-                self._sums = np.cumsum(self.costs[rows])
-        self._taken = 0
-        self.open = len(self._waiting)  # rows without an outcome
-        self.failure: Exception | None = None
-        self.done = Event()
-        self._lock = Lock()  # several slots may hold batches of one work
-        self.settle()
-
-    @property
-    def waiting(self) -> int:
-        """Rows that are in no batch yet."""
-        return len(self._waiting) - self._taken
-
-    def next_cost(self) -> int:
-        """Tokens of the longest row that waits; 1 where rows have none."""
-        return 1 if self.costs is None else int(self.costs[self._waiting[self._taken]])
-
-    def fitting(self, tokens: int) -> int:
-        """How many of the next rows have at most so many tokens together."""
-        before = int(self._sums[self._taken - 1]) if self._taken else 0
-        return int(np.searchsorted(self._sums, before + tokens, side="right")) - self._taken
-
-    def take(self, count: int) -> Sequence[int] | np.ndarray:
-        """Positions of the next `count` rows."""
-        rows = self._waiting[self._taken : self._taken + count]
-        self._taken += len(rows)
-        return rows
-
-    def answer(self, rows: Sequence[int] | np.ndarray, outputs: np.ndarray | list[Any]) -> None:
-        """Put the answers of `rows` where they belong."""
-        with self._lock:
-            self._answer(rows, outputs)
-            self.open -= len(rows)
-
-    def _answer(self, rows: Sequence[int] | np.ndarray, outputs: np.ndarray | list[Any]) -> None:
-        result, size = self.result, len(self.items)
-        if isinstance(outputs, np.ndarray) and not isinstance(result.outputs, np.ndarray):
-            if not len(result.outputs):
-                result.outputs = np.zeros((size, *outputs.shape[1:]), outputs.dtype)
-            else:
-                outputs = list(outputs)
-        if isinstance(result.outputs, np.ndarray) and not (
-            isinstance(outputs, np.ndarray)
-            and outputs.shape[1:] == result.outputs.shape[1:]
-            and outputs.dtype == result.outputs.dtype
-        ):
-            # answers of several shapes or types: arrays cannot hold them
-            result.outputs = list(result.outputs)
-            outputs = list(outputs)
-        if isinstance(result.outputs, list):
-            if not result.outputs:
-                result.outputs = [None] * size
-            if isinstance(rows, range):
-                result.outputs[rows.start : rows.stop] = outputs
-            else:
-                for row, output in zip(rows, outputs, strict=True):
-                    result.outputs[int(row)] = output
-        elif isinstance(rows, range):
-            result.outputs[rows.start : rows.stop] = outputs
-        else:
-            result.outputs[rows] = outputs
-
-    def fail_row(self, row: int, error: Exception) -> None:
-        """Record that one row has no answer."""
-        with self._lock:
-            self.result.errors[int(row)] = error
-            self.open -= 1
-
-    def fail(self, error: Exception) -> None:
-        """End the whole call with an error: the host goes, or the work was cancelled."""
-        self.failure = error
-        self._taken = len(self._waiting)
-        self.done.set()
-
-    def count(self, batch: Batch, rows: Sequence[int] | np.ndarray, seconds: float) -> int:
-        """Book a batch that held `rows` of this work; their tokens."""
-        tokens = 0 if self.costs is None else int(self.costs[rows].sum())
-        with self._lock:
-            self.result.batches += 1
-            self.result.predict_s += seconds * len(rows) / batch.rows
-            self.result.tokens += tokens
-            if self.costs is not None:
-                self.result.padded += len(rows) * batch.width if batch.pads else tokens
-        return tokens
-
-    def settle(self) -> None:
-        """Wake who waits, where every row has its outcome."""
-        if self.open <= 0 and not self.done.is_set():
-            if not len(self.result.outputs):
-                self.result.outputs = [None] * len(self.items)
-            self.done.set()
+    from altlas_flow.models.runtimes.base import Runtime
 
 
 @dataclass(eq=False)
@@ -213,12 +49,12 @@ def cut(works: Sequence[Work], budget: int, *, pads: bool = True) -> Batch:
 
     The rows of a batch, padded to its longest where the runtime pads, fit the budget; one row always
     goes, however long. Only works of the priority of the first are merged with it: an urgent row is
-    not slowed down by filling its batch with patient ones.
+    not slowed down by filling its batch with patient ones. A work that runs alone is not merged at all.
     """
     first = works[0]
     batch = Batch(budget, pads and first.costs is not None)
     for work in works:
-        if work.priority != first.priority or not work.waiting:
+        if work.priority != first.priority or not work.waiting or (work.solo and work is not first):
             continue
         room = _room(batch, work)
         if not batch.rows:
@@ -227,6 +63,8 @@ def cut(works: Sequence[Work], budget: int, *, pads: bool = True) -> Batch:
             break
         batch.width = max(batch.width, work.next_cost())
         batch.add(work, work.take(room))
+        if first.solo:
+            break
     cost = batch.rows * batch.width if batch.pads else batch.tokens or batch.rows
     batch.full = first.rows_limit is None and cost >= 0.7 * budget
     return batch

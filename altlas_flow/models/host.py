@@ -14,21 +14,28 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
-from threading import BoundedSemaphore, Condition, Thread
+from threading import BoundedSemaphore, Condition, Thread, current_thread
 from typing import Any, Literal
 
+import numpy as np
 from dask.base import tokenize
 
 from altlas_flow.errors import HostClosed, ModelError, PredictError, describe
-from altlas_flow.models.batching import Batch, Predictions, Work
+from altlas_flow.models.batching import Batch
 from altlas_flow.models.loaded import LoadedModel
 from altlas_flow.models.shelf import Shelf
 from altlas_flow.models.spec import ModelSpec
+from altlas_flow.models.watch import Watch
+from altlas_flow.models.work import Predictions, Work
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks whether an answer is still wanted.
 LOOK = 0.25
+#: Batches at most that share a GPU, of models that ask for a part of one.
+GPU_SHARES = 4
+
+Rows = Sequence[int] | np.ndarray
 
 
 @dataclass
@@ -71,6 +78,13 @@ class ModelHost:
         Seconds that a caller waits for a model to load.
     retry_delay : float
         Seconds before a load that failed is tried again; doubles with each failure.
+    announce : callable
+        Called with the name of the slot and ``[(tag, rows)]`` right before a batch is predicted that has
+        rows of calls with a `Watch`. It must return soon; what it raises is logged.
+    changed : callable
+        See `Shelf`.
+    clock : callable
+        Monotonic seconds.
 
     Notes
     -----
@@ -89,9 +103,12 @@ class ModelHost:
         parts: int = 2,
         load_timeout: float = 300.0,
         retry_delay: float = 1.0,
+        announce: Callable[[str, list[tuple[str, Rows]]], None] | None = None,
+        changed: Callable[[str, int | None], None] = lambda fingerprint, size: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.node, self.slots, self.gpus = node, slots, gpus
+        self.clock, self._announce = clock, announce
         self.shelf = Shelf(
             lambda spec: LoadedModel(
                 spec, device=self._device(spec), threads=threads, node=node, memory_limit=memory_limit
@@ -100,6 +117,7 @@ class ModelHost:
             budget=memory_budget,
             load_timeout=load_timeout,
             retry_delay=retry_delay,
+            changed=changed,
             clock=clock,
         )
         # A part that waits holds its rows: beyond the bound a task keeps its thread of the worker's
@@ -108,13 +126,14 @@ class ModelHost:
         self._lanes: dict[tuple[str, str, int | None], Lane] = {}
         self._changed = Condition()
         self._gpus_free = gpus
+        self._on_gpu: list[ModelSpec] = []  # of each batch that holds tokens
         self._order = itertools.count()
         self._closed = False
         self._batches: list[Batch] = []  # those that run
         self.batches = 0
         self._threads = [
             Thread(target=self._serve, args=(gpu,), name=f"altlas-{kind}-{i}", daemon=True)
-            for gpu, kind, count in ((False, "slot", slots), (True, "gpu", int(gpus)))
+            for gpu, kind, count in ((False, "slot", slots), (True, "gpu", GPU_SHARES if gpus >= 1 else 0))
             for i in range(count)
         ]
         for thread in self._threads:
@@ -130,6 +149,7 @@ class ModelHost:
         priority: int = 0,
         timeout: float | None = None,
         wanted: Callable[[], bool] = lambda: True,
+        watch: Watch | None = None,
     ) -> Predictions:
         """Predict rows; blocks until each has its outcome.
 
@@ -146,6 +166,8 @@ class ModelHost:
             Seconds to wait for the outcomes once the model is loaded.
         wanted : callable
             Asked now and then; once it says no, what waits is taken back.
+        watch : Watch, optional
+            Deadlines of the rows; learns when and with how many others each was predicted.
 
         Raises
         ------
@@ -154,7 +176,9 @@ class ModelHost:
             Where the answer is no longer wanted.
         """
         with self.shelf.use(spec) as (model, load_s):
-            work = model.work(rows, model.parameters(parameters), batch=batch, priority=priority)
+            work = model.work(
+                rows, model.parameters(parameters), batch=batch, priority=priority, watch=watch
+            )
             self._enqueue(model, work)
             ends = math.inf if timeout is None else time.monotonic() + timeout
             while not work.done.wait(min(LOOK, max(0.0, ends - time.monotonic()))):
@@ -167,6 +191,11 @@ class ModelHost:
             result = model.outcome(work)
             result.load_s = load_s
             return result
+
+    def prune(self) -> None:
+        """Drop the rows that wait and that their watches no longer want."""
+        with self._changed:
+            self._prune()
 
     def describe(self, spec: ModelSpec) -> dict[str, Any]:
         """Load the model; its Arrow types, memory in bytes and the seconds that loading took."""
@@ -251,6 +280,7 @@ class ModelHost:
                 model, batch = taken
                 self._batches.append(batch)
             try:
+                self._begin(batch)
                 model.execute(batch)
             except BaseException as error:
                 # the slot outlives whatever happened in it, and nobody waits for ever
@@ -265,7 +295,32 @@ class ModelHost:
                     self.batches += 1
                     if gpu:
                         self._gpus_free += self._tokens(model.spec)
+                        self._on_gpu.remove(model.spec)
                     self._changed.notify_all()
+
+    def _begin(self, batch: Batch) -> None:
+        """Note that a batch begins, and say so first: whoever owns it must know, should it kill us."""
+        watched = [(work.watch, rows) for work, rows in batch.pieces if work.watch is not None]
+        if not watched:
+            return
+        now = self.clock()
+        for watch, rows in watched:
+            watch.begin(rows, batch.rows, now)
+        if self._announce is not None:
+            try:
+                self._announce(current_thread().name, [(watch.tag, rows) for watch, rows in watched])
+            except Exception:
+                logger.exception("a batch on %s could not be announced", self.node)
+
+    def _prune(self) -> None:
+        """Drop rows past their deadline, and cancelled ones; called with the lock held."""
+        now = self.clock()
+        for key, lane in list(self._lanes.items()):
+            for _, work in lane.works:
+                work.prune(now)
+            lane.works = [entry for entry in lane.works if entry[1].waiting]
+            if not lane.works:
+                del self._lanes[key]
 
     def _next_or_fail(self, gpu: bool) -> tuple[LoadedModel, Batch] | None:
         """As `_next`; a fault in choosing ends what waits, not the slot."""
@@ -281,23 +336,36 @@ class ModelHost:
 
     def _next(self, gpu: bool) -> tuple[LoadedModel, Batch] | None:
         """The next batch for a slot of this kind; called with the lock held."""
+        self._prune()
+        if any(work.solo for running in self._batches for work, _ in running.pieces):
+            return None  # it runs alone
+        if gpu and not self._gpu_is_shared():
+            return None
         keys = [
             key
             for key, lane in self._lanes.items()
             if self._takes_token(lane.model.spec) == gpu
             and (not gpu or self._tokens(lane.model.spec) <= self._gpus_free)
+            and not (gpu and self._on_gpu and lane.model.spec.resources.get("GPU", 0) >= 1)
         ]
         if not keys:
             return None
         key = min(keys, key=lambda key: self._lanes[key].urgency)
         lane = self._lanes[key]
+        if lane.works[0][1].solo and self._batches:
+            return None  # it starts when all others have ended
         batch = lane.model.cut([work for _, work in lane.works])
         lane.works = [entry for entry in lane.works if entry[1].waiting]
         if not lane.works:
             del self._lanes[key]
         if gpu:
             self._gpus_free -= self._tokens(lane.model.spec)
+            self._on_gpu.append(lane.model.spec)
         return lane.model, batch
+
+    def _gpu_is_shared(self) -> bool:
+        """Whether another batch may join those on the GPU: one at a time, but for models that ask for a part."""
+        return all(spec.resources.get("GPU", 0) < 1 for spec in self._on_gpu)
 
     def _takes_token(self, spec: ModelSpec) -> bool:
         # where nobody declared a GPU, a model that wants one still runs, in a plain slot

@@ -17,10 +17,11 @@ from altlas_flow.errors import (
     UnsafeModel,
     describe,
 )
-from altlas_flow.models.batching import Batch, Predictions, Work, cut, execute, rows_limit
+from altlas_flow.models.batching import Batch, cut, execute, rows_limit
 from altlas_flow.models.budget import BudgetSearch
 from altlas_flow.models.memory import peak_memory, reset_peak, used_memory
 from altlas_flow.models.runtimes import runtime_class
+from altlas_flow.models.work import Predictions, Work
 
 if TYPE_CHECKING:
     from typing import Self
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from altlas_flow.models.spec import ModelSpec
+    from altlas_flow.models.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -115,11 +117,12 @@ class LoadedModel:
         *,
         batch: Literal["auto"] | int | None = None,
         priority: int = 0,
+        watch: Watch | None = None,
     ) -> Work:
         """Prepare rows (tokenise them, once) for batching."""
         prepared = self.runtime.prepare(rows, parameters)
         limit = rows_limit(batch if batch is not None else self.spec.batch)
-        return Work(prepared, parameters, rows_limit=limit, priority=priority)
+        return Work(prepared, parameters, rows_limit=limit, priority=priority, watch=watch)
 
     def search(self, work: Work) -> BudgetSearch:
         """The budget for works of this kind."""

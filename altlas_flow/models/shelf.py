@@ -56,6 +56,8 @@ class Shelf:
         Bytes; by default no bound.
     load_timeout, retry_delay : float
         Seconds, see `ModelHost`.
+    changed : callable
+        Told the fingerprint and the bytes of a model that was loaded, or None for one that went.
     clock : callable
         Monotonic seconds.
     """
@@ -68,9 +70,11 @@ class Shelf:
         budget: int | None = None,
         load_timeout: float = 300.0,
         retry_delay: float = 1.0,
+        changed: Callable[[str, int | None], None] = lambda fingerprint, size: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load, self.node, self.budget, self._clock = load, node, budget, clock
+        self._tell = changed
         self.load_timeout, self.retry_delay = load_timeout, retry_delay
         self._entries: dict[str, Entry] = {}
         self._failures: dict[str, Failure] = {}
@@ -193,6 +197,7 @@ class Shelf:
             entry.bytes = max(model.runtime.memory(), spec.memory or 0)
             entry.model = model
             entry.used = next(self._counter)
+            self._tell(key, entry.bytes)
             if self._closed:
                 self._evict(entry)
             self._make_room(0, keep=entry)
@@ -239,4 +244,5 @@ class Shelf:
         if entry.model is not None:
             entry.model.unload()
             self.evictions += 1
+            self._tell(entry.spec.fingerprint, None)
             logger.info("model %r was unloaded from %s", entry.spec.id, self.node)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: What may be asked for by name in ``allow``; each use is logged.
 UNSAFE = ("pickle", "remote-code")
+#: Begins a validator that is sent by value.
+BY_VALUE = "by-value:"
 
 
 class ModelSpec(BaseModel):
@@ -66,6 +68,11 @@ class ModelSpec(BaseModel):
         What a worker must have declared, such as ``{"GPU": 1}``.
     memory : int, optional
         Bytes that the loaded model takes, where the files do not tell.
+    labels : dict of str to str
+        Labels that a worker must have, such as ``{"zone": "a"}``.
+    validator : str or callable, optional
+        Of each answer: ``"package.module:name"`` of a callable (False or an error: not valid) or a pydantic
+        model; or one of these itself, which is sent by value. An answer that does not pass is a failed try.
     device : str
         ``auto``: CUDA where the spec asks for a GPU (without a cluster: where there is one).
     allow : tuple of str
@@ -95,6 +102,8 @@ class ModelSpec(BaseModel):
     single: bool = False
     batch: Literal["auto"] | int = "auto"
     resources: dict[str, float] = {}
+    labels: dict[str, str] = {}
+    validator: str | None = None
     memory: int | None = Field(default=None, ge=0)
     device: str = "auto"
     allow: tuple[Literal["pickle", "remote-code"], ...] = ()
@@ -148,7 +157,20 @@ class ModelSpec(BaseModel):
             return parse_bytes(value)
         return value
 
-    @field_validator("options", "parameters", "outputs", "resources")
+    @field_validator("validator", mode="before")
+    @classmethod
+    def _take_validator(cls, value: Any) -> Any:
+        if value is None or isinstance(value, str):
+            return value
+        import cloudpickle
+
+        try:
+            return BY_VALUE + base64.b64encode(cloudpickle.dumps(value)).decode()
+        except Exception as error:
+            # as for a callable as source: with any error
+            raise ValueError(f"the validator cannot be sent to a worker: {one_line(error)}") from error
+
+    @field_validator("options", "parameters", "outputs", "resources", "labels")
     @classmethod
     def _freeze(cls, value: Any, info: ValidationInfo) -> Any:
         return None if value is None else plain(value, str(info.field_name))
@@ -181,9 +203,11 @@ class ModelSpec(BaseModel):
     def fingerprint(self) -> str:
         """Hexadecimal digest (64 digits) of what decides how the model answers and where it may run.
 
-        The id, the memory and the batch size are left out: they change neither.
+        The id, the memory, the batch size and the validator are left out: they change neither.
         """
-        fields = self.model_dump(mode="json", exclude={"id", "memory", "batch", "code"})
+        fields = self.model_dump(mode="json", exclude={"id", "memory", "batch", "code", "validator"})
+        if not self.labels:
+            del fields["labels"]  # so that what was computed before there were labels is not stale
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> ModelSpec:
@@ -259,6 +283,17 @@ class ModelSpec(BaseModel):
         named: Callable[..., Any] = import_object(self.source)
         return named
 
+    def checks(self) -> Any:
+        """The validator of its answers, or None."""
+        if self.validator is None:
+            return None
+        if self.validator.startswith(BY_VALUE):
+            import pickle
+
+            # as for `code`: from the client that wrote it, never from a file
+            return pickle.loads(base64.b64decode(self.validator[len(BY_VALUE) :]))
+        return import_object(self.validator)
+
     def __repr__(self) -> str:
         return f"<ModelSpec {self}>"  # the code of a callable would fill pages
 
@@ -295,7 +330,7 @@ def _explain(error: ValidationError, model_id: object) -> str:
 
 def refuse_code(spec: ModelSpec, path: str) -> None:
     """Refuse a spec read from a file that carries pickled code."""
-    if spec.code is not None:
+    if spec.code is not None or (spec.validator or "").startswith(BY_VALUE):
         raise UnsafeModel(
             f"{path}: model {spec.id!r} carries pickled code, which is not read from files: "
             "name the callable as source: package.module:callable"

@@ -1,0 +1,166 @@
+"""What waits on the client: requests that may travel together, and how many of them leave at once."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from altlas_flow.errors import AltlasError
+from altlas_flow.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from distributed import Future
+
+    from altlas_flow.cluster.envelope import Answers
+    from altlas_flow.cluster.handle import Handle
+
+#: Seconds that sending an envelope and taking its answers costs; smaller ones than that are not worth it.
+TRIP = 0.005
+#: Weight of the newest observation of how long a row takes.
+NEWEST = 0.3
+
+
+@dataclass(eq=False)
+class Lane:
+    """Requests of one model, one set of parameters, one strategy, one priority: they may share an envelope.
+
+    Attributes
+    ----------
+    pool : Pool, optional
+        Of slots that can do it; None until the scheduler has told.
+    exclude : frozenset of str
+        Names of nodes that they failed on.
+    solo : bool
+        One at a time, and alone on its node: one of them may kill workers.
+    """
+
+    spec: ModelSpec
+    parameters: Mapping[str, Any]
+    strategy: str | None = None
+    priority: int = 0
+    validator: Any = None
+    exclude: frozenset[str] = frozenset()
+    solo: bool = False
+    pool: Pool | None = None
+    code: bytes | None = None  # of a strategy of the user's own
+    refused: AltlasError | None = None  # why nothing of the kind can be sent
+    pending: deque[Handle] = field(default_factory=deque)
+
+    @property
+    def urgency(self) -> tuple[int, float]:
+        """Greater goes first: the priority, then who came first."""
+        return self.priority, -self.pending[0]._submitted
+
+    def take(self, rows: int) -> list[Handle]:
+        """The next requests, of about so many rows together; at least one where one is wanted still."""
+        taken: list[Handle] = []
+        while self.pending and rows > 0:
+            handle = self.pending.popleft()
+            if handle._final is None:
+                taken.append(handle)
+                rows -= len(handle._inputs) if handle._many else 1
+                if self.solo:
+                    break
+        return taken
+
+
+@dataclass(eq=False)
+class Pool:
+    """Slots that can do the same work, and the lease that this client has on them."""
+
+    name: str
+    count: int = 0
+    version: int = 0
+    in_flight: int = 0
+    lanes: set[Lane] = field(default_factory=set)
+
+    @property
+    def held(self) -> int:
+        """Requests that wait for a free place."""
+        return sum(len(lane.pending) for lane in self.lanes)
+
+    def next_lane(self) -> Lane | None:
+        """The lane whose turn it is; empty ones are let go."""
+        waiting = []
+        for lane in list(self.lanes):
+            while lane.pending and lane.pending[0]._final is not None:
+                lane.pending.popleft()
+            if lane.pending:
+                waiting.append(lane)
+            else:
+                self.lanes.discard(lane)
+        return max(waiting, key=lambda lane: lane.urgency) if waiting else None
+
+
+@dataclass(eq=False)
+class Flight:
+    """An envelope on its way, and what came of it."""
+
+    key: str
+    lane: Lane
+    pool: Pool
+    handles: list[Handle]
+    future: Future[Any]
+    sent: float
+    live: int = 0  # members that somebody still wants
+    begun: set[int] | None = field(default_factory=set)  # None: all
+    answers: Answers | None = None
+
+    @property
+    def count(self) -> int:
+        """Requests in it."""
+        return len(self.handles)
+
+    def has_begun(self, at: int) -> bool:
+        """Whether its worker has said that the request at a position runs."""
+        return self.begun is None or at in self.begun
+
+
+class Pace:
+    """How long a row of each model takes, as answers have told; decides how many leave together.
+
+    Parameters
+    ----------
+    rows : int
+        At most.
+    seconds : float
+        That an envelope should be predicted in about: it is what the next request may have to wait for,
+        and what a slow node may keep from the others.
+    """
+
+    def __init__(self, rows: int, seconds: float) -> None:
+        self.rows, self.seconds = rows, seconds
+        self._known: dict[str, float] = {}
+
+    def observe(self, model: str, rows: int, seconds: float) -> None:
+        """Rows of a model have taken so long."""
+        if rows <= 0:
+            return
+        past = self._known.pop(model, None)
+        value = seconds / rows
+        self._known[model] = value if past is None else past + NEWEST * (value - past)
+        while len(self._known) > 1000:
+            del self._known[next(iter(self._known))]
+
+    def size(self, model: str, waiting: int, places: int) -> int:
+        """Rows of the next envelope.
+
+        Parameters
+        ----------
+        model : str
+        waiting : int
+            Requests that wait.
+        places : int
+            Envelopes that this client may have in flight.
+        """
+        each = self._known.get(model)
+        if each is None:
+            return 1  # the first ones tell
+        each = max(each, 1e-9)
+        # an even share, and half of that: the last ones are small, and all nodes end together
+        share = math.ceil(waiting / max(1, 2 * places))
+        worth = math.ceil(TRIP / each)
+        return max(1, min(self.rows, math.ceil(self.seconds / each), max(share, worth)))

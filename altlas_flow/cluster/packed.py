@@ -1,0 +1,84 @@
+"""Objects as bytes that are opened only where they are used: the scheduler passes them on unread."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import cloudpickle
+
+
+class Packed:
+    """An object as bytes; buffers of arrays and tables stay beside them, and are not copied.
+
+    Parameters
+    ----------
+    data : bytes
+        Its pickle.
+    buffers : sequence of buffers
+        What the pickle refers to.
+    """
+
+    __slots__ = ("buffers", "data")
+
+    def __init__(self, data: bytes, buffers: Sequence[Any] = ()) -> None:
+        self.data, self.buffers = data, tuple(buffers)
+
+    @classmethod
+    def of(cls, value: Any) -> Packed:
+        """Pack `value`; functions and classes that no worker can import go by value.
+
+        Raises
+        ------
+        TypeError, pickle.PicklingError, or what its parts raise
+            Where it cannot be pickled.
+        """
+        buffers: list[pickle.PickleBuffer] = []
+        file = io.BytesIO()
+        _Pickler(file, protocol=5, buffer_callback=buffers.append).dump(value)
+        return cls(file.getvalue(), buffers)
+
+    def open(self) -> Any:
+        """The object. It came over the cluster from one of its clients, never from a file."""
+        return pickle.loads(self.data, buffers=self.buffers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of it all."""
+        return len(self.data) + sum(memoryview(buffer).nbytes for buffer in self.buffers)
+
+    def __sizeof__(self) -> int:
+        return object.__sizeof__(self) + self.nbytes
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        def as_is(buffer: Any) -> Any:
+            if protocol < 5:
+                return bytes(buffer)
+            return buffer if isinstance(buffer, pickle.PickleBuffer) else pickle.PickleBuffer(buffer)
+
+        return Packed, (self.data, tuple(as_is(buffer) for buffer in self.buffers))
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """As cloudpickle's, but slices of Arrow data go without the rest of their buffers."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        kind = type(obj)
+        if kind.__module__ == "pyarrow.lib":
+            import pyarrow as pa
+
+            if kind is pa.Table or kind is pa.RecordBatch:
+                sink = pa.BufferOutputStream()
+                with pa.ipc.new_stream(sink, obj.schema) as writer:
+                    writer.write(obj)
+                return _open_arrow, (sink.getvalue(), kind is pa.Table)
+        return super().reducer_override(obj)
+
+
+def _open_arrow(buffer: Any, table: bool) -> Any:
+    import pyarrow as pa
+
+    with pa.ipc.open_stream(buffer) as reader:
+        return reader.read_all() if table else reader.read_next_batch()

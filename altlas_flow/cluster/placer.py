@@ -1,0 +1,378 @@
+"""Where predictions run: the part of the scheduler plugin that knows nodes, and sends work to them.
+
+A task's life here: first seen (`waiting`), placed (restricted to one node), or parked where nobody
+can do it now; on its node; over. Envelopes of requests are not moved from a lost node: they fail with
+`NodeLost`, and their sender, who knows each request, decides. Parts of frames are placed anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from distributed.core import Status
+
+from altlas_flow.cluster.keys import ANNOTATION, DIGITS, is_envelope, model_of
+from altlas_flow.errors import AltlasError, NodeLost, NoEligibleNode, describe
+from altlas_flow.placement.decide import Choice, decide
+from altlas_flow.placement.health import Health
+from altlas_flow.placement.latency import Latency
+from altlas_flow.placement.node import Asked, Needs, Node, refusal
+from altlas_flow.placement.roster import Roster
+from altlas_flow.placement.strategies import STRATEGIES, Memory, Strategy, least_loaded
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler, TaskState, WorkerState
+
+    from altlas_flow.models.spec import ModelSpec
+
+logger = logging.getLogger(__name__)
+
+#: No worker has this address: a task restricted to it waits until we know better.
+NOWHERE = "altlas://nowhere"
+#: Seconds that a row is thought to take where nobody knows.
+UNKNOWN_SECONDS = 0.01
+
+
+@dataclass(slots=True)
+class Job:
+    """A task that predicts, from when it is first seen until it is over."""
+
+    key: Any
+    model: str
+    since: float
+    said: Mapping[str, Any]  # by its sender
+    address: str | None = None
+    name: str = ""
+    rows: int = 1
+    seconds: float = 0.0
+    started: set[int] | None = None  # members that have begun on its node
+    whole: bool = False  # all of them
+
+
+class Placer:
+    """Places the tasks that predict.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    patience : float
+        Seconds that a task waits for a node which can do it, where there is or was one.
+    join_timeout : float
+        The same where there never was one.
+    default : str
+        Strategy of what names none.
+    seed : int
+    fault : callable
+        Called with a text where something of ours went wrong; it must not raise.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        patience: float,
+        join_timeout: float,
+        default: str,
+        seed: int,
+        fault: Callable[[str], None],
+    ) -> None:
+        self.scheduler, self.patience, self.join_timeout = scheduler, patience, join_timeout
+        self.loop = asyncio.get_running_loop()
+        self.roster, self.health = Roster(), Health()
+        self.memory = Memory(random.Random(seed))
+        self.strategies: dict[str, Strategy] = dict(STRATEGIES)
+        self.default, self.fault = default, fault
+        self.needs: dict[str, Needs] = {}  # by the digits that keys carry
+        self.ids: dict[str, str] = {}
+        self.jobs: dict[Any, Job] = {}
+        self.on: dict[str, set[Any]] = {}  # address -> keys
+        self.running: dict[str, dict[str, list[tuple[Any, list[int] | None]]]] = {}  # address -> slot -> runs
+        self.parked: dict[Any, asyncio.TimerHandle] = {}  # tasks that nobody can do now
+        self.gone: list[tuple[float, Node]] = []  # nodes that left, and when
+        self.leaving: set[str] = set()
+
+    def note(self, model: ModelSpec, memory: int = 0) -> None:
+        """Keep what a key's digits stand for."""
+        digits = model.fingerprint[:DIGITS]
+        self.needs[digits] = Needs.of(model.resources, model.labels, memory)
+        self.ids[digits] = model.id
+
+    # -- nodes --------------------------------------------------------------------------------
+
+    def came(self, ws: WorkerState, said: Mapping[str, Any]) -> None:
+        """A host says that it is there."""
+        self.roster.add(
+            Node(
+                address=ws.address,
+                name=str(ws.name),
+                slots=int(said["slots"]),
+                resources=dict(said["resources"]),
+                labels=dict(said.get("labels") or {}),
+                memory=said.get("memory"),
+                available=ws.status == Status.running,
+            )
+        )
+        self.unpark()
+
+    def status(self, address: str) -> None:
+        """A worker's status may have changed."""
+        node, ws = self.roster.get(address), self.scheduler.workers.get(address)
+        if ws is not None and ws.status in (Status.closing, Status.closing_gracefully):
+            self.leaving.add(address)
+        if node is None or ws is None:
+            return
+        available = ws.status == Status.running
+        if node.available != available:
+            node.available = available
+            self.roster.changed(address)
+            if available:
+                self.unpark()
+
+    def left(self, address: str) -> None:
+        """A worker is gone, and its host with it."""
+        node = self.roster.get(address)
+        if node is not None:
+            self.gone.append((self.loop.time(), node))
+            self.roster.remove(address)
+        self.health.forget(address)
+        self.memory.forget(address)
+        self.running.pop(address, None)
+        self.on.pop(address, None)
+        # its tasks have been looked at before this is called
+        self.leaving.discard(address)
+
+    # -- what hosts say -----------------------------------------------------------------------
+
+    def began(self, address: str, slot: str, runs: Iterable[tuple[Any, list[int] | None]]) -> None:
+        """A batch of that slot is about to run; what the slot ran before is over."""
+        self.running.setdefault(address, {})[slot] = [(key, members) for key, members in runs]
+
+    def done(self, address: str, key: Any, rows: int, seconds: float | None, faults: int) -> None:
+        """A task has its answers: what its rows took, and whether the node failed."""
+        node, now = self.roster.get(address), self.loop.time()
+        if node is None:
+            return
+        for slot, runs in self.running.get(address, {}).items():
+            self.running[address][slot] = [run for run in runs if run[0] != key]
+        if faults:
+            was = self.health.aside(address, now)
+            self.health.failed(address, now)
+            if not was and self.health.aside(address, now):
+                logger.warning("node %s is set aside: its requests failed again and again", node.name)
+            return
+        self.health.succeeded(address)
+        model = model_of(key)
+        if model is not None and rows and seconds is not None:
+            node.latency.setdefault(model, Latency()).observe(seconds / rows, now)
+
+    # -- tasks --------------------------------------------------------------------------------
+
+    def follow(self, key: Any, model: str, start: str, finish: str) -> None:
+        """A task that predicts has changed its state."""
+        ts = self.scheduler.tasks[key]
+        if finish == "waiting":
+            job = self.jobs.get(key)
+            if job is None:
+                said = (ts.annotations or {}).get(ANNOTATION) or {}
+                job = Job(key, model, self.loop.time(), said, rows=max(1, int(said.get("rows", 1))))
+                self.jobs[key] = job
+            lost, name = job.address, job.name
+            self._release(job)
+            if lost is not None and start == "released" and is_envelope(key):
+                self._lose(ts, job, lost, name)
+            else:
+                self.place_if_ready(ts)
+        elif finish in ("memory", "erred", "forgotten"):
+            self._over(key)
+        elif start == "no-worker":
+            self._unpark(key)
+
+    def _release(self, job: Job) -> None:
+        """Count a task out of the node where it was placed."""
+        address, job.address = job.address, None
+        if address is None:
+            return
+        self.on.get(address, set()).discard(job.key)
+        node = self.roster.get(address)
+        if node is not None:
+            node.end(job.rows, job.seconds)
+            self.roster.moved(address)
+
+    def _over(self, key: Any) -> None:
+        self._unpark(key)
+        job = self.jobs.pop(key, None)
+        if job is not None:
+            self._release(job)
+
+    def _unpark(self, key: Any) -> None:
+        timer = self.parked.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+    def place_if_ready(self, ts: TaskState) -> bool:
+        """Restrict a task whose inputs are all there to the node that shall do it; whether there is one."""
+        job = self.jobs.get(ts.key)
+        if ts.waiting_on or job is None:
+            return False
+        if job.address is not None and self.scheduler.workers.get(job.address) is None:
+            self._release(job)
+        asked = self._asked(ts, job)
+        choice, used, notes = self._decide(asked, job)
+        if choice is None:
+            self._park(ts, asked)
+            return False
+        node = choice.node
+        self._release(job)  # a second look at the same task
+        self.scheduler.set_restrictions({ts.key: [node.address]})
+        job.address, job.name, job.started, job.whole = node.address, node.name, None, False
+        job.seconds = job.rows * self._seconds(asked, node)
+        # it counts from here: its siblings are placed before any of them counts as processing
+        node.begin(job.rows, job.seconds)
+        self.roster.moved(node.address)
+        self.on.setdefault(node.address, set()).add(ts.key)
+        trace = {
+            "strategy": used,
+            "node": node.name,
+            "score": choice.score,
+            "runners_up": choice.runners_up,
+            "refused": choice.refused,
+            "placing": asked.now - job.since,
+            "notes": notes,
+        }
+        ts.annotations = {**(ts.annotations or {}), ANNOTATION: {**job.said, "trace": trace}}
+        return True
+
+    def _asked(self, ts: TaskState, job: Job) -> Asked:
+        needs = self.needs.get(job.model) or Needs.of({}, {}, 0)
+        tried = set(job.said.get("exclude") or ())
+        exclude = frozenset(node.address for node in self.roster if node.name in tried) if tried else frozenset()
+        local: dict[str, int] = {}
+        size = 0
+        for dependency in ts.dependencies:
+            weight = dependency.get_nbytes()
+            size += weight
+            for ws in dependency.who_has or ():
+                local[ws.address] = local.get(ws.address, 0) + weight
+        return Asked(
+            model=job.model,
+            needs=needs,
+            rows=job.rows,
+            exclude=exclude,
+            local=local,
+            bytes=size,
+            bandwidth=float(self.scheduler.bandwidth),
+            now=self.loop.time(),
+        )
+
+    def _decide(self, asked: Asked, job: Job) -> tuple[Choice | None, str, list[str]]:
+        name = str(job.said.get("strategy") or self.default)
+        strategy = self.strategies.get(name)
+        try:
+            if strategy is None:
+                raise LookupError(f"no strategy {name!r} is known here")
+            return decide(asked, strategy, self.roster, self.health, self.memory), name.partition("#")[0], []
+        except Exception as error:
+            # a user's strategy may fail with anything at all, and must not cost an answer
+            self.fault(f"strategy {name} failed: {describe(error)}")
+            note = f"strategy {name.partition('#')[0]} failed ({describe(error)}): LEAST_LOADED was used"
+            return decide(asked, least_loaded, self.roster, self.health, self.memory), "LEAST_LOADED", [note]
+
+    def _seconds(self, asked: Asked, node: Node) -> float:
+        """Seconds that a row is expected to take there."""
+        known = node.latency.get(asked.model)
+        return known.mean if known is not None and known.count else UNKNOWN_SECONDS
+
+    # -- what nobody can do now ---------------------------------------------------------------
+
+    def _park(self, ts: TaskState, asked: Asked) -> None:
+        self.scheduler.set_restrictions({ts.key: [NOWHERE]})
+        if ts.key not in self.parked:
+            # not at once even where nobody will come: a task cannot be failed within its own transition
+            delay = self.patience if self._may_come(asked.needs) else self.join_timeout
+            self.parked[ts.key] = self.loop.call_later(delay, self._give_up, ts.key)
+
+    def _may_come(self, needs: Needs) -> bool:
+        """Whether a node that could is paused, was there a moment ago, or none has come yet."""
+        since = self.loop.time() - self.patience
+        self.gone = [(at, node) for at, node in self.gone if at >= since]
+        known = [*self.roster, *(node for _, node in self.gone)]
+        return not known or any(
+            refusal(needs, replace(node, available=True, cordoned=False)) is None for node in known
+        )
+
+    def _give_up(self, key: Any) -> None:
+        """End a parked task with an error that says why nobody can do it."""
+        ts = self.scheduler.tasks.get(key)
+        if self.parked.pop(key, None) is None or ts is None or ts.state != "no-worker":
+            return
+        model = model_of(key) or ""
+        reasons = self.roster.reasons(self.needs.get(model) or Needs.of({}, {}, 0))
+        self.fail(key, NoEligibleNode(self.ids.get(model, model), reasons))
+
+    def unpark(self) -> None:
+        """A node came, or works again: place what waited for one."""
+        for key in list(self.parked):
+            ts = self.scheduler.tasks.get(key)
+            if ts is not None and ts.state == "no-worker" and self.place_if_ready(ts):
+                self.scheduler.transitions({key: "processing"}, stimulus_id=f"altlas-host-came-{key}")
+
+    def fail(self, key: Any, error: AltlasError) -> None:
+        """End a task with an error."""
+        stimulus = f"altlas-fail-{key}"
+        recommendations = self.scheduler.transition(
+            key, "erred", exception=pickle.dumps(error), cause=key, stimulus_id=stimulus
+        )
+        self.scheduler.transitions(recommendations, stimulus_id=stimulus)
+
+    # -- lost nodes ---------------------------------------------------------------------------
+
+    def _lose(self, ts: TaskState, job: Job, address: str, name: str) -> None:
+        """The node of an envelope is gone: park it where nobody is, and tell its sender."""
+        error = self._lost(job.key, address, name, "left" if address in self.leaving else "died")
+        self.scheduler.set_restrictions({ts.key: [NOWHERE]})
+        self.loop.call_soon(self._tell_lost, job.key, error)
+
+    def _lost(self, key: Any, address: str, name: str, cause: str) -> NodeLost:
+        started: set[int] = set()
+        whole = False
+        for runs in self.running.get(address, {}).values():
+            for run, members in runs:
+                if run == key:
+                    whole |= members is None
+                    started.update(members or ())
+        if whole:
+            started = set(range(int(self.jobs[key].said.get("count", 1))))
+        return NodeLost(name, cause, tuple(sorted(started)))
+
+    def _tell_lost(self, key: Any, error: NodeLost) -> None:
+        ts = self.scheduler.tasks.get(key)
+        if ts is not None and ts.state == "no-worker":
+            self.fail(key, error)
+
+    def silent(self, ws: WorkerState) -> int:
+        """A worker is silent: its work moves; how many tasks."""
+        stimulus = f"altlas-silent-{ws.address}-{self.loop.time()}"
+        self.scheduler.handle_worker_status_change("paused", ws, stimulus)
+        moved = 0
+        for ts in list(ws.processing):
+            job = self.jobs.get(ts.key)
+            if job is not None and is_envelope(ts.key):
+                self.fail(ts.key, self._lost(ts.key, ws.address, str(ws.name), "silent"))
+            elif job is not None or str(ts.key).startswith("altlas-"):
+                self.scheduler.transitions({ts.key: "released"}, stimulus_id=stimulus)
+            else:
+                continue  # somebody else's
+            moved += 1
+            # it runs to its end when the worker goes on; nobody waits for that any more
+            message = {"op": "free-keys", "keys": [ts.key], "stimulus_id": stimulus}
+            self.scheduler.worker_send(ws.address, message)
+        self.running.pop(ws.address, None)
+        return moved
+
+

@@ -1,0 +1,71 @@
+"""Notices workers that are there and say nothing: stopped, or with a blocked event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from distributed.core import Status
+from distributed.scheduler import heartbeat_interval
+
+from altlas_flow.cluster.placer import Placer
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+#: Looks within one timeout.
+LOOKS = 10
+#: Of Dask's heartbeats, those that may fail to come.
+MISSED = 3
+
+
+class Watchman:
+    """Looks at the heartbeats of all workers, and has the work of silent ones moved."""
+
+    def __init__(self, scheduler: Scheduler, placer: Placer, timeout: float) -> None:
+        self.scheduler, self.placer, self.timeout = scheduler, placer, timeout
+        self.loop = asyncio.get_running_loop()
+        self.silent: dict[str, float] = {}  # address -> its last heartbeat
+        self._timer = self.loop.call_later(timeout / LOOKS, self._look)
+        self._due = self.loop.time() + timeout / LOOKS
+
+    def limit(self) -> float:
+        """Seconds after which a worker counts as silent."""
+        return max(self.timeout, MISSED * heartbeat_interval(len(self.scheduler.workers)))
+
+    def close(self) -> None:
+        """Look no more."""
+        self._timer.cancel()
+
+    def forget(self, address: str) -> None:
+        """A worker is gone."""
+        self.silent.pop(address, None)
+
+    def _look(self) -> None:
+        late = self.loop.time() - self._due
+        pause = self.timeout / LOOKS
+        try:
+            self._check(late > 2 * pause)
+        except Exception as error:
+            self.placer.fault(f"looking for silent workers failed: {error!r}")
+        self._due = self.loop.time() + pause
+        self._timer = self.loop.call_later(pause, self._look)
+
+    def _check(self, was_away: bool) -> None:
+        """Compare heartbeats with the clock; not where it was this process that slept."""
+        limit, now = self.limit(), time.time()
+        for address, ws in list(self.scheduler.workers.items()):
+            seen = self.silent.get(address)
+            if seen is not None:
+                if ws.last_seen > seen:
+                    del self.silent[address]
+                    logger.warning("worker %s speaks again", ws.name)
+                    self.scheduler.handle_worker_status_change("running", ws, f"altlas-speaks-{now}")
+            elif not was_away and now - ws.last_seen > limit and ws.status == Status.running:
+                self.silent[address] = ws.last_seen
+                moved = self.placer.silent(ws)
+                logger.warning("worker %s is silent for %.1f s: its %d tasks move", ws.name, limit, moved)

@@ -1,0 +1,20 @@
+"""Whose fault a failure is: the node's, so that another may do it, or that of what was asked."""
+
+from __future__ import annotations
+
+from altlas_flow.errors import HostClosed, ModelLoadError, NodeLost, root_cause
+from altlas_flow.models.memory import is_out_of_memory
+
+#: How the errors of a GPU that has gone bad begin, or what they say.
+GPU_FAULTS = ("cuda error", "cublas", "cudnn", "nccl", "device-side assert", "no kernel image", "driver")
+
+
+def of_the_node(error: BaseException) -> bool:
+    """Whether `error` is a fault of the node: lost, closing, without the model, out of memory, a bad GPU."""
+    if isinstance(error, (HostClosed, ModelLoadError, NodeLost)):
+        return True
+    cause = root_cause(error)
+    if is_out_of_memory(error) or is_out_of_memory(cause):
+        return True
+    text = f"{type(cause).__name__} {cause}".lower()
+    return isinstance(cause, RuntimeError) and any(sign in text for sign in GPU_FAULTS)

@@ -1,0 +1,229 @@
+"""The awaited face of altlas_flow: a `DistributedModelOrchestrator` over one `Flow`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal
+
+from altlas_flow.cluster.handle import Handle, Handles
+from altlas_flow.errors import AltlasError, ConnectError
+from altlas_flow.flow import Flow, connect
+
+if TYPE_CHECKING:
+    from altlas_flow.records import DistributionStrategy, InferenceRequest, InferenceResponse
+
+_Step = Literal["start", "stop"]
+
+
+#: Requests that are sent in one go of the event loop.
+SLICE = 100
+
+
+class DistributedModelOrchestrator:
+    """Requests over a cluster, awaited from any event loop; started by the first of its methods.
+
+    Parameters
+    ----------
+    address : str, path, Client or Cluster, optional
+        See `altlas_flow.connect`; without it an embedded cluster is started.
+    flow : Flow, optional
+        One that is there already; `stop` leaves it open.
+    **connect_options
+        Of `altlas_flow.connect`.
+
+    Raises
+    ------
+    ConnectError
+        Where both a flow and something to connect to are given.
+    """
+
+    def __init__(self, address: Any = None, *, flow: Flow | None = None, **connect_options: Any) -> None:
+        if flow is not None and (address is not None or connect_options):
+            raise ConnectError("an orchestrator takes a flow, or what to connect to: give one of them")
+        self._address, self._given, self._options = address, flow, connect_options
+        # guards the two below; held for moments only, also by event loops
+        self._lock = threading.Lock()
+        self._flow: Flow | None = None
+        self._step: tuple[_Step, Future[Flow | None]] | None = None
+
+    @property
+    def flow(self) -> Flow:
+        """The flow that requests go through.
+
+        Raises
+        ------
+        ConnectError
+            Where the orchestrator is not started, or was stopped.
+        """
+        flow = self._flow
+        if flow is None or not _is_open(flow):
+            raise ConnectError("the orchestrator is not started: await orchestrator.start() first")
+        return flow
+
+    async def start(self) -> None:
+        """Connect, or start the embedded cluster. Once, however many await it at the same time.
+
+        Raises
+        ------
+        ConnectError, VersionMismatch, ModelConflict
+        """
+        await self._started()
+
+    async def stop(self) -> None:
+        """Close the flow where `start` made it; may be awaited twice, and started again."""
+        await self._reach("stop")
+
+    async def run_distributed_inference(
+        self,
+        request: InferenceRequest,
+        strategy: DistributionStrategy | str | Callable[..., Any] | None = None,
+    ) -> InferenceResponse:
+        """Answer one request.
+
+        Parameters
+        ----------
+        request : InferenceRequest
+        strategy : DistributionStrategy, str or callable, optional
+            How the node is chosen; by default the request's own.
+
+        Raises
+        ------
+        AltlasError
+            What the request ended with, with its tries, nodes and root cause.
+        """
+        flow = await self._started()
+        await _prepare(flow, [request])
+        return await flow.submit(request, strategy=strategy)
+
+    async def run_distributed_batch_inference(
+        self, requests: Iterable[InferenceRequest], *, raise_on_error: bool = False
+    ) -> list[InferenceResponse]:
+        """Answer many requests, of any models.
+
+        Parameters
+        ----------
+        requests : iterable of InferenceRequest
+        raise_on_error : bool
+            Raise the first error; else a response has it as its ``error``.
+
+        Returns
+        -------
+        list of InferenceResponse
+            In the order of `requests`.
+        """
+        flow = await self._started()
+        asked = list(requests)
+        await _prepare(flow, asked)
+        handles: list[Handle] = []
+        for start in range(0, len(asked), SLICE):
+            handles += flow.submit_many(asked[start : start + SLICE])
+            await asyncio.sleep(0)  # thousands of requests must not hold up the loop
+        return await Handles(handles, raise_on_error=raise_on_error)
+
+    async def _started(self) -> Flow:
+        while True:
+            flow = self._flow
+            if flow is not None and _is_open(flow):
+                return flow
+            await self._reach("start")
+
+    async def _reach(self, goal: _Step) -> None:
+        """Take a step, or wait for whoever takes it; what the step raises is raised to all who wait."""
+        while (taken := self._take(goal)) is not None:
+            step, done = taken
+            await _wait(done)
+            if step == goal:
+                done.result()
+                return
+
+    def _take(self, goal: _Step) -> tuple[_Step, Future[Flow | None]] | None:
+        """The step under way, begun here where there was none; None where the goal is reached."""
+        with self._lock:
+            if self._step is None:
+                if (self._flow is not None and _is_open(self._flow)) == (goal == "start"):
+                    return None
+                self._step = (goal, Future())
+                # no pool: it would be used up by those who wait, and hold up the end of the event loop
+                threading.Thread(
+                    target=self._do, args=self._step, name=f"orchestrator-{goal}", daemon=True
+                ).start()
+            return self._step
+
+    def _do(self, step: _Step, done: Future[Flow | None]) -> None:
+        with self._lock:
+            flow, self._flow = self._flow, None
+        made, failure = None, None
+        try:
+            if step == "start":
+                made = self._connect()
+            elif flow is not None and flow is not self._given:
+                flow.close()
+        except BaseException as error:
+            # raised again in those who wait
+            failure = error
+        with self._lock:
+            self._flow, self._step = made, None
+        if failure is None:
+            done.set_result(made)
+        else:
+            done.set_exception(failure)
+
+    def _connect(self) -> Flow:
+        if self._given is None:
+            return connect(self._address, **self._options)
+        _ = self._given.client  # says what to do where it is closed
+        return self._given
+
+    def __repr__(self) -> str:
+        flow = self._flow
+        return f"<{type(self).__name__}: {'not started' if flow is None else repr(flow)}>"
+
+
+def _is_open(flow: Flow) -> bool:
+    try:
+        _ = flow.client
+    except ConnectError:
+        return False
+    return True
+
+
+async def _prepare(flow: Flow, requests: Iterable[InferenceRequest]) -> None:
+    """Look up the models that need a trip to the scheduler, in a thread."""
+    for model in {getattr(request, "model_id", None) for request in requests}:
+        if model is not None and not flow.is_prepared(model):
+            with suppress(AltlasError):  # `submit` raises it, or makes it the outcome of its request
+                await asyncio.to_thread(flow.prepare, model)
+
+
+async def _wait(done: Future[Any]) -> None:
+    """Until `done`, whatever came of it. Giving up leaves it to those who still wait."""
+    loop, seen = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell(_: Future[Any]) -> None:
+        with suppress(RuntimeError):  # the loop that waited is closed
+            loop.call_soon_threadsafe(seen.set)
+
+    done.add_done_callback(tell)
+    await seen.wait()
+
+
+_shared: DistributedModelOrchestrator | None = None
+_shared_lock = threading.Lock()
+
+
+def get_distributed_model_orchestrator() -> DistributedModelOrchestrator:
+    """The orchestrator of this process: always the same one, on an embedded cluster of its own."""
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = DistributedModelOrchestrator()
+        return _shared
+
+
+def get_distributed_orchestrator() -> DistributedModelOrchestrator:
+    """The same as `get_distributed_model_orchestrator`."""
+    return get_distributed_model_orchestrator()

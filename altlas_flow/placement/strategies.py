@@ -1,0 +1,161 @@
+"""The strategies: pure functions that rank the nodes which could do it, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from altlas_flow.placement.node import Asked, Node
+from altlas_flow.placement.ranking import Memory, Scored, Strategy, adapt
+
+__all__ = [
+    "STRATEGIES",
+    "Memory",
+    "Scored",
+    "Strategy",
+    "adapt",
+    "capability_based",
+    "latency_optimized",
+    "least_loaded",
+    "model_specific",
+    "round_robin",
+]
+
+GIB = 2**30
+
+# Points of `capability_based`. One kind of hardware that lies idle outweighs all that follows it.
+BUSY, WASTE, LOADING, LEFT, LABEL = 10_000.0, 100.0, 10.0, 5.0, 0.5
+LABELS = 9
+
+#: Score, what counts between equal scores, a random number, and which of the nodes it is.
+Entry = tuple[float, float, float, int]
+
+
+#: `Scored` without the detour over keywords: a decision makes 64 of them, and has 100 µs.
+_scored: Callable[[tuple[float, Node]], Scored] = partial(tuple.__new__, Scored)
+
+
+def _ranked(entries: list[Entry], nodes: Sequence[Node]) -> list[Scored]:
+    entries.sort()
+    return [_scored((entry[0], nodes[entry[3]])) for entry in entries]
+
+
+def round_robin(asked: Asked, nodes: Sequence[Node], memory: Memory) -> list[Scored]:
+    """In turn, for each model by itself: least recently served first.
+
+    A node that joins late is next, once, and then has its turn like all others. Bad where nodes or
+    pieces of work are unequal: the slowest node gets as much as the fastest. The score is the stamp
+    of the last turn, -1 before the first.
+    """
+    last = memory.turns(asked.model).get
+    ranked = _ranked([(last(node.address, -1), 0.0, 0.0, i) for i, node in enumerate(nodes)], nodes)
+    memory.serve(asked.model, ranked[0].node.address)
+    return ranked
+
+
+def least_loaded(asked: Asked, nodes: Sequence[Node], memory: Memory) -> list[Scored]:
+    """Fewest rows in flight for its slots; between equals most bytes of the inputs, then at random.
+
+    Bad where nodes are unequally fast and much is in flight: it counts rows, not their time. The
+    score is the load, rows for each slot.
+    """
+    draw, local = memory.rng.random, asked.local
+    if not local:
+        return _ranked([(node.load, 0.0, draw(), i) for i, node in enumerate(nodes)], nodes)
+    return _ranked(
+        [(node.load, -local.get(node.address, 0), draw(), i) for i, node in enumerate(nodes)], nodes
+    )
+
+
+def capability_based(asked: Asked, nodes: Sequence[Node], memory: Memory) -> list[Scored]:
+    """Best fit: the node that is just good enough, so that the others are free for what needs them.
+
+    The score is a sum of points: 10,000 for a node that is busy (two pieces of work a slot), 100 for
+    each kind of declared resource, or share of one, that is not needed, 10 for loading the model and 20 for
+    evicting others for it, up to 5 for memory that is left over, half a one for each label that is not
+    asked for. Between equals the least loaded, then at random. Bad where all nodes are alike
+    but hold different models: a node gets all work for the model it holds until it is busy.
+    """
+    draw, model, memory_needed = memory.rng.random, asked.model, asked.needs.memory
+    needed, labels = dict(asked.needs.resources), len(asked.needs.labels)
+    entries: list[Entry] = []
+    for i, node in enumerate(nodes):
+        slots = node.slots or 1
+        score = BUSY if node.tasks >= 2 * slots else 0.0
+        if node.resources:
+            for resource, declared in node.resources.items():
+                if declared > 0:
+                    score += WASTE * (1.0 - needed.get(resource, 0.0) / declared)
+        if len(node.labels) > labels:
+            score += LABEL * min(len(node.labels) - labels, LABELS)
+        bound = node.memory
+        if model in node.loaded:
+            left = GIB if bound is None else bound - node.used
+        elif bound is None:
+            score += LOADING
+            left = GIB
+        else:
+            left = bound - node.used - memory_needed
+            score += LOADING if left >= 0 else 2 * LOADING
+        if bound is None:
+            score += LEFT
+        elif left > 0:
+            score += LEFT * left / (left + GIB)
+        entries.append((score, node.rows / slots, draw(), i))
+    return _ranked(entries, nodes)
+
+
+def latency_optimized(asked: Asked, nodes: Sequence[Node], memory: Memory) -> list[Scored]:
+    """The node that should be done first: what waits there, the work itself, and fetching its inputs.
+
+    A node that has not run the model counts as the fastest one known, so it is tried. Between equals
+    the least loaded, then at random. Bad for throughput where a few nodes are far faster than the rest:
+    it leaves the others idle as long as the fast ones are done sooner in spite of what waits there.
+    Bad, too, where rows differ much in size, and for models that take long to load, which it does not
+    reckon with. The score is in seconds.
+    """
+    draw, model, now, rows = memory.rng.random, asked.model, asked.now, asked.rows
+    expected = [None if (seen := node.latency.get(model)) is None else seen.expect(now) for node in nodes]
+    fastest = min((each for each in expected if each is not None), default=0.0)
+    local, total, bandwidth = asked.local, asked.bytes, max(asked.bandwidth, 1.0)
+    entries: list[Entry] = []
+    for i, node in enumerate(nodes):
+        per_row, backlog = expected[i], node.backlog
+        if per_row is None:
+            per_row = fastest
+            # nobody could tell what the rows there would take, and not all shall be sent there at once
+            backlog = max(backlog, node.rows * per_row)
+        slots = node.slots or 1
+        score = backlog / slots + rows * per_row
+        if total:
+            score += max(total - local.get(node.address, 0), 0) / bandwidth
+        entries.append((score, node.rows / slots, draw(), i))
+    return _ranked(entries, nodes)
+
+
+def model_specific(asked: Asked, nodes: Sequence[Node], memory: Memory) -> list[Scored]:
+    """Where the model is loaded, else where it can be with the fewest bytes evicted.
+
+    Between equals the least loaded, then at random. Bad for one model under heavy load: nodes that
+    have it loaded get all of it, while others idle. The score is 0 where it is loaded, else 1 and
+    the GiB to evict.
+    """
+    draw, model, needed = memory.rng.random, asked.model, asked.needs.memory
+    entries: list[Entry] = []
+    for i, node in enumerate(nodes):
+        if model in node.loaded:
+            score = 0.0
+        else:
+            lacking = 0 if node.memory is None else needed - (node.memory - node.used)
+            score = 1.0 + lacking / GIB if lacking > 0 else 1.0
+        entries.append((score, node.load, draw(), i))
+    return _ranked(entries, nodes)
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "ROUND_ROBIN": round_robin,
+    "LEAST_LOADED": least_loaded,
+    "CAPABILITY_BASED": capability_based,
+    "LATENCY_OPTIMIZED": latency_optimized,
+    "MODEL_SPECIFIC": model_specific,
+}

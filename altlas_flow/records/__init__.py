@@ -1,0 +1,17 @@
+"""Records that travel between client, scheduler and workers."""
+
+from __future__ import annotations
+
+from altlas_flow.records.request import DistributionStrategy, InferenceRequest, RetryPolicy
+from altlas_flow.records.response import ErrorRecord, InferenceResponse
+from altlas_flow.records.trace import Trace, Try
+
+__all__ = [
+    "DistributionStrategy",
+    "ErrorRecord",
+    "InferenceRequest",
+    "InferenceResponse",
+    "RetryPolicy",
+    "Trace",
+    "Try",
+]
