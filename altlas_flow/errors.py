@@ -37,7 +37,8 @@
         └── HostClosed           the worker is shutting down
 
 The message is always one line that says what to do. Every error pickles: what its constructor takes
-is its ``args``. The error of a request knows its ``tries``, the ``nodes`` they were made on, and its ``root_cause``.
+is its ``args``. The error of a request knows its ``tries``, the ``nodes`` they were made on, and its
+``root_cause``.
 """
 
 from __future__ import annotations

@@ -163,8 +163,8 @@ class Flow:
         inputs : Any
             One input, or a list of them.
         strategy : str, DistributionStrategy or callable, optional
-            Which node shall do it; by default the setting ``altlas.default-distribution-strategy``. A callable
-            ``(request, nodes) -> ranked nodes`` runs on the scheduler.
+            Which node shall do it; by default the setting ``altlas.default-distribution-strategy``. A
+            callable ``(request, nodes) -> ranked nodes`` runs on the scheduler.
         priority : int
             Of what waits, higher goes first.
         deadline : float, str or timedelta, optional
@@ -199,9 +199,7 @@ class Flow:
             priority=priority,
             validator=_named(validator),
         )
-        return self._transport.submit(
-            lane, inputs, deadline=within, retry=retry, idempotent=idempotent
-        )
+        return self._transport.submit(lane, inputs, deadline=within, retry=retry, idempotent=idempotent)
 
     def submit_many(
         self,
@@ -232,7 +230,7 @@ class Flow:
         if isinstance(requests, (str, ModelSpec)):
             handles = [self.submit(requests, item, **options) for item in inputs or ()]
         elif options or inputs is not None:
-            raise BadRequest("inputs= and options are for submit_many(model, inputs): requests say them themselves")
+            raise BadRequest("inputs= and options are for submit_many(model, inputs): requests say it all")
         else:
             handles = [self._submit_or_fail(request) for request in requests]
         return Handles(handles, raise_on_error=raise_on_error)

@@ -14,8 +14,8 @@ from benchmarks import _programs
 from benchmarks._sent import identity
 
 TENTHS = 10
-#: Requests that wait for their answers at any time, at most, so that this process does not grow either; and of
-#: all of them half a tenth, so that the first tenth is like the others.
+#: Requests that wait for their answers at any time, at most, so that this process does not grow either; and
+#: half a tenth of them all, so that the first tenth is like the others.
 WINDOW = 5_000
 
 

@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from distributed.comm import Comm
+from distributed.comm.core import Comm
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from altlas_flow._version import __version__
@@ -37,6 +37,8 @@ NAME = "altlas-control"
 CATALOG_TOPIC = "altlas-catalog"
 #: Operation on a client's stream: members of an envelope have begun to run.
 BEGAN = "altlas-began"
+#: The same: the worker that holds the answers of an envelope is silent.
+FELL = "altlas-fell"
 #: Entry points that give strategies by name.
 STRATEGY_GROUP = "altlas_flow.strategies"
 
@@ -92,7 +94,7 @@ class ControlPlugin(SchedulerPlugin):
             fault=self._fault,
         )
         self.lessor = Lessor(scheduler, self.placer.roster)
-        self.watchman = Watchman(scheduler, self.placer, self.heartbeat_timeout)
+        self.watchman = Watchman(scheduler, self.placer, self.heartbeat_timeout, self._fell)
         scheduler.handlers.update(
             {
                 "altlas_info": self.info,
@@ -167,7 +169,9 @@ class ControlPlugin(SchedulerPlugin):
         model = ModelSpec.model_validate_json(spec)
         self.placer.note(model, memory)
         needs = Needs.of(model.resources, model.labels, memory)
-        able = {node.address: slots_for(needs, node) for node in self.placer.roster if not refusal(needs, node)}
+        able = {
+            node.address: slots_for(needs, node) for node in self.placer.roster if not refusal(needs, node)
+        }
         return {"nodes": able, "refused": self.placer.roster.reasons(needs)}
 
     async def open(self, client: str, spec: str, memory: int = 0) -> dict[str, Any]:
@@ -236,6 +240,13 @@ class ControlPlugin(SchedulerPlugin):
             placer.done(address, said["key"], said["rows"], said["seconds"], said["faults"])
         elif word == "model":
             placer.roster.loaded(address, said["model"], said["bytes"])
+
+    def _fell(self, key: Any, clients: Iterable[str], node: str) -> None:
+        """The only worker that has the answers of an envelope is silent."""
+        for client in clients:
+            comm = self.scheduler.client_comms.get(client)
+            if comm is not None and not comm.closed():
+                comm.send({"op": FELL, "key": key, "node": node})
 
     # -- what Dask tells ----------------------------------------------------------------------
 
@@ -328,5 +339,3 @@ def _entry_point(name: str) -> Any:
         if point.name == name:
             return point.load()
     raise LookupError(f"no strategy of that name is installed (entry points of {STRATEGY_GROUP})")
-
-

@@ -69,6 +69,6 @@ class Deadlines:
             handle = heapq.heappop(self._dated)[2]
             if not handle.done():
                 given = (handle._deadline or now) - handle._submitted
-                text = f"request {handle.request_id} was not answered within its {given:.3g} s: give it more time"
+                text = f"request {handle.request_id} was not answered within {given:.3g} s: give it more time"
                 self._late(handle, DeadlineExceeded(text))
         self._set()

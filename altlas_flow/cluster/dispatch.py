@@ -1,45 +1,36 @@
-"""Dispatch: gathers requests in lanes, sends them in envelopes, gives each its outcome or another try.
+"""Dispatch: gathers requests in lanes, and sends them in envelopes, as many as this client's leases allow.
 
-It lives on the event loop of Dask's client. `pump` sends as many envelopes as this client's leases
-allow; `_follow` waits for one of them.
+It lives on the event loop of Dask's client. What comes back is for `Returns`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import pickle
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
-from dask.base import tokenize
-from distributed.scheduler import KilledWorker
-
-from altlas_flow.cluster.control import BEGAN
+from altlas_flow.cluster.control import BEGAN, FELL
 from altlas_flow.cluster.deadlines import Deadlines
-from altlas_flow.cluster.envelope import Answers
-from altlas_flow.cluster.fate import Fate, decide
-from altlas_flow.cluster.handle import COMPLETED, ERROR, Handle, stamped
+from altlas_flow.cluster.handle import Handle
 from altlas_flow.cluster.lanes import Flight, Lane, Pace, Pool
 from altlas_flow.cluster.lessor import LEASE
 from altlas_flow.cluster.packed import Packed
 from altlas_flow.cluster.posting import post, weigh
 from altlas_flow.cluster.pulse import Pulse
+from altlas_flow.cluster.returns import Returns
 from altlas_flow.errors import (
     AltlasError,
     BadRequest,
     ClusterError,
     ClusterLost,
     DeadlineExceeded,
-    NodeLost,
-    NoEligibleNode,
     describe,
 )
 from altlas_flow.models.memory import estimate
-from altlas_flow.records import DistributionStrategy, RetryPolicy, Try
+from altlas_flow.records import DistributionStrategy, RetryPolicy
 
 if TYPE_CHECKING:
     from altlas_flow.cluster.transport import Transport
@@ -75,16 +66,16 @@ class Dispatch:
         )
         self._deadlines = Deadlines(self.loop, self.clock, self._late)
         self._pace = Pace(self.settings.envelope_rows, self.settings.envelope_time)
-        self._flights: dict[str, Flight] = {}
-        self._retries: dict[Any, Lane] = {}  # lanes of requests that failed elsewhere
-        self._lanes: set[Lane] = set()  # those that are not ready yet
+        self.returns = Returns(transport, self._pace, self._admit)
+        self._unready: set[Lane] = set()  # lanes that the scheduler does not know yet
         self._ahead: set[Handle] = set()  # whose inputs are being sent
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def listen(self) -> None:
         """Hear what the scheduler plugin says."""
         self.client._stream_handlers[LEASE] = self.pulse.leased
-        self.client._stream_handlers[BEGAN] = self._began
+        self.client._stream_handlers[BEGAN] = self.returns.began
+        self.client._stream_handlers[FELL] = self.returns.fell
 
     # -- out ----------------------------------------------------------------------------------
 
@@ -113,7 +104,7 @@ class Dispatch:
         if handle._final is not None or lane is None:
             return
         if self.transport.closed:
-            self._end(handle, ClusterLost("the flow is closed: connect and ask again"))
+            self.returns.end(handle, ClusterLost("the flow is closed: connect and ask again"))
             return
         if handle._deadline is not None and handle._flight is None and not handle._tried:
             self._deadlines.add(handle)
@@ -122,13 +113,13 @@ class Dispatch:
             self._start(self._send_ahead(handle))
             return
         if lane.refused is not None:
-            self._end(handle, lane.refused)
+            self.returns.end(handle, lane.refused)
             return
         lane.pending.append(handle)
         if lane.pool is not None:
             lane.pool.lanes.add(lane)
-        elif lane not in self._lanes:
-            self._lanes.add(lane)
+        elif lane not in self._unready:
+            self._unready.add(lane)
             self._start(self._prepare(lane))
 
     async def _prepare(self, lane: Lane) -> None:
@@ -141,13 +132,15 @@ class Dispatch:
                 "altlas_open", client=self.client.id, spec=spec.model_dump_json(), memory=estimate(spec)
             )
         except (OSError, TimeoutError) as error:
-            self._refuse(lane, ClusterLost(f"the scheduler does not answer ({describe(error)}): connect again"))
+            self.returns.refuse(
+                lane, ClusterLost(f"the scheduler does not answer ({describe(error)}): connect again")
+            )
             return
         except AltlasError as error:
-            self._refuse(lane, error)
+            self.returns.refuse(lane, error)
             return
         finally:
-            self._lanes.discard(lane)
+            self._unready.discard(lane)
         lane.pool = self.pulse.pool(told["pool"], *told["lease"])
         lane.pool.lanes.add(lane)
         self.transport.wake()
@@ -169,7 +162,7 @@ class Dispatch:
         except Exception as error:
             # pickling may fail with anything, and so may the way to the workers
             problem = f"request {handle.request_id}: its input cannot be sent to a worker: {describe(error)}"
-            self._end(handle, BadRequest(problem))
+            self.returns.end(handle, BadRequest(problem))
             return
         finally:
             self._ahead.discard(handle)
@@ -183,7 +176,7 @@ class Dispatch:
             key, future = post(self.client, lane, pool, handles, now)
         except ClusterLost as lost:
             for handle in handles:
-                self._end(handle, lost)
+                self.returns.end(handle, lost)
             return
         except BadRequest as error:
             good = self._without_bad(handles, error)
@@ -191,11 +184,10 @@ class Dispatch:
                 self._send(lane, pool, good)
             return
         flight = Flight(key, lane, pool, handles, future, now, live=len(handles))
-        self._flights[key] = flight
         pool.in_flight += 1
         for at, handle in enumerate(handles):
             handle._flight, handle._at, handle._sent = flight, at, now
-        self._start(self._follow(flight))
+        self._start(self.returns.follow(flight))
 
     def _without_bad(self, handles: list[Handle], error: BadRequest) -> list[Handle]:
         """Those that can be pickled, where an envelope could not; the others end."""
@@ -205,142 +197,24 @@ class Dispatch:
                 Packed.of(handle._inputs)
             except Exception as fault:
                 # an input may refuse to be pickled with any error
-                problem = f"request {handle.request_id}: its input cannot be sent to a worker: {describe(fault)}"
-                self._end(handle, BadRequest(problem))
+                problem = (
+                    f"request {handle.request_id}: its input cannot be sent to a worker: {describe(fault)}"
+                )
+                self.returns.end(handle, BadRequest(problem))
             else:
                 good.append(handle)
         if len(good) == len(handles):  # it is not the inputs
             for handle in handles:
-                self._end(handle, error)
+                self.returns.end(handle, error)
             return []
         return good
 
-    # -- and back -----------------------------------------------------------------------------
-
-    async def _follow(self, flight: Flight) -> None:
-        """Wait for an envelope; each request in it gets its outcome, or another try."""
-        error: Exception | None = None
-        try:
-            answers: Answers = await self.client._gather(flight.future)
-        except AltlasError as problem:
-            error = problem
-        except KilledWorker as problem:
-            node = str(getattr(problem.last_worker, "name", "?"))
-            error = NodeLost(node, "died", tuple(range(flight.count)))
-        except (CancelledError, asyncio.CancelledError):
-            error = self._given_up(flight)
-        except Exception as problem:
-            # whatever Dask itself raises on the way
-            error = ClusterError(f"the envelope failed on its way: {describe(problem)}")
-        finally:
-            flight.pool.in_flight -= 1
-            self._flights.pop(flight.key, None)
-        if error is None:
-            self._deliver(flight, answers)
-        else:
-            # its frames would keep the future, and that the task on the scheduler
-            error.__traceback__ = getattr(getattr(flight.future, "_state", None), "traceback", None)
-            self._lost(flight, error)
-        self.transport.wake()
-
-    def _given_up(self, flight: Flight) -> Exception:
-        """What it means that Dask says that a task was cancelled."""
-        if self.transport.closed or self.client.status != "running":
-            return ClusterLost(
-                "the request was given up: the flow or its scheduler was closed; connect and ask again"
-            )
-        if any(handle._ahead is not None for handle in flight.handles):
-            for handle in flight.handles:
-                handle._ahead = None  # the worker that had it is gone: it is sent again
-            return NodeLost("?", "left")
-        return ClusterError("the Dask future of the request was cancelled: ask again")
-
-    def _lost(self, flight: Flight, error: Exception) -> None:
-        """An envelope came back without answers."""
-        node, began = "?", set()
-        if isinstance(error, NodeLost):
-            node, began = error.node, set(error.started)
-        for at, handle in enumerate(flight.handles):
-            self._failed(handle, flight, error, node, faulty=isinstance(error, NodeLost), began=at in began)
-        if isinstance(error, NoEligibleNode):
-            self._refuse(flight.lane, error)  # what waits behind them would fare no better
-
-    def _deliver(self, flight: Flight, answers: Answers) -> None:
-        flight.answers = answers
-        errors = answers.errors
-        if answers.service and len(answers.rows):
-            self._pace.observe(flight.lane.spec.fingerprint, len(answers.rows), answers.service)
-        good = flight.handles
-        if errors:
-            good = [handle for at, handle in enumerate(good) if at not in errors]
-        self.transport.complete(good, COMPLETED)
-        began = set(answers.began)
-        for at, (faulty, error) in errors.items():
-            self._failed(
-                flight.handles[at], flight, error, answers.node, faulty=faulty, began=at in began
-            )
-
-    def _failed(
-        self, handle: Handle, flight: Flight, error: Exception, node: str, *, faulty: bool, began: bool
-    ) -> None:
-        """A try failed: another one elsewhere, or the end."""
-        if handle._final is not None:
-            return
-        if isinstance(error, (ClusterLost, DeadlineExceeded, NoEligibleNode)):
-            self._end(handle, error)
-            return
-        handle._deaths += isinstance(error, NodeLost) and error.cause != "left" and began
-        fate = decide(
-            error,
-            faulty=faulty,
-            began=began,
-            tries=len(handle._tried or ()) + 1,
-            deaths=handle._deaths,
-            moves=handle._moves,
-            idempotent=handle._idempotent,
-            policy=handle._retry or _DEFAULT_RETRY,
-            limit=self.settings.tries,
-        )
-        if fate is Fate.MOVE:
-            handle._moves += 1
-        else:
-            what = error.cause if isinstance(error, NodeLost) else describe(error)
-            took = max(0.0, self.clock() - flight.sent)
-            handle._tried = [*(handle._tried or ()), Try(node=node, error=what, seconds=took)]
-        if fate is Fate.END:
-            self._end(handle, error)
-        else:
-            self._again(handle, flight, node)
-
-    def _again(self, handle: Handle, flight: Flight, node: str) -> None:
-        """Queue a request for another node, with those that go the same way."""
-        old = flight.lane
-        exclude = old.exclude if node == "?" else old.exclude | {node}
-        solo = handle._deaths > 0
-        parameters = json.dumps(old.parameters, sort_keys=True, default=tokenize)
-        key = (old.spec.fingerprint, old.spec.id, parameters, old.strategy, old.priority, id(old.validator),
-               exclude, solo)  # fmt: skip
-        lane = self._retries.get(key)
-        if lane is None or lane.refused is not None:
-            self._retries = {key: lane for key, lane in self._retries.items() if lane.pending}
-            lane = self._retries[key] = Lane(
-                old.spec,
-                old.parameters,
-                old.strategy,
-                old.priority,
-                old.validator,
-                exclude,
-                solo,
-                old.pool,
-                code=old.code,
-            )
-        handle._lane, handle._flight = lane, None
-        self._admit(handle)
+    # -- given up ------------------------------------------------------------------------------
 
     def unwanted(self, handle: Handle) -> None:
         """Nobody wants a request any more: tell its worker, or take the whole envelope back."""
         flight = handle._flight
-        if flight is not None and flight.key in self._flights:
+        if flight is not None and flight.key in self.returns.flights:
             flight.live -= 1
             if flight.live <= 0:
                 self._start(self.client._cancel([flight.future]))
@@ -351,42 +225,24 @@ class Dispatch:
     def fail_all(self, error: AltlasError) -> None:
         """End every request that is under way."""
         for handle in list(self._all()):
-            self._end(handle, error)
+            self.returns.end(handle, error)
 
     def close(self, error: AltlasError) -> None:
         """End everything."""
         self.pulse.close()
         self._deadlines.close()
         self.fail_all(error)
-        self.client._stream_handlers.pop(LEASE, None)
-        self.client._stream_handlers.pop(BEGAN, None)
-
-    def _began(self, key: str, requests: list[int] | None = None) -> None:
-        """A worker says that members of an envelope run."""
-        flight = self._flights.get(key)
-        if flight is not None:
-            if requests is None:
-                flight.begun = None
-            elif flight.begun is not None:
-                flight.begun.update(requests)
+        for operation in (LEASE, BEGAN, FELL):
+            self.client._stream_handlers.pop(operation, None)
 
     def _late(self, handle: Handle, error: DeadlineExceeded) -> None:
-        if self._end(handle, error):
+        if self.returns.end(handle, error):
             self.unwanted(handle)
 
-    def _refuse(self, lane: Lane, error: AltlasError) -> None:
-        """End what waits in a lane; the next request of its kind gets a new one."""
-        lane.refused = error
-        while lane.pending:
-            self._end(lane.pending.popleft(), error)
-
-    def _end(self, handle: Handle, error: Exception) -> bool:
-        return self.transport.end(handle, ERROR, stamped(error, handle._tried or ()))
-
     def _all(self) -> Iterable[Handle]:
-        for flight in list(self._flights.values()):
+        for flight in list(self.returns.flights.values()):
             yield from flight.handles
-        lanes = {*self._lanes, *(lane for pool in self.pulse.pools.values() for lane in pool.lanes)}
+        lanes = {*self._unready, *(lane for pool in self.pulse.pools.values() for lane in pool.lanes)}
         for lane in lanes:
             yield from list(lane.pending)
         yield from list(self._ahead)
@@ -403,5 +259,3 @@ class Dispatch:
             # a fault of ours: whoever it was about must not wait for ever
             logger.error("a task of the transport failed", exc_info=error)
             self.fail_all(ClusterError(f"sending failed ({describe(error)}): this is a fault of altlas_flow"))
-
-

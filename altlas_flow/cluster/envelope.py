@@ -31,6 +31,7 @@ from altlas_flow.models.host import ModelHost
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.models.watch import Watch
 
+
 @dataclass
 class Envelope:
     """What travels, in a `Packed`.
@@ -117,7 +118,7 @@ class Answers:
     def __sizeof__(self) -> int:
         from dask.sizeof import sizeof
 
-        return object.__sizeof__(self) + sum(sizeof(part) for part in (self.rows, self.queue, self.predict))
+        return int(object.__sizeof__(self) + sum(map(sizeof, (self.rows, self.queue, self.predict))))
 
 
 def serve(packed: Packed, *ahead: Any) -> Answers:
@@ -188,7 +189,7 @@ class Delivery:
         except Exception as error:
             # whatever ended it ends all of its requests, and their sender says what is tried again
             typed, faulty = portable(envelope.spec.id, error), of_the_node(error)
-            answers.errors = {at: (faulty, typed) for at in range(self.count)}
+            answers.errors = dict.fromkeys(range(self.count), (faulty, typed))
             answers.began = self.requests(np.flatnonzero(~np.isnan(watch.began)))
         finally:
             answers.seconds = host.clock() - arrived

@@ -335,5 +335,3 @@ def stamped(error: Exception, tried: Sequence[Try]) -> Exception:
 
 
 Waiter = Callable[[], Any] | tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
-
-

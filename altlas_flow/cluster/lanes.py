@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from altlas_flow.errors import AltlasError
+from altlas_flow.errors import AltlasError, NodeLost
 from altlas_flow.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class Flight:
     live: int = 0  # members that somebody still wants
     begun: set[int] | None = field(default_factory=set)  # None: all
     answers: Answers | None = None
+    task: asyncio.Task[Any] | None = None  # that waits for it
+    fallen: NodeLost | None = None  # why its answers will not come
 
     @property
     def count(self) -> int:

@@ -54,7 +54,12 @@ class Lessor:
         return {"pool": pool, "lease": [mine.count, mine.version]}
 
     def report(
-        self, client: str, pulse: int, pools: Mapping[str, tuple[int, int]], held: Mapping[str, int], faults: int
+        self,
+        client: str,
+        pulse: int,
+        pools: Mapping[str, tuple[int, int]],
+        held: Mapping[str, int],
+        faults: int,
     ) -> None:
         """A client says what it holds back, and which leases it has taken over; always answered."""
         if held:

@@ -251,7 +251,9 @@ class Placer:
     def _asked(self, ts: TaskState, job: Job) -> Asked:
         needs = self.needs.get(job.model) or Needs.of({}, {}, 0)
         tried = set(job.said.get("exclude") or ())
-        exclude = frozenset(node.address for node in self.roster if node.name in tried) if tried else frozenset()
+        exclude = (
+            frozenset(node.address for node in self.roster if node.name in tried) if tried else frozenset()
+        )
         local: dict[str, int] = {}
         size = 0
         for dependency in ts.dependencies:
@@ -374,5 +376,3 @@ class Placer:
             self.scheduler.worker_send(ws.address, message)
         self.running.pop(ws.address, None)
         return moved
-
-

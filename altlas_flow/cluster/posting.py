@@ -42,9 +42,7 @@ def post(
     if any(handle._deadline is not None for handle in handles):
         left = [FOREVER if handle._deadline is None else handle._deadline - now for handle in handles]
     priority = INTERACTIVE + lane.priority
-    envelope = Envelope(
-        lane.spec, lane.parameters, inputs, counts, left, priority, lane.solo, lane.validator
-    )
+    envelope = Envelope(lane.spec, lane.parameters, inputs, counts, left, priority, lane.solo, lane.validator)
     try:
         packed = Packed.of(envelope)
     except Exception as error:
@@ -60,10 +58,8 @@ def post(
         "exclude": sorted(lane.exclude),
     }
     try:
-        with dask.annotate(**{ANNOTATION: said}):
-            future: Future[Any] = client.submit(
-                serve, packed, *ahead, key=key, pure=False, priority=priority
-            )
+        with dask.annotate(**{ANNOTATION: said}):  # type: ignore[attr-defined]
+            future: Future[Any] = client.submit(serve, packed, *ahead, key=key, pure=False, priority=priority)
     except Exception as error:
         # a client that was closed meanwhile says so in several ways
         raise ClusterLost(f"the scheduler cannot be reached ({describe(error)}): connect again") from error

@@ -1,4 +1,4 @@
-"""The client's pulse: it says what it holds back, takes over its leases, and sees that the scheduler lives."""
+"""The client's pulse: it says what it holds back, takes over leases, and sees that the scheduler lives."""
 
 from __future__ import annotations
 

@@ -196,7 +196,9 @@ class Transport:
         over = threading.Event()
 
         def end() -> None:
-            self._dispatch.close(ClusterLost("the flow was closed before the answer came: connect and ask again"))
+            self._dispatch.close(
+                ClusterLost("the flow was closed before the answer came: connect and ask again")
+            )
             over.set()
 
         if threading.get_ident() == self.thread:
@@ -278,5 +280,3 @@ def _release(futures: list[asyncio.Future[None]]) -> None:
     for future in futures:
         if not future.done():
             future.set_result(None)
-
-

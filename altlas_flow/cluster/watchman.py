@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
 from distributed.scheduler import heartbeat_interval
 
+from altlas_flow.cluster.keys import is_envelope
 from altlas_flow.cluster.placer import Placer
 
 if TYPE_CHECKING:
@@ -26,8 +28,14 @@ MISSED = 3
 class Watchman:
     """Looks at the heartbeats of all workers, and has the work of silent ones moved."""
 
-    def __init__(self, scheduler: Scheduler, placer: Placer, timeout: float) -> None:
-        self.scheduler, self.placer, self.timeout = scheduler, placer, timeout
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        placer: Placer,
+        timeout: float,
+        fell: Callable[[Any, Iterable[str], str], None],
+    ) -> None:
+        self.scheduler, self.placer, self.timeout, self._fell = scheduler, placer, timeout, fell
         self.loop = asyncio.get_running_loop()
         self.silent: dict[str, float] = {}  # address -> its last heartbeat
         self._timer = self.loop.call_later(timeout / LOOKS, self._look)
@@ -68,4 +76,7 @@ class Watchman:
             elif not was_away and now - ws.last_seen > limit and ws.status == Status.running:
                 self.silent[address] = ws.last_seen
                 moved = self.placer.silent(ws)
+                for ts in ws.has_what:
+                    if is_envelope(ts.key) and len(ts.who_has or ()) == 1:
+                        self._fell(ts.key, [wants.client_key for wants in ts.who_wants or ()], str(ws.name))
                 logger.warning("worker %s is silent for %.1f s: its %d tasks move", ws.name, limit, moved)

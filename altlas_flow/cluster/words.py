@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from distributed import Worker
-from distributed.comm import Comm, connect
+from distributed.comm.core import Comm, connect
 
 logger = logging.getLogger(__name__)
 

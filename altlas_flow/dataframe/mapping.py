@@ -15,6 +15,7 @@ import pyarrow as pa
 from distributed import Future, Reschedule, get_worker, secede
 
 from altlas_flow.cluster.keys import predict_key
+from altlas_flow.cluster.plain import submit_rows, submit_task
 from altlas_flow.cluster.worker import current_host
 from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA
 from altlas_flow.dataframe.columns import Input, output_names, refuse_replaced
@@ -91,7 +92,9 @@ class Mapped(Job):
 
     def _submit(self, piece: Rows, what: Predict) -> Future[Any]:
         data = self.client.scatter(piece, hash=False)
-        return self.client.submit(predict_answers, data, what, key=self._key(), pure=False)
+        return submit_rows(
+            self.client, predict_answers, data, what, fingerprint=self.spec.fingerprint, rows=piece.count
+        )
 
     def _lazily(self) -> Any:
         import dask.dataframe as dd
@@ -122,7 +125,7 @@ class Mapped(Job):
         def submit(index: int) -> Future[Any]:
             head = self.source.partitions[index].head(PROBE_ROWS, compute=False)
             computed = self.client.compute(head)
-            return self.client.submit(to_rows, computed, f"partition-{index}", needed, pure=False)
+            return submit_task(self.client, to_rows, computed, f"partition-{index}", needed)
 
         for index in range(self.source.npartitions):
             yield Unit(f"partition-{index}", partial(submit, index))

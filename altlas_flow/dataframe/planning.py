@@ -7,6 +7,7 @@ from typing import Any
 
 from distributed import Future
 
+from altlas_flow.cluster.plain import submit_task
 from altlas_flow.dataframe.job import Job
 from altlas_flow.dataframe.report import Plan, Tally
 from altlas_flow.dataframe.tasks import Predict, predict_rows
@@ -74,7 +75,7 @@ def _sample(job: Job, source: Source, what: Predict, rows: int, slots: int) -> l
         if unit.measured:
             measured, share = unit.measured, -(-rows * unit.measured.rows // sizes)
         else:
-            future = job.client.submit(measure, data, pure=False)
+            future = submit_task(job.client, measure, data)
             measured, share = ask(future, job.settings.load_timeout), -(-rows // pieces)
         take = min(share, measured.rows)
         for index in range(cuts):

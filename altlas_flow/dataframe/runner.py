@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from distributed import Client, Future
 
-from altlas_flow.cluster.keys import predict_key
+from altlas_flow.cluster.plain import submit_rows, submit_task
 from altlas_flow.dataframe.folder import OutputFolder, PartRecord
 from altlas_flow.dataframe.report import Progress, RunSummary, Tally
 from altlas_flow.dataframe.tasks import Predict, Receipt, make_part, predict_rows, write_part
@@ -115,7 +115,7 @@ class Runner:
         """Read a unit whose rows are not known before."""
 
         def submit() -> Future[Any]:
-            return self.client.submit(measure, self._rows(unit), pure=False)
+            return submit_task(self.client, measure, self._rows(unit))
 
         self.window.send(unit, submit)
 
@@ -172,27 +172,29 @@ class Runner:
     def _send(self, part: Part) -> None:
         def submit() -> Future[Any]:
             chunk = part.chunk
-            if chunk is not None and not self.what.spec.resources:
-                return self.client.submit(
+            if chunk is not None and not (self.what.spec.resources or self.what.spec.labels):
+                return submit_rows(
+                    self.client,
                     make_part,
                     chunk,
                     self.what,
                     self.folder.attempts,
                     part.name,
-                    key=predict_key(self.what.spec.fingerprint),
-                    pure=False,
+                    fingerprint=self.what.spec.fingerprint,
+                    rows=part.stop - part.start,
                 )
             rows = self._rows(part.unit)
-            predicted = self.client.submit(
+            predicted = submit_rows(
+                self.client,
                 predict_rows,
                 rows,
                 part.start,
                 part.stop,
                 self.what,
-                key=predict_key(self.what.spec.fingerprint),
-                pure=False,
+                fingerprint=self.what.spec.fingerprint,
+                rows=part.stop - part.start,
             )
-            return self.client.submit(write_part, predicted, self.folder.attempts, part.name, pure=False)
+            return submit_task(self.client, write_part, predicted, self.folder.attempts, part.name)
 
         self.window.send(part, submit)
 

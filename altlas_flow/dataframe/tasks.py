@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from distributed import get_worker, secede
 
-from altlas_flow.cluster.worker import current_host, still_wanted
+from altlas_flow.cluster.worker import current_host, current_plugin, still_wanted
 from altlas_flow.dataframe.arrow import CarriesTables
 from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA, Attempt, write_attempt
 from altlas_flow.dataframe.columns import Input, infer_types, output_names, to_columns
@@ -161,13 +161,17 @@ def predict_rows(rows: Rows, start: int, stop: int, what: Predict) -> Predicted:
     ModelLoadError, UnsafeModel, ParameterError, HostClosed
         Where the model cannot be used at all.
     """
-    host, worker = current_host(), get_worker()
+    plugin, worker = current_plugin(), get_worker()
+    host, key = plugin.host, str(worker.get_current_task())
     part = rows.part(start, stop)
     # Out of the thread pool before any waiting: those who read, write or ask for one prediction need
     # the pool's threads. What runs here is bounded by who sends it.
     secede()
+    assert host is not None
     with host.parts:
-        return predict_part(part, what, host, str(worker.name))
+        predicted = predict_part(part, what, host, str(worker.name))
+    plugin.told(key, part.count, predicted.stats["predict_s"])
+    return predicted
 
 
 def probe_rows(rows: Rows, start: int, stop: int, what: Predict) -> Probe:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from distributed import Client, Future
 
+from altlas_flow.cluster.plain import submit_task
 from altlas_flow.dataframe.frames import columns_of, frame_schema, keeps_index, to_rows
 from altlas_flow.dataframe.sources import (
     Chunk,
@@ -173,8 +174,8 @@ def _files(client: Client, source: Any, part_rows: int, timeout: float) -> Sourc
     named = list(zip(paths, short_names(paths), strict=True))
     groups = [named[i::SCANS] for i in range(min(SCANS, len(named)))]
     # each Parquet file says for itself what it holds
-    schema = None if parquet else ask(client.submit(infer_schema, paths, pure=False), timeout)
-    scans = [client.submit(scan_files, group, part_rows, schema, pure=False) for group in groups]
+    schema = None if parquet else ask(submit_task(client, infer_schema, paths), timeout)
+    scans = [submit_task(client, scan_files, group, part_rows, schema) for group in groups]
     try:
         by_path = {
             path: found
@@ -194,7 +195,7 @@ def _files(client: Client, source: Any, part_rows: int, timeout: float) -> Sourc
         Unit(
             _slug(chunk.path),
             # read anywhere: a model's needs restrict predictions only
-            partial(client.submit, read_rows, chunk, pure=False),
+            partial(submit_task, client, read_rows, chunk),
             chunk.first_row,
             Measured(chunk.rows, chunk.fingerprint),
             chunk,
@@ -252,7 +253,7 @@ def _dask_frame(client: Client, frame: Any, needed: Sequence[str]) -> Source:
     def submitter(number: int) -> Callable[[], Future[Any]]:
         def submit() -> Future[Any]:
             computed = client.compute(partitions[number])
-            return client.submit(to_rows, computed, f"partition-{number}", needed, schema, index, pure=False)
+            return submit_task(client, to_rows, computed, f"partition-{number}", needed, schema, index)
 
         return submit
 

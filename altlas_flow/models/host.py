@@ -176,9 +176,7 @@ class ModelHost:
             Where the answer is no longer wanted.
         """
         with self.shelf.use(spec) as (model, load_s):
-            work = model.work(
-                rows, model.parameters(parameters), batch=batch, priority=priority, watch=watch
-            )
+            work = model.work(rows, model.parameters(parameters), batch=batch, priority=priority, watch=watch)
             self._enqueue(model, work)
             ends = math.inf if timeout is None else time.monotonic() + timeout
             while not work.done.wait(min(LOOK, max(0.0, ends - time.monotonic()))):
@@ -364,7 +362,7 @@ class ModelHost:
         return lane.model, batch
 
     def _gpu_is_shared(self) -> bool:
-        """Whether another batch may join those on the GPU: one at a time, but for models that ask for a part."""
+        """Whether another batch may join: one at a time, but for models that ask for a part of a GPU."""
         return all(spec.resources.get("GPU", 0) < 1 for spec in self._on_gpu)
 
     def _takes_token(self, spec: ModelSpec) -> bool:

@@ -1,4 +1,4 @@
-"""What the owner of a call's rows says while they wait, and learns of each: deadlines, cancelling, batches."""
+"""What the owner of rows says while they wait, and learns of each: deadlines, cancelling, batches."""
 
 from __future__ import annotations
 

@@ -174,6 +174,18 @@ def test_however_many_kinds_of_needs_there_are_the_answers_are_right():
             assert len(found) == max(20 - size, 0)
 
 
+@given(st.integers())
+def test_where_a_model_was_unloaded_it_is_not_looked_for(seed):
+    roster, rng = Roster(), random.Random(seed)
+    for index in range(200):
+        roster.add(Node(str(index), rows=index, loaded={"m": 1} if index >= 100 else {}))
+    for index in range(100, 199):
+        roster.loaded(str(index), "m", None)
+    for limit in (4, 64):
+        found, _ = roster.candidates(Asked("m", Needs()), rng, limit)
+        assert [node.address for node in found if node.loaded] == ["199"]
+
+
 def test_what_is_said_of_a_node_that_has_left_is_ignored():
     roster = Roster()
     roster.add(Node("a"))

@@ -1,0 +1,204 @@
+"""Envelopes that come back: each request in one gets its outcome, or another try elsewhere.
+
+Lives on the event loop of Dask's client, beside `Dispatch`, which sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
+
+from dask.base import tokenize
+from distributed.scheduler import KilledWorker
+
+from altlas_flow.cluster.envelope import Answers
+from altlas_flow.cluster.fate import Fate, decide
+from altlas_flow.cluster.handle import COMPLETED, ERROR, Handle, stamped
+from altlas_flow.cluster.lanes import Flight, Lane, Pace
+from altlas_flow.errors import (
+    AltlasError,
+    ClusterError,
+    ClusterLost,
+    DeadlineExceeded,
+    NodeLost,
+    NoEligibleNode,
+    describe,
+)
+from altlas_flow.records import RetryPolicy, Try
+
+if TYPE_CHECKING:
+    from altlas_flow.cluster.transport import Transport
+
+_DEFAULT_RETRY = RetryPolicy()
+
+
+class Returns:
+    """What becomes of the requests of envelopes that were sent.
+
+    Parameters
+    ----------
+    transport : Transport
+    pace : Pace
+        Learns from the answers.
+    admit : callable
+        Takes in a request that is tried again.
+    """
+
+    def __init__(self, transport: Transport, pace: Pace, admit: Callable[[Handle], None]) -> None:
+        self.transport, self.client, self.settings = transport, transport.client, transport.settings
+        self._pace, self._admit = pace, admit
+        self.flights: dict[str, Flight] = {}
+        self._retries: dict[Any, Lane] = {}  # lanes of requests that failed elsewhere
+
+    async def follow(self, flight: Flight) -> None:
+        """Wait for an envelope."""
+        self.flights[flight.key] = flight
+        flight.task = asyncio.current_task()
+        error: Exception | None = None
+        try:
+            answers: Answers = await self.client._gather(flight.future)
+        except AltlasError as problem:
+            error = problem
+        except KilledWorker as problem:
+            node = str(getattr(problem.last_worker, "name", "?"))
+            error = NodeLost(node, "died", tuple(range(flight.count)))
+        except (CancelledError, asyncio.CancelledError):
+            error = self._given_up(flight)
+        except Exception as problem:
+            # whatever Dask itself raises on the way
+            error = ClusterError(f"the envelope failed on its way: {describe(problem)}")
+        finally:
+            flight.pool.in_flight -= 1
+            self.flights.pop(flight.key, None)
+        if error is None:
+            self._deliver(flight, answers)
+        else:
+            # its frames would keep the future, and that the task on the scheduler
+            error.__traceback__ = getattr(getattr(flight.future, "_state", None), "traceback", None)
+            self._lost(flight, error)
+        self.transport.wake()
+
+    def began(self, key: str, requests: list[int] | None = None) -> None:
+        """A worker says that members of an envelope run."""
+        flight = self.flights.get(key)
+        if flight is not None:
+            if requests is None:
+                flight.begun = None
+            elif flight.begun is not None:
+                flight.begun.update(requests)
+
+    def fell(self, key: str, node: str) -> None:
+        """The worker that holds the answers of an envelope is silent: they will not come."""
+        flight = self.flights.get(key)
+        if flight is not None and flight.task is not None:
+            flight.fallen = NodeLost(node, "left", tuple(range(flight.count)))
+            flight.task.cancel()
+
+    def refuse(self, lane: Lane, error: AltlasError) -> None:
+        """End what waits in a lane; the next request of its kind gets a new one."""
+        lane.refused = error
+        while lane.pending:
+            self.end(lane.pending.popleft(), error)
+
+    def end(self, handle: Handle, error: Exception) -> bool:
+        """A request is over, with an error."""
+        return self.transport.end(handle, ERROR, stamped(error, handle._tried or ()))
+
+    def _given_up(self, flight: Flight) -> Exception:
+        """What it means that Dask says that a task was cancelled."""
+        if flight.fallen is not None:
+            return flight.fallen
+        if self.transport.closed or self.client.status != "running":
+            return ClusterLost(
+                "the request was given up: the flow or its scheduler was closed; connect and ask again"
+            )
+        if any(handle._ahead is not None for handle in flight.handles):
+            for handle in flight.handles:
+                handle._ahead = None  # the worker that had it is gone: it is sent again
+            return NodeLost("?", "left")
+        return ClusterError("the Dask future of the request was cancelled: ask again")
+
+    def _lost(self, flight: Flight, error: Exception) -> None:
+        """An envelope came back without answers."""
+        node, began = "?", set()
+        if isinstance(error, NodeLost):
+            node, began = error.node, set(error.started)
+        for at, handle in enumerate(flight.handles):
+            self._failed(handle, flight, error, node, faulty=isinstance(error, NodeLost), began=at in began)
+        if isinstance(error, NoEligibleNode):
+            self.refuse(flight.lane, error)  # what waits behind them would fare no better
+
+    def _deliver(self, flight: Flight, answers: Answers) -> None:
+        flight.answers = answers
+        errors = answers.errors
+        if answers.service and len(answers.rows):
+            self._pace.observe(flight.lane.spec.fingerprint, len(answers.rows), answers.service)
+        good = flight.handles
+        if errors:
+            good = [handle for at, handle in enumerate(good) if at not in errors]
+        self.transport.complete(good, COMPLETED)
+        began = set(answers.began)
+        for at, (faulty, error) in errors.items():
+            self._failed(flight.handles[at], flight, error, answers.node, faulty=faulty, began=at in began)
+
+    def _failed(
+        self, handle: Handle, flight: Flight, error: Exception, node: str, *, faulty: bool, began: bool
+    ) -> None:
+        """A try failed: another one elsewhere, or the end."""
+        if handle.done():
+            return
+        if isinstance(error, (ClusterLost, DeadlineExceeded, NoEligibleNode)):
+            self.end(handle, error)
+            return
+        handle._deaths += isinstance(error, NodeLost) and error.cause != "left" and began
+        fate = decide(
+            error,
+            faulty=faulty,
+            began=began,
+            tries=len(handle._tried or ()) + 1,
+            deaths=handle._deaths,
+            moves=handle._moves,
+            idempotent=handle._idempotent,
+            policy=handle._retry or _DEFAULT_RETRY,
+            limit=self.settings.tries,
+        )
+        if fate is Fate.MOVE:
+            handle._moves += 1
+        else:
+            what = error.cause if isinstance(error, NodeLost) else describe(error)
+            took = max(0.0, self.transport.clock() - flight.sent)
+            handle._tried = [*(handle._tried or ()), Try(node=node, error=what, seconds=took)]
+        if fate is Fate.END:
+            self.end(handle, error)
+        else:
+            self._again(handle, flight, node)
+
+    def _again(self, handle: Handle, flight: Flight, node: str) -> None:
+        """Queue a request for another node, with those that go the same way."""
+        old = flight.lane
+        exclude = old.exclude if node == "?" else old.exclude | {node}
+        solo = handle._deaths > 0
+        parameters = json.dumps(old.parameters, sort_keys=True, default=tokenize)
+        key = (
+            (old.spec.fingerprint, old.spec.id, parameters, old.strategy, old.priority),
+            (id(old.validator), exclude, solo),
+        )
+        lane = self._retries.get(key)
+        if lane is None or lane.refused is not None:
+            self._retries = {key: lane for key, lane in self._retries.items() if lane.pending}
+            lane = self._retries[key] = Lane(
+                old.spec,
+                old.parameters,
+                old.strategy,
+                old.priority,
+                old.validator,
+                exclude,
+                solo,
+                old.pool,
+                code=old.code,
+            )
+        handle._lane, handle._flight = lane, None
+        self._admit(handle)
