@@ -117,7 +117,8 @@ def latency_optimized(asked: Asked, nodes: Sequence[Node], memory: Memory) -> li
     draw, model, now, rows = memory.rng.random, asked.model, asked.now, asked.rows
     expected = [None if (seen := node.latency.get(model)) is None else seen.expect(now) for node in nodes]
     fastest = min((each for each in expected if each is not None), default=0.0)
-    local, total, bandwidth = asked.local, asked.bytes, max(asked.bandwidth, 1.0)
+    get_local, total, bandwidth = asked.local.get, asked.bytes, max(asked.bandwidth, 1.0)
+    fetching = total / bandwidth
     entries: list[Entry] = []
     for i, node in enumerate(nodes):
         per_row, backlog = expected[i], node.backlog
@@ -128,7 +129,8 @@ def latency_optimized(asked: Asked, nodes: Sequence[Node], memory: Memory) -> li
         slots = node.slots or 1
         score = backlog / slots + rows * per_row
         if total:
-            score += max(total - local.get(node.address, 0), 0) / bandwidth
+            there = get_local(node.address)
+            score += fetching if there is None else max(total - there, 0) / bandwidth
         entries.append((score, node.rows / slots, draw(), i))
     return _ranked(entries, nodes)
 

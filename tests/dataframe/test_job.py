@@ -170,7 +170,7 @@ class InFlight(SchedulerPlugin):
                 key
             )
             self.most = max(self.most, len(self.now))
-        elif finish == "processing" and str(key).startswith(("read_rows", "write_part")):
+        elif finish == "processing" and str(key).startswith(("altlas-read_rows", "altlas-write_part")):
             ts = self.scheduler.tasks[key]
             if ts.worker_restrictions or ts.resource_restrictions or ts.host_restrictions:
                 self.bound.append(key)
@@ -234,13 +234,13 @@ class TestFlow:
             flow.run(tmp_path / "*.parquet", spec(jobs.upper, outputs={"prediction": "string"}), **options)
         keys = [record["key"] for record in stream.data]
         assert sum(key.startswith("altlas-predict") for key in keys) == 6
-        assert not [key for key in keys if key.startswith(("read_rows", "write_part"))]
+        assert not [key for key in keys if key.startswith(("altlas-read_rows", "altlas-write_part"))]
         with get_task_stream(client=flow.client) as stream:  # two parts a file: what is read is read once
             flow.run(
                 tmp_path / "*.parquet", spec(jobs.lengths), part_rows=10, **options | {"to": tmp_path / "b"}
             )
         keys = [record["key"] for record in stream.data]
-        assert sum(key.startswith("write_part") for key in keys) == 12
+        assert sum(key.startswith("altlas-write_part") for key in keys) == 12
         assert read(tmp_path / "b")["n"].tolist() == list(range(120))
 
     def test_rows_never_pass_the_client(self, flow, tmp_path):

@@ -1,0 +1,323 @@
+"""Failing over: workers die, leave, and fall silent; requests are answered all the same, each once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import uuid
+from collections import Counter
+
+import pytest
+
+import altlas_flow as af
+from altlas_flow.errors import NodeLost
+from tests.laboratory import LIMIT, laboratory
+
+pytestmark = pytest.mark.timeout(120)
+
+
+class Stage:
+    """Models of other processes: what they are to do is in their rows, what they did is in files.
+
+    A row is ``(number, verb, word)``: *echo* it, *wait* for the file named, *sleep* so many seconds, *kill*
+    the process, or *end* it unless the file named is there. The answer to a row is its number.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def open(self, name="open"):
+        (self.folder / name).touch()
+
+    def model(self, **fields):
+        folder, limit = self.folder, LIMIT
+
+        def act(rows):
+            import os
+            import signal
+            import time
+
+            from distributed import get_worker
+
+            name = str(get_worker().name)
+
+            def note(book, *words):
+                with open(folder / book, "a") as stream:
+                    stream.write(" ".join(map(str, words)) + "\n")
+
+            for number, verb, word in rows:
+                if verb == "echo":
+                    continue
+                note("began", number, name, os.getpid())
+                if verb == "sleep":
+                    time.sleep(word)
+                if verb == "wait":
+                    end = time.monotonic() + limit
+                    while not (folder / word).exists():
+                        assert time.monotonic() < end
+                        time.sleep(0.01)
+                if verb == "kill" or (verb == "end" and not (folder / word).exists()):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                note("ended", number, name, os.getpid())
+            return [number for number, _, _ in rows]
+
+        return af.ModelSpec(id=f"stage-{uuid.uuid4()}", source=act, **fields)
+
+    def book(self, name):
+        """What was noted: (number of the row, name of the worker), in order."""
+        try:
+            lines = (self.folder / name).read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [(int(number), worker) for number, worker, _ in map(str.split, lines)]
+
+    def until_began(self, *numbers):
+        """Wait until rows run; the workers they ran on first."""
+        until(lambda: set(numbers) <= {number for number, _ in self.book("began")})
+        first = dict(reversed(self.book("began")))
+        return [first[number] for number in numbers]
+
+
+def until(true):
+    end = time.monotonic() + LIMIT
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """Its gate is open at the end, so that no model is left that waits."""
+    made = Stage(tmp_path)
+    yield made
+    made.open()
+
+
+def in_one_envelope(flow, spec, inputs, **options):
+    """Requests that travel together: the client's loop stands still until all of them are there."""
+    # a row takes next to nothing, as this shows: many may travel together
+    flow.submit(spec, [(-1, "echo", None)] * 2000).result(LIMIT)
+    stands, goes_on = threading.Event(), threading.Event()
+    flow.client.loop.add_callback(lambda: (stands.set(), goes_on.wait(LIMIT)))
+    assert stands.wait(LIMIT)
+    try:
+        handles = [flow.submit(spec, item, **options) for item in inputs]
+    finally:
+        goes_on.set()
+    return handles
+
+
+def over(lab):
+    """Nothing is left of any request: all that was leased has come back."""
+    lab.until(
+        lambda info: info["envelopes"] == 0
+        and info["held"] == {}
+        and info["in_flight"] == {}
+        and info["parked"] == 0
+        and info["faults"] == 0
+    )
+    return True
+
+
+def pid_of(lab, name):
+    address = address_of(lab, name)
+    return lab.client.run(os.getpid, workers=[address])[address]
+
+
+def address_of(lab, name):
+    workers = lab.client.scheduler_info(n_workers=-1)["workers"]
+    (address,) = (address for address, worker in workers.items() if worker["name"] == name)
+    return address
+
+
+def here(lab, name):
+    """Wait until a worker of that name is there, and its host."""
+    lab.until(lambda info: name in {host["name"] for host in info["hosts"].values()})
+
+
+# ---------------------------------------------------------------- workers die
+
+
+NAMES = ("a", "b", "c", "d")
+
+
+@pytest.fixture(scope="module")
+def four():
+    """Workers a to d, one thread each; their nannies start them again."""
+    with laboratory(dict.fromkeys(NAMES, {})) as made:
+        yield made
+
+
+def kill_during(lab, stage, *, requests, kills, seconds):
+    spec = stage.model()
+    lab.await_hosts(4)
+    handles = lab.flow.submit_many(spec, [(i, "sleep", seconds) for i in range(requests)])
+    for k in range(kills):
+        until(lambda k=k: sum(handle.done() for handle in handles) >= requests * (k + 1) / (kills + 2))
+        here(lab, NAMES[k % 4])
+        lab.kill(NAMES[k % 4])
+    assert not all(handle.done() for handle in handles), "the last kill came too late to matter"
+    responses = handles.result(LIMIT)
+    assert [response.outputs for response in responses] == list(range(requests))
+    assert len({response.request_id for response in responses}) == requests
+    assert {response.error for response in responses} == {None}
+    assert max(response.tries for response in responses) <= 2
+    assert over(lab)
+
+
+def test_of_2000_requests_each_is_answered_once_and_rightly_though_a_worker_is_killed(four, stage):
+    kill_during(four, stage, requests=2000, kills=1, seconds=0.003)
+
+
+@pytest.mark.long
+def test_of_2000_requests_each_is_answered_once_and_rightly_though_five_workers_are_killed(four, stage):
+    kill_during(four, stage, requests=2000, kills=5, seconds=0.03)
+
+
+def poison(lab, stage, poisonous):
+    """32 requests in one envelope, some of which kill their workers."""
+    verbs = ["kill" if i in poisonous else "sleep" for i in range(32)]
+    inputs = [(0, "wait", "open"), *((i, verbs[i], 0.001) for i in range(1, 32))]
+    handles = in_one_envelope(lab.flow, stage.model(), inputs)
+    stage.until_began(0)
+    assert len({handle.future.key for handle in handles}) == 1
+    stage.open()
+    responses = [handle.response(LIMIT) for handle in handles]
+    for response in responses:
+        number = responses.index(response)
+        if number not in poisonous:
+            assert response.outputs == number
+        else:
+            error = response.error.exception()
+            assert isinstance(error, NodeLost) and error.cause == "died"
+            assert error.tries == response.tries == 3
+            assert len(set(error.nodes)) == 3
+    assert over(lab)
+    lab.await_hosts(len(lab.cluster.worker_spec))
+    return Counter(number for number, _ in stage.book("began") if number in poisonous)
+
+
+def test_a_poisonous_request_is_stopped_after_three_deaths_alone(four, stage):
+    assert poison(four, stage, {20}) == {20: 3}
+
+
+def test_two_poisonous_requests_are_stopped_after_three_deaths_each(four, stage):
+    deaths = poison(four, stage, {9, 20})
+    # where both were in the batch that died first, the second one need not have had its turn
+    assert set(deaths) == {9, 20} and deaths[9] == 3 and 2 <= deaths[20] <= 3
+
+
+def test_a_poisonous_request_is_stopped_after_three_deaths_on_workers_with_two_threads(tmp_path):
+    stage = Stage(tmp_path)
+    with laboratory(dict.fromkeys("abc", {"nthreads": 2})) as lab:
+        # the other slots have something to do meanwhile
+        others = lab.flow.submit_many(stage.model(), [(100 + i, "sleep", 0.05) for i in range(60)])
+        assert poison(lab, stage, {20}) == {20: 3}
+        assert [response.outputs for response in others.result(LIMIT)] == list(range(100, 160))
+        assert over(lab)
+
+
+def test_what_merely_waited_on_a_worker_that_died_uses_up_no_try(four, stage):
+    spec = stage.model()
+    running = [four.flow.submit(spec, (i, "wait", "open")) for i in range(4)]
+    nodes = stage.until_began(*range(4))
+    assert sorted(nodes) == list(NAMES)
+    waiting = [four.flow.submit(spec, (i, "wait", "open")) for i in range(4, 8)]
+    four.until(lambda info: sorted(info["in_flight"].values()) == [2] * 4)
+    assert {handle.status for handle in running} == {"running"}
+    assert {handle.status for handle in waiting} == {"pending"}
+    four.kill("a")
+    stage_was = len(stage.book("began"))
+    until(lambda: sum(handle.status == "running" for handle in running) == 3)
+    stage.open()
+    died = nodes.index("a")
+    for i, handle in enumerate([*running, *waiting]):
+        response = handle.result(LIMIT)
+        assert response.outputs == i
+        assert response.tries == (2 if i == died else 1)
+        assert [one.node for one in response.trace.tries] == (["a"] if i == died else [])
+    assert stage_was == 4
+    assert over(four)
+    four.await_hosts(4)
+
+
+def test_what_may_not_run_twice_ends_with_its_worker_and_is_answered_where_it_merely_waited(four, stage):
+    spec = stage.model()
+    options = {"idempotent": False}
+    runs = [four.flow.submit(spec, (i, "end", "open"), **options) for i in (0,)]
+    # each of the others has a worker of its own, and one waits behind it
+    assert isinstance(runs[0].response(LIMIT).error.exception(), NodeLost)
+    assert runs[0].response().tries == 1 and len(runs[0].response().error.nodes) == 1
+    assert [number for number, _ in stage.book("began")] == [0]
+    four.await_hosts(4)
+    running = [four.flow.submit(spec, (i, "wait", "open"), **options) for i in range(1, 5)]
+    nodes = stage.until_began(*range(1, 5))
+    waiting = [four.flow.submit(spec, (i, "wait", "open"), **options) for i in range(5, 9)]
+    four.until(lambda info: sorted(info["in_flight"].values()) == [2] * 4)
+    four.kill("b")
+    died = running[nodes.index("b")]
+    error = died.response(LIMIT).error.exception()
+    assert isinstance(error, NodeLost) and error.nodes == ("b",) and error.tries == 1
+    stage.open()
+    answered = [handle for handle in (*running, *waiting) if handle is not died]
+    assert len({handle.result(LIMIT).outputs for handle in answered}) == 7
+    assert {handle.result().tries for handle in answered} == {1}
+    assert max(Counter(number for number, _ in stage.book("began")).values()) == 1, "none ran twice"
+    assert over(four)
+    four.await_hosts(4)
+
+
+def test_what_may_not_run_twice_does_not_though_its_envelope_dies_after_it_has_run(four, stage):
+    """Batches of one row: the first two have run, and the third kills what holds their answers."""
+    spec = stage.model(batch=1)
+    inputs = [(0, "wait", "open"), (1, "sleep", 0), (2, "kill", None), (3, "sleep", 0)]
+    handles = in_one_envelope(four.flow, spec, inputs, idempotent=False)
+    stage.until_began(0)
+    assert len({handle.future.key for handle in handles}) == 1
+    stage.open()
+    responses = [handle.response(LIMIT) for handle in handles]
+    assert max(Counter(number for number, _ in stage.book("began")).values()) == 1, stage.book("began")
+    assert [response.ok for response in responses] == [False, False, False, True]
+    assert over(four)
+    four.await_hosts(4)
+
+
+# ---------------------------------------------------------------- workers leave
+
+
+def test_a_worker_that_is_retired_loses_nothing_and_uses_no_try(stage):
+    with laboratory(dict.fromkeys("abc", {})) as lab:
+        spec = stage.model()
+        handles = lab.flow.submit_many(spec, [(i, "sleep", 0.02) for i in range(150)])
+        until(lambda: sum(handle.done() for handle in handles) >= 15)
+        lab.remove("a")
+        assert not all(handle.done() for handle in handles)
+        lab.remove("b")
+        assert not all(handle.done() for handle in handles), "it shrank too late to matter"
+        responses = handles.result(LIMIT)
+        assert [response.outputs for response in responses] == list(range(150))
+        assert {response.tries for response in responses} == {1}
+        assert responses[-1].node_id == "c"
+        assert over(lab)
+
+
+def test_everything_is_answered_though_all_nodes_but_one_are_lost_at_once(stage):
+    with laboratory(dict.fromkeys("abc", {})) as lab:
+        spec = stage.model()
+        handles = lab.flow.submit_many(spec, [(i, "sleep", 0.02) for i in range(100)])
+        until(lambda: sum(handle.done() for handle in handles) >= 10)
+        for name in "ab":
+            # the nanny first: nobody starts them again
+            address = address_of(lab, name)
+            worker = pid_of(lab, name)
+            os.kill(lab.client.run(os.getpid, nanny=True, workers=[address])[address], signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        assert not all(handle.done() for handle in handles)
+        responses = handles.result(LIMIT)
+        assert [response.outputs for response in responses] == list(range(100))
+        assert max(response.tries for response in responses) <= 3
+        assert over(lab)
