@@ -206,7 +206,8 @@ class Exchange:
 
     def _count(self, name: str) -> int:
         count: int = self.args.requests
-        return min(count, FEWER.get(name, count) // (4 if self.args.quick else 1))
+        most = FEWER.get(name)
+        return count if most is None else min(count, most // 4 if self.args.quick else most)
 
 
 def _timed(ask: Callable[[Any], Any], item: str) -> float:

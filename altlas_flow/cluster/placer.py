@@ -90,6 +90,7 @@ class Placer:
         self.default, self.fault = default, fault
         self.needs: dict[str, Needs] = {}  # by the digits that keys carry
         self.ids: dict[str, str] = {}
+        self.names: dict[str, str] = {}  # of nodes: name -> address
         self.jobs: dict[Any, Job] = {}
         self.on: dict[str, set[Any]] = {}  # address -> keys
         self.running: dict[str, dict[str, list[tuple[Any, list[int] | None]]]] = {}  # address -> slot -> runs
@@ -107,6 +108,7 @@ class Placer:
 
     def came(self, ws: WorkerState, said: Mapping[str, Any]) -> None:
         """A host says that it is there."""
+        self.names[str(ws.name)] = ws.address
         self.roster.add(
             Node(
                 address=ws.address,
@@ -140,6 +142,8 @@ class Placer:
         if node is not None:
             self.gone.append((self.loop.time(), node))
             self.roster.remove(address)
+            if self.names.get(node.name) == address:
+                del self.names[node.name]
         self.health.forget(address)
         self.memory.forget(address)
         self.running.pop(address, None)
@@ -189,6 +193,9 @@ class Placer:
             else:
                 self.place_if_ready(ts)
         elif finish in ("memory", "erred", "forgotten"):
+            job = self.jobs.get(key)
+            if finish == "forgotten" and job is not None and job.address is not None:
+                self.health.released(job.address)  # cancelled: had it been a trial, another may be made
             self._over(key)
         elif start == "no-worker":
             self._unpark(key)
@@ -250,10 +257,8 @@ class Placer:
 
     def _asked(self, ts: TaskState, job: Job) -> Asked:
         needs = self.needs.get(job.model) or Needs.of({}, {}, 0)
-        tried = set(job.said.get("exclude") or ())
-        exclude = (
-            frozenset(node.address for node in self.roster if node.name in tried) if tried else frozenset()
-        )
+        tried = (self.names.get(name) for name in job.said.get("exclude") or ())
+        exclude = frozenset(address for address in tried if address is not None)
         local: dict[str, int] = {}
         size = 0
         for dependency in ts.dependencies:

@@ -6,23 +6,20 @@ until every row has its outcome. Nothing of Dask is known here.
 
 from __future__ import annotations
 
-import itertools
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Condition, Thread, current_thread
 from typing import Any, Literal
 
 import numpy as np
-from dask.base import tokenize
 
 from altlas_flow.errors import HostClosed, ModelError, PredictError, describe
 from altlas_flow.models.batching import Batch
 from altlas_flow.models.loaded import LoadedModel
+from altlas_flow.models.queue import Queue
 from altlas_flow.models.shelf import Shelf
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.models.watch import Watch
@@ -36,23 +33,6 @@ LOOK = 0.25
 GPU_SHARES = 4
 
 Rows = Sequence[int] | np.ndarray
-
-
-@dataclass
-class Lane:
-    """What waits for one model with one set of parameters: it may share batches."""
-
-    model: LoadedModel
-    works: list[tuple[int, Work]] = field(default_factory=list)  # (order of arrival, work)
-
-    def sort(self) -> None:
-        self.works.sort(key=lambda entry: (-entry[1].priority, entry[0]))
-
-    @property
-    def urgency(self) -> tuple[int, int]:
-        """Smaller goes first: the priority, then who came first."""
-        order, work = self.works[0]
-        return -work.priority, order
 
 
 class ModelHost:
@@ -123,13 +103,9 @@ class ModelHost:
         # A part that waits holds its rows: beyond the bound a task keeps its thread of the worker's
         # pool instead, so that Dask reads no further ahead.
         self.parts = BoundedSemaphore(max(1, parts * max(slots, int(gpus))))
-        self._lanes: dict[tuple[str, str, int | None], Lane] = {}
+        self._queue = Queue(gpus, clock)
         self._changed = Condition()
-        self._gpus_free = gpus
-        self._on_gpu: list[ModelSpec] = []  # of each batch that holds tokens
-        self._order = itertools.count()
         self._closed = False
-        self._batches: list[Batch] = []  # those that run
         self.batches = 0
         self._threads = [
             Thread(target=self._serve, args=(gpu,), name=f"altlas-{kind}-{i}", daemon=True)
@@ -193,7 +169,7 @@ class ModelHost:
     def prune(self) -> None:
         """Drop the rows that wait and that their watches no longer want."""
         with self._changed:
-            self._prune()
+            self._queue.prune()
 
     def describe(self, spec: ModelSpec) -> dict[str, Any]:
         """Load the model; its Arrow types, memory in bytes and the seconds that loading took."""
@@ -208,11 +184,11 @@ class ModelHost:
     def state(self) -> dict[str, Any]:
         """What the worker publishes with each heartbeat; plain types only."""
         with self._changed:
-            waiting = sum(work.open for lane in self._lanes.values() for _, work in lane.works)
+            waiting = self._queue.open_rows
         return {
             "slots": self.slots,
             "gpus": self.gpus,
-            "running": len(self._batches),
+            "running": len(self._queue.running),
             "waiting_rows": waiting,
             "batches": self.batches,
             "models": self.shelf.loaded(),
@@ -222,16 +198,15 @@ class ModelHost:
         """Fail what waits, end the threads, let go of the models."""
         with self._changed:
             self._closed = True
-            for lane in self._lanes.values():
-                for _, work in lane.works:
-                    work.fail(HostClosed(f"the worker {self.node} is shutting down: ask again"))
-            self._lanes.clear()
+            self._queue.fail_all(
+                lambda spec: HostClosed(f"the worker {self.node} is shutting down: ask again")
+            )
             self._changed.notify_all()
         ends = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, ends - time.monotonic()))
         with self._changed:  # a batch that does not end keeps nobody waiting
-            for batch in self._batches:
+            for batch in self._queue.running:
                 for work, _ in batch.pieces:
                     work.fail(HostClosed(f"the worker {self.node} is shutting down: ask again"))
         self.shelf.close()
@@ -245,26 +220,16 @@ class ModelHost:
     def _enqueue(self, model: LoadedModel, work: Work) -> None:
         if work.done.is_set():
             return
-        key = (
-            model.spec.fingerprint,
-            json.dumps(work.parameters, sort_keys=True, default=tokenize),
-            work.rows_limit,
-        )
         with self._changed:
             if self._closed:
                 raise HostClosed(f"the worker {self.node} is shutting down: ask again")
-            lane = self._lanes.setdefault(key, Lane(model))
-            lane.works.append((next(self._order), work))
-            lane.sort()
+            self._queue.put(model, work)
             self._changed.notify_all()
 
     def _withdraw(self, work: Work, error: Exception) -> None:
         """Take back what waits of a work; a batch that runs with rows of it goes on."""
         with self._changed:
-            for key, lane in list(self._lanes.items()):
-                lane.works = [entry for entry in lane.works if entry[1] is not work]
-                if not lane.works:
-                    del self._lanes[key]
+            self._queue.remove(work)
             work.fail(error)
 
     def _serve(self, gpu: bool) -> None:
@@ -276,7 +241,6 @@ class ModelHost:
                         return
                     self._changed.wait()
                 model, batch = taken
-                self._batches.append(batch)
             try:
                 self._begin(batch)
                 model.execute(batch)
@@ -289,11 +253,8 @@ class ModelHost:
                     self._withdraw(work, failure)
             finally:
                 with self._changed:
-                    self._batches.remove(batch)
+                    self._queue.ended(model, batch, gpu)
                     self.batches += 1
-                    if gpu:
-                        self._gpus_free += self._tokens(model.spec)
-                        self._on_gpu.remove(model.spec)
                     self._changed.notify_all()
 
     def _begin(self, batch: Batch) -> None:
@@ -310,64 +271,12 @@ class ModelHost:
             except Exception:
                 logger.exception("a batch on %s could not be announced", self.node)
 
-    def _prune(self) -> None:
-        """Drop rows past their deadline, and cancelled ones; called with the lock held."""
-        now = self.clock()
-        for key, lane in list(self._lanes.items()):
-            for _, work in lane.works:
-                work.prune(now)
-            lane.works = [entry for entry in lane.works if entry[1].waiting]
-            if not lane.works:
-                del self._lanes[key]
-
     def _next_or_fail(self, gpu: bool) -> tuple[LoadedModel, Batch] | None:
-        """As `_next`; a fault in choosing ends what waits, not the slot."""
+        """The next batch; a fault in choosing ends what waits, not the slot."""
         try:
-            return self._next(gpu)
+            return self._queue.next(gpu)
         except Exception as error:
             logger.exception("choosing a batch failed on %s", self.node)
-            for lane in self._lanes.values():
-                for _, work in lane.works:
-                    work.fail(PredictError(lane.model.spec.id, describe(error)))
-            self._lanes.clear()
+            text = describe(error)
+            self._queue.fail_all(lambda spec: PredictError(spec.id, text))
             return None
-
-    def _next(self, gpu: bool) -> tuple[LoadedModel, Batch] | None:
-        """The next batch for a slot of this kind; called with the lock held."""
-        self._prune()
-        if any(work.solo for running in self._batches for work, _ in running.pieces):
-            return None  # it runs alone
-        if gpu and not self._gpu_is_shared():
-            return None
-        keys = [
-            key
-            for key, lane in self._lanes.items()
-            if self._takes_token(lane.model.spec) == gpu
-            and (not gpu or self._tokens(lane.model.spec) <= self._gpus_free)
-            and not (gpu and self._on_gpu and lane.model.spec.resources.get("GPU", 0) >= 1)
-        ]
-        if not keys:
-            return None
-        key = min(keys, key=lambda key: self._lanes[key].urgency)
-        lane = self._lanes[key]
-        if lane.works[0][1].solo and self._batches:
-            return None  # it starts when all others have ended
-        batch = lane.model.cut([work for _, work in lane.works])
-        lane.works = [entry for entry in lane.works if entry[1].waiting]
-        if not lane.works:
-            del self._lanes[key]
-        if gpu:
-            self._gpus_free -= self._tokens(lane.model.spec)
-            self._on_gpu.append(lane.model.spec)
-        return lane.model, batch
-
-    def _gpu_is_shared(self) -> bool:
-        """Whether another batch may join: one at a time, but for models that ask for a part of a GPU."""
-        return all(spec.resources.get("GPU", 0) < 1 for spec in self._on_gpu)
-
-    def _takes_token(self, spec: ModelSpec) -> bool:
-        # where nobody declared a GPU, a model that wants one still runs, in a plain slot
-        return spec.needs_gpu and int(self.gpus) > 0
-
-    def _tokens(self, spec: ModelSpec) -> float:
-        return min(spec.resources.get("GPU", 0.0), self.gpus)

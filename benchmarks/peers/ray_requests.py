@@ -7,9 +7,8 @@ once with fewer items to warm up, and then counts.
 ray serve
     A deployment with an ``async`` method and Serve's defaults, but for the number of replicas. By default 5
     requests are let into a replica, and the handle looks for room for the others again and again, in ever
-    longer pauses: the more there are, the lower is its rate (on the machine this was written on, 400
-    requests/s for 10 under way, 20 to 230 for 300 at once, 15 for 2,000). So no more are under way than
-    are let in, which is the best that it does as it comes.
+    longer pauses: the more there are, the lower is its rate. So no more are under way than are let in,
+    which is the best that it does as it comes.
 ray serve open
     The same with ``max_ongoing_requests=10_000``, so that nobody looks for room, and all of them at once.
 ray serve batch

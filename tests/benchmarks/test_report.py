@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import _contest, _texts, batch_inference, overhead
+from benchmarks import _contest, _million, _placing, _texts, _unequal, batch_inference, overhead, requests
 from benchmarks._report import Bar, Measurement, json_lines, judge, machine, ratio, show, write_json
 from benchmarks.peers._loop import batches
 from benchmarks.peers._protocol import batch_rows
@@ -84,6 +84,13 @@ def test_a_bar_is_reached_missed_or_not_measured(bar: Bar, found: float | None, 
     assert str(verdict).startswith(word)
 
 
+def test_a_bar_may_judge_one_of_several_that_are_ours() -> None:
+    measured = rates(altlas_flow=(30.0,), other=(10.0,), peer=(20.0,))
+    verdicts = judge(measured, [Bar("rows/s", 1.0, "peer", of="other"), Bar("rows/s", 10.0, of="other")])
+    assert [(verdict.found, verdict.reached) for verdict in verdicts] == [(0.5, False), (10.0, True)]
+    assert str(verdicts[0]).startswith("MISSED: other: rows/s >= 1 × of peer")
+
+
 def test_the_table_shows_every_contestant_and_verdict(capfd: pytest.CaptureFixture[str]) -> None:
     measured = rates(altlas_flow=(30.0, 31.0, 29.0), peer=(20.0, 20.0, 20.0))
     show("title", measured, [Bar("rows/s", 1.6, "peer")], ["a note [in] brackets"])
@@ -154,6 +161,25 @@ def test_every_worker_of_a_peer_gets_two_calls() -> None:
     assert batch_rows(1, 2) == 1
 
 
+def test_bars_of_requests_name_contestants_and_strategies_that_exist() -> None:
+    names = {*requests.LONE_NAMES, *requests.BURST_NAMES}
+    bars = [bar for several in requests.BARS.values() for bar in several]
+    assert {bar.against for bar in bars} - {None} <= names
+    assert set(requests.STRATEGIES) == set(_placing.NAMES) >= set(requests.UNDER_LOAD)
+    assert {bar.of for bar in requests.BARS["million"]} == set(requests.ENVELOPES)
+
+
+@pytest.mark.parametrize("strategy", _placing.NAMES)
+def test_every_strategy_decides_over_unequal_nodes(strategy: str) -> None:
+    timing = _placing.measure(strategy, 100, 20, seed=0)
+    assert 0 < timing.median <= timing.p99
+
+
+def test_shares_and_drifts_are_in_percent() -> None:
+    assert _unequal.Run(rate=150.0, possible=200.0, p99=1.0).share == 75.0
+    assert _million.Growth((100.0, 104.0, 92.0), 1.0).drift == pytest.approx(8.0)
+
+
 def test_a_failing_contestant_says_why_and_leaves_no_process(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
@@ -173,4 +199,7 @@ def test_a_failing_contestant_says_why_and_leaves_no_process(tmp_path: Path) -> 
 def test_an_unknown_contestant_ends_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert batch_inference.main(["--contestants", "nobody"]) == 2
     assert overhead.main(["--contestants", "nobody"]) == 2
-    assert capsys.readouterr().err.count("unknown contestant 'nobody'") == 2
+    assert requests.main(["--contestants", "nobody"]) == 2
+    assert capsys.readouterr().err.count("unknown contestant 'nobody'") == 3
+    assert requests.main(["--sections", "nothing"]) == 2
+    assert "unknown section 'nothing'" in capsys.readouterr().err

@@ -19,6 +19,11 @@ from tests.laboratory import LIMIT, laboratory
 pytestmark = pytest.mark.timeout(120)
 
 
+def named(names, **options):
+    """Workers whose models know where they run."""
+    return {name: {**options, "env": {"STAGE_NAME": name, **options.get("env", {})}} for name in names}
+
+
 class Stage:
     """Models of other processes: what they are to do is in their rows, what they did is in files.
 
@@ -40,9 +45,7 @@ class Stage:
             import signal
             import time
 
-            from distributed import get_worker
-
-            name = str(get_worker().name)
+            name = os.environ.get("STAGE_NAME", "?")
 
             def note(book, *words):
                 with open(folder / book, "a") as stream:
@@ -147,7 +150,7 @@ NAMES = ("a", "b", "c", "d")
 @pytest.fixture(scope="module")
 def four():
     """Workers a to d, one thread each; their nannies start them again."""
-    with laboratory(dict.fromkeys(NAMES, {})) as made:
+    with laboratory(named(NAMES)) as made:
         yield made
 
 
@@ -212,7 +215,7 @@ def test_two_poisonous_requests_are_stopped_after_three_deaths_each(four, stage)
 
 def test_a_poisonous_request_is_stopped_after_three_deaths_on_workers_with_two_threads(tmp_path):
     stage = Stage(tmp_path)
-    with laboratory(dict.fromkeys("abc", {"nthreads": 2})) as lab:
+    with laboratory(named("abc", nthreads=2)) as lab:
         # the other slots have something to do meanwhile
         others = lab.flow.submit_many(stage.model(), [(100 + i, "sleep", 0.05) for i in range(60)])
         assert poison(lab, stage, {20}) == {20: 3}
@@ -289,7 +292,7 @@ def test_what_may_not_run_twice_does_not_though_its_envelope_dies_after_it_has_r
 
 
 def test_a_worker_that_is_retired_loses_nothing_and_uses_no_try(stage):
-    with laboratory(dict.fromkeys("abc", {})) as lab:
+    with laboratory(named("abc")) as lab:
         spec = stage.model()
         handles = lab.flow.submit_many(spec, [(i, "sleep", 0.02) for i in range(150)])
         until(lambda: sum(handle.done() for handle in handles) >= 15)
@@ -305,7 +308,7 @@ def test_a_worker_that_is_retired_loses_nothing_and_uses_no_try(stage):
 
 
 def test_everything_is_answered_though_all_nodes_but_one_are_lost_at_once(stage):
-    with laboratory(dict.fromkeys("abc", {})) as lab:
+    with laboratory(named("abc")) as lab:
         spec = stage.model()
         handles = lab.flow.submit_many(spec, [(i, "sleep", 0.02) for i in range(100)])
         until(lambda: sum(handle.done() for handle in handles) >= 10)
