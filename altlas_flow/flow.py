@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -14,12 +13,10 @@ from distributed.deploy.cluster import Cluster
 
 from altlas_flow.cluster.catalog import Catalog
 from altlas_flow.cluster.connect import Connection, open_connection
-from altlas_flow.cluster.handle import Handle, Handles
 from altlas_flow.cluster.transport import release, transport_for
-from altlas_flow.errors import AltlasError, BadRequest, ConnectError, Overloaded
-from altlas_flow.models.spec import ModelSpec, import_object
-from altlas_flow.records import InferenceRequest, RetryPolicy
-from altlas_flow.records.request import seconds
+from altlas_flow.errors import ConnectError
+from altlas_flow.models.spec import ModelSpec
+from altlas_flow.requests import Requests
 from altlas_flow.settings import Settings
 
 if TYPE_CHECKING:
@@ -86,7 +83,7 @@ def connect(
     return flow
 
 
-class Flow:
+class Flow(Requests):
     """Models over requests and DataFrames, on one Dask cluster. Made by `connect`.
 
     Attributes
@@ -111,8 +108,7 @@ class Flow:
         ConnectError
             Where the flow is closed.
         """
-        if self._closed:
-            raise ConnectError("this flow is closed: make another with af.connect()")
+        self._check_open()
         return self._connection.client
 
     def register(self, spec: ModelSpec, *, replace: bool = False) -> ModelSpec:
@@ -137,103 +133,6 @@ class Flow:
     def models(self) -> dict[str, ModelSpec]:
         """The catalog of the cluster, and what is built in: id -> spec."""
         return self._catalog.models()
-
-    def submit(
-        self,
-        model: str | ModelSpec | InferenceRequest,
-        inputs: Any = None,
-        *,
-        strategy: Any = None,
-        priority: int = 0,
-        deadline: float | str | timedelta | None = None,
-        retry: RetryPolicy | None = None,
-        validator: Any = None,
-        idempotent: bool = True,
-        parameters: Mapping[str, Any] | None = None,
-        **more: Any,
-    ) -> Handle:
-        """Ask for one prediction.
-
-        Never waits: what cannot leave at once waits in the handle.
-
-        Parameters
-        ----------
-        model : str, ModelSpec or InferenceRequest
-            A request says all the rest itself, but for `strategy`.
-        inputs : Any
-            One input, or a list of them.
-        strategy : str, DistributionStrategy or callable, optional
-            Which node shall do it; by default the setting ``altlas.default-distribution-strategy``. A
-            callable ``(request, nodes) -> ranked nodes`` runs on the scheduler.
-        priority : int
-            Of what waits, higher goes first.
-        deadline : float, str or timedelta, optional
-            Seconds from now, or ``"300ms"``; later than that it ends with `DeadlineExceeded`.
-        retry : RetryPolicy, optional
-            Tries, and what is tried again beside faults of the node.
-        validator : callable or pydantic model, optional
-            An answer that it refuses (False, or an error) is a failed try.
-        idempotent : bool
-            Whether it may run twice; otherwise a worker that dies with it ends it.
-        parameters : mapping, optional
-            Of the prediction, where one is named like an argument of this method.
-        **more
-            Of the prediction.
-
-        Returns
-        -------
-        Handle
-            Blocking (``.result()``) and awaitable.
-
-        Raises
-        ------
-        UnknownModel, ParameterError, BadRequest, Overloaded, ClusterLost
-        """
-        if isinstance(model, InferenceRequest):
-            return self._submit(model, strategy)
-        within = None if deadline is None else _seconds(deadline)
-        lane = self._transport.lane(
-            self._find(model),
-            {**(parameters or {}), **more},
-            strategy=strategy,
-            priority=priority,
-            validator=_named(validator),
-        )
-        return self._transport.submit(lane, inputs, deadline=within, retry=retry, idempotent=idempotent)
-
-    def submit_many(
-        self,
-        requests: Iterable[InferenceRequest] | str | ModelSpec,
-        inputs: Iterable[Any] | None = None,
-        *,
-        raise_on_error: bool = False,
-        **options: Any,
-    ) -> Handles:
-        """Ask for many predictions, of one model or of several.
-
-        Parameters
-        ----------
-        requests : iterable of InferenceRequest, or a model
-        inputs : iterable, optional
-            With a model: one request for each.
-        raise_on_error : bool
-            Raise the first error, in order; by default each is in its response.
-        **options
-            With a model, those of `submit`.
-
-        Returns
-        -------
-        Handles
-            A sequence of handles; ``.result()``, or awaited: responses in the order of the requests. One that
-            fails does not fail the others.
-        """
-        if isinstance(requests, (str, ModelSpec)):
-            handles = [self.submit(requests, item, **options) for item in inputs or ()]
-        elif options or inputs is not None:
-            raise BadRequest("inputs= and options are for submit_many(model, inputs): requests say it all")
-        else:
-            handles = [self._submit_or_fail(request) for request in requests]
-        return Handles(handles, raise_on_error=raise_on_error)
 
     def map(
         self,
@@ -370,51 +269,9 @@ class Flow:
         options["parameters"] = dict(options["parameters"] or {})
         return kind(self.client, self._settings, self._find(model), source, **options)
 
-    def prepare(self, model: str | ModelSpec) -> None:
-        """Look a model up, so that `submit` makes no trip for it; an event loop does it in a thread.
-
-        Raises
-        ------
-        UnknownModel, ModelConflict, SpecError
-        """
-        self._find(model)
-
-    def is_prepared(self, model: str | ModelSpec | None) -> bool:
-        """Whether `submit` would make no trip for a model."""
-        spec = self._catalog.known(model)
-        return spec is not None and spec.fingerprint in self._fitted
-
-    def _submit_or_fail(self, request: InferenceRequest) -> Handle:
-        """As `_submit`; an error of the request becomes its outcome."""
-        try:
-            if not isinstance(request, InferenceRequest):
-                raise BadRequest(f"a {type(request).__name__} is no request: give an InferenceRequest")
-            return self._submit(request)
-        except Overloaded:
-            raise
-        except AltlasError as error:
-            name = getattr(request, "model_id", None) or "?"
-            return self._transport.refused(getattr(request, "request_id", ""), name, error)
-
-    def _submit(self, request: InferenceRequest, strategy: Any = None) -> Handle:
-        if request.model_id is None:
-            raise BadRequest(f"request {request.request_id} names no model: give model_id")
-        lane = self._transport.lane(
-            self._find(request.model_id),
-            request.parameters,
-            strategy=strategy or request.strategy,
-            priority=request.priority,
-            validator=_named(request.validator),
-        )
-        return self._transport.submit(
-            lane,
-            request.inputs,
-            request_id=request.request_id,
-            deadline=request.deadline,
-            retry=request.retry,
-            idempotent=request.idempotent,
-            metadata=request.metadata,
-        )
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectError("this flow is closed: make another with af.connect()")
 
     def _find(self, model: str | ModelSpec) -> ModelSpec:
         """The spec that is meant, and workers large enough for it where they are ours."""
@@ -437,16 +294,6 @@ class Flow:
             return "<Flow: closed>"
         workers = self.client.scheduler_info(n_workers=-1)["workers"]
         where = "embedded" if self._connection.embedded else self._connection.address
-        return f"<Flow: {where}, {len(workers)} workers, dashboard at {self.client.dashboard_link}>"
-
-
-def _seconds(deadline: float | str | timedelta) -> float:
-    try:
-        return seconds(deadline)
-    except ValueError as error:
-        raise BadRequest(f"deadline={deadline!r}: {error}") from error
-
-
-def _named(validator: Any) -> Any:
-    """A validator that was named, imported."""
-    return import_object(validator) if isinstance(validator, str) else validator
+        count = self._transport.faults
+        faults = f", {count} faults of placing: see the scheduler's log" if count else ""
+        return f"<Flow: {where}, {len(workers)} workers, dashboard at {self.client.dashboard_link}{faults}>"

@@ -55,7 +55,7 @@ class Exchange:
         self.failures: list[str] = []
         self.notes: list[str] = []
         self._out: set[str] = set()
-        self._programs = itertools.count()
+        self._programs, self._numbers = itertools.count(), itertools.count()
         signal.signal(signal.SIGALRM, _late)
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ class Exchange:
             for number in range(self.args.lone if run else 20):
                 turn = number % len(chosen)
                 for name in (*chosen[turn:], *chosen[:turn]):
-                    took = self._attempt(name, _timed, asks[name], f"request {number}")
+                    took = self._attempt(name, _timed, asks[name], f"request {next(self._numbers)}")
                     if took is not None:
                         seconds[name].append(took)
             for name in (name for name in chosen if run and name not in self._out):
@@ -143,7 +143,8 @@ class Exchange:
 
     def _burst(self, name: str) -> float:
         """One burst of a contestant in this process: requests a second, every answer checked."""
-        items = [f"request {number}" for number in range(self._count(name))]
+        # never the same twice: nobody may remember an answer
+        items = [f"request {next(self._numbers)}" for _ in range(self._count(name))]
         sender = self._sender(name)
         gc.collect()  # nobody pays for what another left
         start = time.perf_counter()

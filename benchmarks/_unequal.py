@@ -18,8 +18,6 @@ from benchmarks._sent import ROW_SECONDS, crawl, set_row_seconds
 SPEEDS = {"one": 0.02, "same": 0.02, "twice": 0.01, "fourfold": 0.005}
 #: Who becomes how many times slower: the one that every good strategy gives most.
 SLOWED, TIMES = "fourfold", 10
-#: Requests that wait for their answers at any time.
-OUTSTANDING = 400
 #: Seconds that the last answers may take, beyond those of the run.
 PATIENCE = 120.0
 
@@ -59,10 +57,11 @@ def flow_over(folder: Path) -> Iterator[Any]:
         yield flow
 
 
-def measure(flow: Any, strategy: str, seconds: float, warm_up: float, revision: str) -> Run:
+def measure(flow: Any, strategy: str, outstanding: int, seconds: float, warm_up: float, revision: str) -> Run:
     """Load the workers for `warm_up` seconds, then for `seconds`, of which one is slow the second half.
 
-    The model has a `revision` of its own, so that nothing is known of it from another run.
+    There are `outstanding` requests that wait for their answers at any time. The model has a `revision`
+    of its own, so that nothing is known of it from another run.
 
     Raises
     ------
@@ -74,7 +73,7 @@ def measure(flow: Any, strategy: str, seconds: float, warm_up: float, revision: 
     spec = af.ModelSpec(id=f"crawl-{revision}", runtime="function", source=crawl, revision=revision)
     flow.register(spec)
     try:
-        return asyncio.run(_run(flow, spec.id, strategy, seconds, warm_up))
+        return asyncio.run(_run(flow, spec.id, strategy, outstanding, seconds, warm_up))
     finally:
         _set_speed(flow, SPEEDS[SLOWED])
 
@@ -86,9 +85,9 @@ def _set_speed(flow: Any, row_seconds: float) -> float:
     return at
 
 
-async def _run(flow: Any, model: str, strategy: str, seconds: float, warm_up: float) -> Run:
-    # When the row was done, by its worker, whose batches may be longer than the run is exact; and how long
-    # the request took.
+async def _run(flow: Any, model: str, strategy: str, outstanding: int, seconds: float, warm_up: float) -> Run:
+    # When its worker had done the row, for the answer comes with its batch, which may be seconds later;
+    # and how long the request took.
     answered: list[tuple[float, float]] = []
     numbers, going = itertools.count(), True
 
@@ -102,7 +101,7 @@ async def _run(flow: Any, model: str, strategy: str, seconds: float, warm_up: fl
             answered.append((done, response.latency))
 
     async with asyncio.timeout(warm_up + seconds + PATIENCE), asyncio.TaskGroup() as group:
-        for _ in range(OUTSTANDING):
+        for _ in range(outstanding):
             group.create_task(ask())
         await asyncio.sleep(warm_up)
         start = time.time()

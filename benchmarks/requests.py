@@ -180,7 +180,7 @@ def _unequal(args: argparse.Namespace, folder: Path, exchange: Exchange) -> Find
 
     speeds = ", ".join(f"{1 / seconds:.0f}" for seconds in _unequal.SPEEDS.values())
     found = Findings(
-        f"{args.seconds:g} s with {_unequal.OUTSTANDING} requests under way, workers of {speeds} rows/s; "
+        f"{args.seconds:g} s with {args.outstanding} requests under way, workers of {speeds} rows/s; "
         f"the last {_unequal.TIMES} × slower from half-way"
     )
     runs: dict[str, list[_unequal.Run]] = {}
@@ -192,7 +192,8 @@ def _unequal(args: argparse.Namespace, folder: Path, exchange: Exchange) -> Find
                 turn = number % len(UNDER_LOAD)
                 for strategy in (*UNDER_LOAD[turn:], *UNDER_LOAD[:turn]):
                     revision = f"{strategy.lower()}-{number}"
-                    run = _unequal.measure(flow, strategy, args.seconds, args.warm_up, revision)
+                    load = (args.outstanding, args.seconds, args.warm_up)
+                    run = _unequal.measure(flow, strategy, *load, revision)
                     runs.setdefault(strategy, []).append(run)
                     print(
                         f"{strategy}: {run.rate:.0f} of {run.possible:.0f} rows/s, {run.share:.0f} %, "
@@ -270,8 +271,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args.seconds = args.seconds or (4.0 if args.quick else 24.0)
     if min(args.runs, args.requests, args.timeout) < 1 or args.seconds < 1:
         parser.error("--runs, --requests, --timeout and --seconds are at least 1")
-    args.warm_up = 1.0 if args.quick else 4.0
-    args.lone = 60 if args.quick else 200
+    args.warm_up, args.outstanding = (1.0, 100) if args.quick else (4.0, 400)
+    args.lone = 40 if args.quick else 200
     args.decisions = 300 if args.quick else 2_000
     return args
 

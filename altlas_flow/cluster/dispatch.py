@@ -183,7 +183,7 @@ class Dispatch:
             if good:
                 self._send(lane, pool, good)
             return
-        flight = Flight(key, lane, pool, handles, future, now, live=len(handles))
+        flight = Flight(key, lane, pool, handles, future, now, len(handles), len(handles))
         pool.in_flight += 1
         for at, handle in enumerate(handles):
             handle._flight, handle._at, handle._sent = flight, at, now

@@ -106,16 +106,12 @@ class Flight:
     handles: list[Handle]
     future: Future[Any]
     sent: float
-    live: int = 0  # members that somebody still wants
+    count: int = 0  # requests in it
+    live: int = 0  # those that somebody still wants
     begun: set[int] | None = field(default_factory=set)  # None: all
     answers: Answers | None = None
     task: asyncio.Task[Any] | None = None  # that waits for it
     fallen: NodeLost | None = None  # why its answers will not come
-
-    @property
-    def count(self) -> int:
-        """Requests in it."""
-        return len(self.handles)
 
     def has_begun(self, at: int) -> bool:
         """Whether its worker has said that the request at a position runs."""

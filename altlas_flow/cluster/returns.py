@@ -79,6 +79,8 @@ class Returns:
             # its frames would keep the future, and that the task on the scheduler
             error.__traceback__ = getattr(getattr(flight.future, "_state", None), "traceback", None)
             self._lost(flight, error)
+        # handles know their flight: without this only the garbage collector would let go of its future
+        flight.handles, flight.task = [], None
         self.transport.wake()
 
     def began(self, key: str, requests: list[int] | None = None) -> None:

@@ -137,7 +137,7 @@ def main() -> None:
     try:
         burst = CONTESTANTS[args.contestant]()
         for count in (args.warm_up, args.items):
-            items = [f"request {number}" for number in range(count)]
+            items = [f"request {count}-{number}" for number in range(count)]
             started = time.perf_counter()
             answers = burst(items)
             took = time.perf_counter() - started

@@ -129,9 +129,9 @@ def test_a_model_too_large_for_the_workers_there_are_gets_fewer_and_larger_ones(
         assert list(flow.client.nthreads().values()) == [2]
         assert "replaced by 1" in caplog.text
         assert flow.submit("huge", ["four"]).result(LIMIT).outputs == [4]
-        # what one worker cannot hold is refused where it is loaded, and says so
+        # what one worker cannot hold is refused at once, and says so
         spec = af.ModelSpec(id="larger", source=sorted, memory=7 * GIB)
-        with pytest.raises(af.errors.ModelLoadError, match="more memory"):
+        with pytest.raises(af.errors.NoEligibleNode, match="may take 4096 MiB and the model takes 7168 MiB"):
             flow.submit(spec, ["four"]).result(LIMIT)
 
 

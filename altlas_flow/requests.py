@@ -1,0 +1,188 @@
+"""`Requests`: the part of a `Flow` that asks for single predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from altlas_flow.cluster.catalog import Catalog
+from altlas_flow.cluster.handle import Handle, Handles
+from altlas_flow.cluster.transport import Transport
+from altlas_flow.errors import AltlasError, BadRequest, Overloaded
+from altlas_flow.models.spec import ModelSpec, import_object
+from altlas_flow.records import InferenceRequest, RetryPolicy
+from altlas_flow.records.request import seconds
+
+
+class Requests:
+    """Sends requests; a `Flow` is one."""
+
+    _transport: Transport
+    _catalog: Catalog
+    _fitted: set[str]
+
+    def _find(self, model: str | ModelSpec) -> ModelSpec:
+        """The spec that is meant."""
+        raise NotImplementedError
+
+    def _check_open(self) -> None:
+        """Raise `ConnectError` where the flow is closed."""
+        raise NotImplementedError
+
+    def submit(
+        self,
+        model: str | ModelSpec | InferenceRequest,
+        inputs: Any = None,
+        *,
+        strategy: Any = None,
+        priority: int = 0,
+        deadline: float | str | timedelta | None = None,
+        retry: RetryPolicy | None = None,
+        validator: Any = None,
+        idempotent: bool = True,
+        parameters: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> Handle:
+        """Ask for one prediction.
+
+        Never waits: what cannot leave at once waits in the handle.
+
+        Parameters
+        ----------
+        model : str, ModelSpec or InferenceRequest
+            A request says all the rest itself, but for `strategy`.
+        inputs : Any
+            One input, or a list of them.
+        strategy : str, DistributionStrategy or callable, optional
+            Which node shall do it; by default the setting ``altlas.default-distribution-strategy``. A
+            callable ``(request, nodes) -> ranked nodes`` runs on the scheduler.
+        priority : int
+            Of what waits, higher goes first.
+        deadline : float, str or timedelta, optional
+            Seconds from now, or ``"300ms"``; later than that it ends with `DeadlineExceeded`.
+        retry : RetryPolicy, optional
+            Tries, and what is tried again beside faults of the node.
+        validator : callable or pydantic model, optional
+            An answer that it refuses (False, or an error) is a failed try.
+        idempotent : bool
+            Whether it may run twice; otherwise a worker that dies with it ends it.
+        parameters : mapping, optional
+            Of the prediction, where one is named like an argument of this method.
+        **more
+            Of the prediction.
+
+        Returns
+        -------
+        Handle
+            Blocking (``.result()``) and awaitable.
+
+        Raises
+        ------
+        UnknownModel, ParameterError, BadRequest, Overloaded, ClusterLost
+        """
+        self._check_open()
+        if isinstance(model, InferenceRequest):
+            return self._submit(model, strategy)
+        within = None if deadline is None else _seconds(deadline)
+        lane = self._transport.lane(
+            self._find(model),
+            {**(parameters or {}), **more},
+            strategy=strategy,
+            priority=priority,
+            validator=_named(validator),
+        )
+        return self._transport.submit(lane, inputs, deadline=within, retry=retry, idempotent=idempotent)
+
+    def submit_many(
+        self,
+        requests: Iterable[InferenceRequest] | str | ModelSpec,
+        inputs: Iterable[Any] | None = None,
+        *,
+        raise_on_error: bool = False,
+        **options: Any,
+    ) -> Handles:
+        """Ask for many predictions, of one model or of several.
+
+        Parameters
+        ----------
+        requests : iterable of InferenceRequest, or a model
+        inputs : iterable, optional
+            With a model: one request for each.
+        raise_on_error : bool
+            Raise the first error, in order; by default each is in its response.
+        **options
+            With a model, those of `submit`.
+
+        Returns
+        -------
+        Handles
+            A sequence of handles; ``.result()``, or awaited: responses in the order of the requests. One that
+            fails does not fail the others.
+        """
+        self._check_open()
+        if isinstance(requests, (str, ModelSpec)):
+            handles = [self.submit(requests, item, **options) for item in inputs or ()]
+        elif options or inputs is not None:
+            raise BadRequest("inputs= and options are for submit_many(model, inputs): requests say it all")
+        else:
+            handles = [self._submit_or_fail(request) for request in requests]
+        return Handles(handles, raise_on_error=raise_on_error)
+
+    def prepare(self, model: str | ModelSpec) -> None:
+        """Look a model up, so that `submit` makes no trip for it; an event loop does it in a thread.
+
+        Raises
+        ------
+        UnknownModel, ModelConflict, SpecError
+        """
+        self._find(model)
+
+    def is_prepared(self, model: str | ModelSpec | None) -> bool:
+        """Whether `submit` would make no trip for a model."""
+        spec = self._catalog.known(model)
+        return spec is not None and spec.fingerprint in self._fitted
+
+    def _submit_or_fail(self, request: InferenceRequest) -> Handle:
+        """As `_submit`; an error of the request becomes its outcome."""
+        try:
+            if not isinstance(request, InferenceRequest):
+                raise BadRequest(f"a {type(request).__name__} is no request: give an InferenceRequest")
+            return self._submit(request)
+        except Overloaded:
+            raise
+        except AltlasError as error:
+            name = getattr(request, "model_id", None) or "?"
+            return self._transport.refused(getattr(request, "request_id", ""), name, error)
+
+    def _submit(self, request: InferenceRequest, strategy: Any = None) -> Handle:
+        if request.model_id is None:
+            raise BadRequest(f"request {request.request_id} names no model: give model_id")
+        lane = self._transport.lane(
+            self._find(request.model_id),
+            request.parameters,
+            strategy=strategy or request.strategy,
+            priority=request.priority,
+            validator=_named(request.validator),
+        )
+        return self._transport.submit(
+            lane,
+            request.inputs,
+            request_id=request.request_id,
+            deadline=request.deadline,
+            retry=request.retry,
+            idempotent=request.idempotent,
+            metadata=request.metadata,
+        )
+
+
+def _seconds(deadline: float | str | timedelta) -> float:
+    try:
+        return seconds(deadline)
+    except ValueError as error:
+        raise BadRequest(f"deadline={deadline!r}: {error}") from error
+
+
+def _named(validator: Any) -> Any:
+    """A validator that was named, imported."""
+    return import_object(validator) if isinstance(validator, str) else validator
