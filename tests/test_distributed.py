@@ -1,0 +1,293 @@
+"""The awaited names of the samples: as they stand there, from any event loop, with no ceremony."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import psutil
+import pytest
+
+import altlas_flow as af
+from altlas_flow import orchestrator as orchestrators
+from altlas_flow import (
+    DistributedModelOrchestrator,
+    DistributionStrategy,
+    InferenceRequest,
+    InferenceResponse,
+    get_distributed_model_orchestrator,
+    get_distributed_orchestrator,
+)
+from altlas_flow.errors import ConnectError, PredictError, UnknownModel
+
+pytestmark = pytest.mark.timeout(120)
+
+LIMIT = 60  # seconds that any one wait may take
+
+
+def llama(prompts, temperature=1.0):
+    return [f"{prompt} at {temperature}" for prompt in prompts]
+
+
+def gpt(prompts, temperature=1.0, top_k=5):
+    return [f"{top_k}: {prompt}" for prompt in prompts]
+
+
+def lengths(texts):
+    if any(not text for text in texts):
+        raise ValueError("an empty text")
+    return [len(text) for text in texts]
+
+
+MODELS = {"llama-7b": llama, "gpt-j-6b": gpt, "bert-base": lengths}
+
+
+def specs():
+    return [af.ModelSpec(id=name, source=function) for name, function in MODELS.items()]
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """The orchestrator of this process, with the models of the samples; stopped in the end."""
+    orchestrator = get_distributed_model_orchestrator()
+    asyncio.run(orchestrator.start())
+    for spec in specs():
+        orchestrator.flow.register(spec)
+    yield orchestrator
+    asyncio.run(orchestrator.stop())
+
+
+@pytest.fixture
+def own():
+    """Makes orchestrators of one worker, which are stopped in the end."""
+    made = []
+
+    def make(**options):
+        made.append(DistributedModelOrchestrator(workers=1, threads_per_worker=1, models=specs(), **options))
+        return made[-1]
+
+    yield make
+    for orchestrator in made:
+        asyncio.run(orchestrator.stop())
+
+
+# ---------------------------------------------------------------- the samples
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("shared")
+async def test_one_request():
+    orchestrator = get_distributed_model_orchestrator()
+    await orchestrator.start()
+    request = InferenceRequest(
+        model_id="llama-7b", inputs="What is the meaning of life?", parameters={"temperature": 0.7}
+    )
+    response = await orchestrator.run_distributed_inference(request)
+    assert response.outputs == "What is the meaning of life? at 0.7"
+    assert response.request_id == request.request_id
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize("strategy", list(DistributionStrategy))
+async def test_a_strategy_by_request(strategy):
+    orchestrator = get_distributed_model_orchestrator()
+    request = InferenceRequest(model_id="llama-7b", inputs="Hello", parameters={"temperature": 0.7})
+    response = await orchestrator.run_distributed_inference(request, strategy=strategy)
+    assert response.outputs == "Hello at 0.7"
+    assert response.trace.strategy == strategy.value
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("shared")
+async def test_a_batch_of_mixed_models():
+    orchestrator = get_distributed_model_orchestrator()
+    responses = await orchestrator.run_distributed_batch_inference(
+        [
+            InferenceRequest(model_id="llama-7b", inputs="First", parameters={"temperature": 0.7}),
+            InferenceRequest(model_id="gpt-j-6b", inputs="Second", parameters={"top_k": 3}),
+            InferenceRequest(model_id="bert-base", inputs="Third"),
+        ]
+    )
+    found = {i: (response.model_id, response.outputs) for i, response in enumerate(responses)}
+    assert found == {0: ("llama-7b", "First at 0.7"), 1: ("gpt-j-6b", "3: Second"), 2: ("bert-base", 5)}
+
+
+# ---------------------------------------------------------------- what they say beside
+
+
+def test_both_getters_give_the_same_one(shared):
+    assert get_distributed_orchestrator() is get_distributed_model_orchestrator() is shared
+
+
+@pytest.mark.asyncio
+async def test_one_request_that_fails_is_raised_and_in_a_batch_it_is_in_its_response(shared):
+    good, bad = (InferenceRequest(model_id="bert-base", inputs=text) for text in ("text", ""))
+    unknown = InferenceRequest(model_id="nobody-knows", inputs="text")
+    with pytest.raises(PredictError, match="empty text"):
+        await shared.run_distributed_inference(bad)
+    with pytest.raises(UnknownModel, match="nobody-knows"):
+        await shared.run_distributed_inference(unknown)
+    responses = await shared.run_distributed_batch_inference([bad, good, unknown])
+    assert [response.outputs for response in responses] == [None, 4, None]
+    assert [response.error and response.error.type for response in responses] == [
+        "PredictError",
+        None,
+        "UnknownModel",
+    ]
+    with pytest.raises(PredictError):
+        await shared.run_distributed_batch_inference([good, bad, unknown], raise_on_error=True)
+    assert await shared.run_distributed_batch_inference([]) == []
+
+
+@pytest.mark.asyncio
+async def test_a_strategy_given_with_the_call_goes_before_the_requests_own(shared):
+    request = InferenceRequest(model_id="bert-base", inputs="abc", strategy="ROUND_ROBIN")
+    assert (await shared.run_distributed_inference(request)).trace.strategy == "ROUND_ROBIN"
+    response = await shared.run_distributed_inference(request, strategy="least-loaded")
+    assert response.trace.strategy == "LEAST_LOADED"
+
+
+def test_one_orchestrator_serves_every_event_loop(shared):
+    async def ask(text):
+        await shared.start()
+        request = InferenceRequest(model_id="bert-base", inputs=text)
+        return (await shared.run_distributed_inference(request)).outputs
+
+    assert asyncio.run(ask("one")) == 3
+    assert asyncio.run(ask("three")) == 5
+    found = []
+    threads = [
+        threading.Thread(target=lambda n=n: found.append((n, asyncio.run(ask("x" * n))))) for n in range(1, 9)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert sorted(found) == [(n, n) for n in range(1, 9)]
+
+
+@pytest.mark.asyncio
+async def test_whoever_gives_up_waiting_leaves_the_others_their_answers(shared):
+    def ask(text):
+        return shared.run_distributed_inference(InferenceRequest(model_id="bert-base", inputs=text))
+
+    tasks = [asyncio.create_task(ask("x" * n)) for n in range(1, 6)]
+    tasks[2].cancel()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(found[2], asyncio.CancelledError)
+    assert [item.outputs for item in found if isinstance(item, InferenceResponse)] == [1, 2, 4, 5]
+
+
+def test_a_method_starts_it_where_nobody_did(own):
+    orchestrator = own()
+    assert "not started" in repr(orchestrator)
+    with pytest.raises(ConnectError, match="start"):
+        _ = orchestrator.flow
+
+    async def ask():
+        request = InferenceRequest(model_id="llama-7b", inputs="Hi", parameters={"temperature": 0.1})
+        return await orchestrator.run_distributed_inference(request)
+
+    assert asyncio.run(ask()).outputs == "Hi at 0.1"
+    assert orchestrator.flow.client.status == "running"
+
+
+def test_stopped_it_starts_again_and_leaves_no_process(own):
+    orchestrator = own()
+    request = InferenceRequest(model_id="bert-base", inputs="four")
+    others = {process.pid for process in psutil.Process().children(recursive=True)}
+
+    async def ask():
+        await orchestrator.start()
+        first = await orchestrator.run_distributed_inference(request)
+        await orchestrator.stop()
+        await orchestrator.stop()  # twice changes nothing
+        with pytest.raises(ConnectError, match="start"):
+            _ = orchestrator.flow
+        left = [each for each in psutil.Process().children(recursive=True) if each.pid not in others]
+        _, alive = psutil.wait_procs(left, timeout=LIMIT)
+        (second,) = await orchestrator.run_distributed_batch_inference([request])
+        return first.outputs, alive, second.outputs
+
+    assert asyncio.run(ask()) == (4, [], 4)
+
+
+def test_uses_at_the_same_time_start_one_cluster(own, monkeypatch):
+    orchestrator, made, connect = own(), [], orchestrators.connect
+
+    def counted(*args, **options):
+        made.append(connect(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(orchestrators, "connect", counted)
+
+    async def ask(text):
+        request = InferenceRequest(model_id="bert-base", inputs=text)
+        return (await orchestrator.run_distributed_inference(request)).outputs
+
+    async def several(first):
+        return await asyncio.gather(*(ask("x" * n) for n in range(first, first + 4)), orchestrator.start())
+
+    found = []
+    threads = [
+        threading.Thread(target=lambda n=n: found.append(asyncio.run(several(n)))) for n in (1, 5, 9)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert sorted(found) == [[n, n + 1, n + 2, n + 3, None] for n in (1, 5, 9)]
+    assert len(made) == 1
+
+
+def test_a_start_that_fails_is_raised_to_all_who_wait_and_may_be_tried_again(own, monkeypatch):
+    orchestrator, connect = own(), orchestrators.connect
+
+    def fails(*args, **options):
+        raise ConnectError("no cluster today")
+
+    async def both():
+        return await asyncio.gather(orchestrator.start(), orchestrator.start(), return_exceptions=True)
+
+    monkeypatch.setattr(orchestrators, "connect", fails)
+    assert [str(error) for error in asyncio.run(both())] == ["no cluster today"] * 2
+    monkeypatch.setattr(orchestrators, "connect", connect)
+    assert asyncio.run(both()) == [None, None]
+
+
+def test_a_flow_that_was_given_is_left_open(flow):
+    orchestrator = DistributedModelOrchestrator(flow=flow)
+    spec = flow.register(af.ModelSpec(id="given-lengths", source=lengths))
+
+    async def ask():
+        response = await orchestrator.run_distributed_inference(InferenceRequest(model_id=spec.id, inputs="abc"))
+        assert orchestrator.flow is flow
+        await orchestrator.stop()
+        return response.outputs
+
+    assert asyncio.run(ask()) == 3
+    assert flow.submit(spec.id, "ab").result(LIMIT).outputs == 2
+    with pytest.raises(ConnectError, match="one of them"):
+        DistributedModelOrchestrator("tcp://127.0.0.1:1", flow=flow)
+
+
+def test_starting_leaves_the_event_loop_free(own):
+    orchestrator = own()
+
+    async def count():
+        beats = 0
+
+        async def heart():
+            nonlocal beats
+            while True:
+                await asyncio.sleep(0.001)
+                beats += 1
+
+        task = asyncio.create_task(heart())
+        await orchestrator.start()
+        task.cancel()
+        return beats
+
+    # it takes a second and more
+    assert asyncio.run(count()) > 50
