@@ -20,7 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# run as a file, Python looks for modules in benchmarks/, not beside it
+# Run as a file, Python looks for modules in benchmarks/, not beside it; and there, whoever wants the HTTP
+# package `requests` would find our requests.py.
+if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import _contest, _texts

@@ -9,7 +9,6 @@ import psutil
 import pytest
 
 import altlas_flow as af
-from altlas_flow import orchestrator as orchestrators
 from altlas_flow import (
     DistributedModelOrchestrator,
     DistributionStrategy,
@@ -18,6 +17,7 @@ from altlas_flow import (
     get_distributed_model_orchestrator,
     get_distributed_orchestrator,
 )
+from altlas_flow import orchestrator as orchestrators
 from altlas_flow.errors import ConnectError, PredictError, UnknownModel
 
 pytestmark = pytest.mark.timeout(120)
@@ -230,9 +230,7 @@ def test_uses_at_the_same_time_start_one_cluster(own, monkeypatch):
         return await asyncio.gather(*(ask("x" * n) for n in range(first, first + 4)), orchestrator.start())
 
     found = []
-    threads = [
-        threading.Thread(target=lambda n=n: found.append(asyncio.run(several(n)))) for n in (1, 5, 9)
-    ]
+    threads = [threading.Thread(target=lambda n=n: found.append(asyncio.run(several(n)))) for n in (1, 5, 9)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -261,7 +259,8 @@ def test_a_flow_that_was_given_is_left_open(flow):
     spec = flow.register(af.ModelSpec(id="given-lengths", source=lengths))
 
     async def ask():
-        response = await orchestrator.run_distributed_inference(InferenceRequest(model_id=spec.id, inputs="abc"))
+        request = InferenceRequest(model_id=spec.id, inputs="abc")
+        response = await orchestrator.run_distributed_inference(request)
         assert orchestrator.flow is flow
         await orchestrator.stop()
         return response.outputs

@@ -39,6 +39,8 @@ CATALOG_TOPIC = "altlas-catalog"
 BEGAN = "altlas-began"
 #: The same: the worker that holds the answers of an envelope is silent.
 FELL = "altlas-fell"
+#: Seconds after which a client is told that its requests run.
+TELL = 0.02
 #: Entry points that give strategies by name.
 STRATEGY_GROUP = "altlas_flow.strategies"
 
@@ -222,20 +224,19 @@ class ControlPlugin(SchedulerPlugin):
         """Hear what one host says, for as long as it lives."""
         while True:
             try:
-                message = await comm.read()
+                words = await comm.read()
             except OSError:
                 return  # CommClosedError is one: it has gone
-            self._guard("a word", self._hear, address, **message)
+            for word in words:
+                self._guard("a word", self._hear, address, **word)
 
     def _hear(self, address: str, word: str, **said: Any) -> None:
         placer = self.placer
         if word == "begin":
             placer.began(address, said["slot"], said["runs"])
             for key, members in said["runs"]:
-                owner = self.lessor.envelopes.get(key)
-                comm = self.scheduler.client_comms.get(owner[1]) if owner is not None else None
-                if comm is not None and not comm.closed():
-                    comm.send({"op": BEGAN, "key": key, "requests": members})
+                # what is quick is over by then, and needs no message
+                self.loop.call_later(TELL, self._tell_begun, key, members)
         elif word == "done":
             placer.done(address, said["key"], said["rows"], said["seconds"], said["faults"])
         elif word == "model":
@@ -247,6 +248,13 @@ class ControlPlugin(SchedulerPlugin):
             comm = self.scheduler.client_comms.get(client)
             if comm is not None and not comm.closed():
                 comm.send({"op": FELL, "key": key, "node": node})
+
+    def _tell_begun(self, key: Any, members: list[int] | None) -> None:
+        """Tell the owner of an envelope that members of it run."""
+        owner = self.lessor.envelopes.get(key)
+        comm = self.scheduler.client_comms.get(owner[1]) if owner is not None else None
+        if comm is not None and not comm.closed():
+            comm.send({"op": BEGAN, "key": key, "requests": members})
 
     # -- what Dask tells ----------------------------------------------------------------------
 

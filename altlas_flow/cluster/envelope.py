@@ -126,8 +126,6 @@ def serve(packed: Packed, *ahead: Any) -> Answers:
     worker, plugin = get_worker(), current_plugin()
     key = str(worker.get_current_task())
     annotations = worker.state.tasks[key].annotations or {}
-    # out of the worker's thread pool before any waiting: tasks that read and write need its threads
-    secede()
     host = current_host()
     return Delivery(key, packed.open(), ahead, host, plugin, str(worker.name)).serve(
         annotations.get(ANNOTATION) or {}
@@ -185,6 +183,9 @@ class Delivery:
                 priority=envelope.priority,
                 wanted=still_wanted(),
                 watch=watch,
+                # Out of the worker's thread pool before any waiting: tasks that read and write need its
+                # threads, and so do envelopes that could share the batch. What is quick spares itself that.
+                settle=secede,
             )
         except Exception as error:
             # whatever ended it ends all of its requests, and their sender says what is tried again

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import Future
+from collections import deque
 from typing import Any
 
 from distributed import Worker
@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 OPERATION = "altlas_words"
 #: Seconds that a batch waits for its word to be on its way.
 WORD_LIMIT = 0.5
+#: Seconds for which words that nobody waits for are gathered.
+GATHER = 0.01
 
 
 class Words:
@@ -30,6 +32,9 @@ class Words:
         self._loop: asyncio.AbstractEventLoop = worker.loop.asyncio_loop  # type: ignore[attr-defined]
         self._comm: Comm | None = None
         self._lock = asyncio.Lock()
+        self._gathered: deque[dict[str, Any]] = deque()  # any thread appends
+        self._flushes: set[asyncio.Task[None]] = set()
+        self._soon = False
         self._closed = False
         self.lost = 0  # words that did not go
 
@@ -40,36 +45,49 @@ class Words:
         await comm.write({"op": OPERATION, "address": worker.address, "reply": False})
         self._comm = comm
 
-    def say(self, word: str, *, wait: bool = False, **what: Any) -> None:
-        """Send a word; with `wait` not before it is handed to the system (or `WORD_LIMIT` is over)."""
+    def say(self, word: str, **what: Any) -> None:
+        """Send a word, some time soon."""
+        self._gathered.append({"word": word, **what})
+        if not self._soon and not self._closed:
+            self._soon = True
+            self._loop.call_soon_threadsafe(self._loop.call_later, GATHER, self._start)
+
+    def say_now(self, word: str, **what: Any) -> None:
+        """Send a word; return when it is handed to the system, or `WORD_LIMIT` is over."""
         if self._closed:
             return
-        sent = asyncio.run_coroutine_threadsafe(self._write({"word": word, **what}), self._loop)
-        if not wait:
-            return
+        self._gathered.append({"word": word, **what})
+        sent = asyncio.run_coroutine_threadsafe(self._flush(), self._loop)
         try:
             sent.result(WORD_LIMIT)
         except TimeoutError:
-            self._count(sent)
+            logger.warning("a word to the scheduler took longer than %s s", WORD_LIMIT)
 
-    async def _write(self, message: dict[str, Any]) -> None:
+    def _start(self) -> None:
+        flush = self._loop.create_task(self._flush())
+        self._flushes.add(flush)
+        flush.add_done_callback(self._flushes.discard)
+
+    async def _flush(self) -> None:
         async with self._lock:
+            self._soon = False
+            words = []
+            while self._gathered:
+                words.append(self._gathered.popleft())
+            if not words or self._closed:
+                return
             try:
                 if self._comm is None or self._comm.closed():
                     await self.open()
                 assert self._comm is not None
-                await self._comm.write(message)
+                await self._comm.write(words)
             except OSError:
                 # CommClosedError is one: the scheduler has gone, and this worker will notice
                 self._comm = None
-                self.lost += 1
-
-    def _count(self, sent: Future[None]) -> None:
-        self.lost += 1
-        logger.warning("a word to the scheduler took longer than %s s", WORD_LIMIT)
+                self.lost += len(words)
 
     def close(self) -> None:
-        """Say no more."""
+        """Say no more; called on the worker's event loop."""
         self._closed = True
         if self._comm is not None:
             self._comm.abort()

@@ -148,7 +148,7 @@ class HostPlugin(WorkerPlugin):
                 if found is not None:
                     runs.append([tag, found[1].requests(rows)])
         if runs:
-            self.words.say("begin", wait=True, slot=slot, runs=runs)
+            self.words.say_now("begin", slot=slot, runs=runs)
 
     def _models_changed(self, fingerprint: str, size: int | None) -> None:
         self.words.say("model", model=fingerprint[:DIGITS], bytes=size)

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks whether an answer is still wanted.
 LOOK = 0.25
+#: Seconds within which a call is worth waiting for without further ado.
+QUICK = 0.005
 #: Batches at most that share a GPU, of models that ask for a part of one.
 GPU_SHARES = 4
 
@@ -126,6 +128,7 @@ class ModelHost:
         timeout: float | None = None,
         wanted: Callable[[], bool] = lambda: True,
         watch: Watch | None = None,
+        settle: Callable[[], None] | None = None,
     ) -> Predictions:
         """Predict rows; blocks until each has its outcome.
 
@@ -144,6 +147,8 @@ class ModelHost:
             Asked now and then; once it says no, what waits is taken back.
         watch : Watch, optional
             Deadlines of the rows; learns when and with how many others each was predicted.
+        settle : callable, optional
+            Called once, where the model or the outcomes are not there within `QUICK` seconds.
 
         Raises
         ------
@@ -151,10 +156,15 @@ class ModelHost:
         concurrent.futures.CancelledError
             Where the answer is no longer wanted.
         """
+        if settle is not None and not self.shelf.has(spec):
+            settle()
+            settle = None
         with self.shelf.use(spec) as (model, load_s):
             work = model.work(rows, model.parameters(parameters), batch=batch, priority=priority, watch=watch)
             self._enqueue(model, work)
             ends = math.inf if timeout is None else time.monotonic() + timeout
+            if settle is not None and not work.done.wait(QUICK):
+                settle()
             while not work.done.wait(min(LOOK, max(0.0, ends - time.monotonic()))):
                 if time.monotonic() >= ends:
                     self._withdraw(work, TimeoutError(f"no answer of {spec.id!r} within {timeout} s"))

@@ -107,6 +107,12 @@ class Shelf:
                 entry.used = next(self._counter)
                 self._changed.notify_all()
 
+    def has(self, spec: ModelSpec) -> bool:
+        """Whether a model is there, ready to be used."""
+        with self._changed:
+            entry = self._entries.get(spec.fingerprint)
+            return entry is not None and entry.model is not None
+
     def loaded(self) -> dict[str, dict[str, Any]]:
         """Models on the shelf by fingerprint: id, bytes, users."""
         with self._changed:

@@ -38,14 +38,14 @@ class Stage:
         (self.folder / name).touch()
 
     def model(self, **fields):
-        folder, limit = self.folder, LIMIT
+        folder, limit, name = self.folder, LIMIT, f"stage-{uuid.uuid4()}"
 
-        def act(rows):
+        def act(rows, like=name):  # no two are alike
             import os
             import signal
             import time
 
-            name = os.environ.get("STAGE_NAME", "?")
+            where = os.environ.get("STAGE_NAME", "?")
 
             def note(book, *words):
                 with open(folder / book, "a") as stream:
@@ -54,7 +54,7 @@ class Stage:
             for number, verb, word in rows:
                 if verb == "echo":
                     continue
-                note("began", number, name, os.getpid())
+                note("began", number, where, os.getpid())
                 if verb == "sleep":
                     time.sleep(word)
                 if verb == "wait":
@@ -64,10 +64,10 @@ class Stage:
                         time.sleep(0.01)
                 if verb == "kill" or (verb == "end" and not (folder / word).exists()):
                     os.kill(os.getpid(), signal.SIGKILL)
-                note("ended", number, name, os.getpid())
+                note("ended", number, where, os.getpid())
             return [number for number, _, _ in rows]
 
-        return af.ModelSpec(id=f"stage-{uuid.uuid4()}", source=act, **fields)
+        return af.ModelSpec(id=name, source=act, **fields)
 
     def book(self, name):
         """What was noted: (number of the row, name of the worker), in order."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import json
-import os
 import threading
 import time
 import uuid
@@ -65,7 +65,7 @@ def gpu():
 
 
 def model(function, **fields):
-    return af.ModelSpec(id=f"{getattr(function, '__name__', 'model')}-{uuid.uuid4()}", source=function, **fields)
+    return af.ModelSpec(id=f"{function.__name__}-{uuid.uuid4()}", source=function, **fields)
 
 
 def echo(rows):
@@ -84,8 +84,9 @@ def until(true, what=None):
 class Stage:
     """A model in other processes that does what its rows say, and the files by which it is watched.
 
-    A row is ``{"n": number, …}`` and is answered with its number. What else it may say: ``wait`` for a gate;
-    ``fail``: the name of the error to raise; ``once``: only the first time; ``wrong``: answer -1 the first time.
+    A row is ``{"n": number, …}`` and is answered with its number. What else it may say: ``wait``: for
+    that gate; ``fail``: the name of an error to raise, ``once``: only the first time; ``wrong``: answer -1
+    the first time.
     """
 
     def __init__(self, folder):
@@ -181,8 +182,13 @@ def fill(lab, gate, count=2, flow=None):
     return handles
 
 
+def held(lab, count):
+    """Wait until the clients say that they hold back so many requests."""
+    lab.until(lambda info: sum(many for one in info["held"].values() for many in one.values()) == count)
+
+
 def waiting_rows(lab):
-    """Rows that wait on the workers."""
+    """Rows without an outcome, of works that wait on the workers."""
     states = lab.client.run(lambda dask_worker: dask_worker.plugins["altlas-host"].host.state())
     return sum(state["waiting_rows"] for state in states.values())
 
@@ -206,7 +212,8 @@ def test_a_request_comes_back_with_its_id_its_metadata_and_a_trace(lab):
     assert af.InferenceResponse.model_validate_json(response.model_dump_json()) == response
     trace = response.trace
     assert af.Trace.model_validate_json(trace.model_dump_json()) == trace
-    assert (trace.strategy, trace.node, trace.batch, trace.envelope) == ("LEAST_LOADED", response.node_id, 2, 1)
+    assert (trace.strategy, trace.node) == ("LEAST_LOADED", response.node_id)
+    assert (trace.batch, trace.envelope) == (2, 1)
     assert {node for node, _ in trace.runners_up} == {"a", "b"} - {response.node_id}
     # its parts do not overlap
     parts = trace.held + trace.placing + trace.queue + trace.predict
@@ -234,7 +241,7 @@ def test_the_strategy_of_a_call_goes_before_that_of_the_request(lab):
 def test_requests_in_turn_go_round_the_nodes(lab):
     spec = model(echo)
     ask = [lab.flow.submit(spec, 1, strategy="ROUND_ROBIN").result(LIMIT).node_id for _ in range(6)]
-    assert all(one != other for one, other in zip(ask, ask[1:], strict=False))
+    assert all(one != other for one, other in itertools.pairwise(ask))
 
 
 def test_a_strategy_of_ones_own_decides_and_one_that_fails_costs_no_answer(lab):
@@ -402,7 +409,7 @@ def test_of_an_envelope_only_what_is_in_the_batch_is_running(solo, stage, gate):
     spec = stage.model(batch=2)
     together(solo.flow, spec)
     handles = [solo.flow.submit(spec, {"n": n, "wait": f"{n // 2}"}) for n in range(4)]
-    solo.until(lambda info: sum(held for one in info["held"].values() for held in one.values()) == 4)
+    held(solo, 4)
     gate.open("fill")
     stage.await_running(0)
     assert len({handle.future.key for handle in handles}) == 1
@@ -443,32 +450,41 @@ def test_a_request_that_was_refused_is_over_and_has_no_future(lab):
 
 
 def test_what_is_held_back_or_waits_on_its_worker_and_is_cancelled_is_never_predicted(solo, stage, gate):
-    blockers = fill(solo, gate, 1)
+    (blocker,) = fill(solo, gate, 1)
     spec = stage.model()
-    on_worker = solo.flow.submit(spec, {"n": 1})
-    until(lambda: waiting_rows(solo) == 1)
-    held = [solo.flow.submit(spec, {"n": n}) for n in (2, 3)]
-    solo.until(lambda info: sum(sum(one.values()) for one in info["held"].values()) == 2)
-    assert [handle.future is None for handle in (on_worker, *held)] == [False, True, True]
-    for handle in (on_worker, held[0]):
+
+    def give_up(handle):
         assert handle.cancel()
         assert handle.status == "cancelled" and handle.done()
         assert not handle.cancel()  # twice changes nothing
         with pytest.raises(RequestCancelled, match=handle.request_id):
             handle.result(LIMIT)
         assert handle.response().error.type == "RequestCancelled"
+
+    on_worker = solo.flow.submit(spec, {"n": 1})
+    until(lambda: waiting_rows(solo) == 1)
+    give_up(on_worker)
+    until(lambda: waiting_rows(solo) == 0)
+    handles = [solo.flow.submit(spec, {"n": n}) for n in (2, 3, 4)]
+    held(solo, 2)
+    assert [handle.future is None for handle in handles] == [False, True, True]
+    give_up(handles[1])
     gate.open("fill")
-    assert held[1].result(LIMIT).outputs == 3
-    assert blockers[0].result(LIMIT).ok
+    assert [handles[at].result(LIMIT).outputs for at in (0, 2)] == [2, 4]
+    assert blocker.result(LIMIT).ok
     quiet(solo)
-    assert stage.predicted == [3]
+    assert stage.predicted == [2, 4]
 
 
 def test_what_runs_and_is_cancelled_is_dropped_at_once(solo, stage):
     handle = solo.flow.submit(stage.model(), {"n": 1, "wait": "one"})
     stage.await_running(1)
     seen = []
-    waiter = threading.Thread(target=lambda: seen.append((handle.response(LIMIT).error.type, time.monotonic())))
+
+    def wait():
+        seen.append((handle.response(LIMIT).error.type, time.monotonic()))
+
+    waiter = threading.Thread(target=wait)
     waiter.start()
     until(lambda: handle._waiters)
     began = time.monotonic()
@@ -497,7 +513,7 @@ def test_a_cancelled_member_leaves_the_others_of_its_envelope_answered(solo, sta
     spec = stage.model(batch=4)
     together(solo.flow, spec)
     handles = [solo.flow.submit(spec, {"n": n, "wait": "members"}) for n in range(32)]
-    solo.until(lambda info: sum(sum(one.values()) for one in info["held"].values()) == 32)
+    held(solo, 32)
     gate.open("fill")
     stage.await_running(0)
     assert len({handle.future.key for handle in handles}) == 1
@@ -507,7 +523,7 @@ def test_a_cancelled_member_leaves_the_others_of_its_envelope_answered(solo, sta
     assert one.cancel()
     assert one.status == "cancelled" and time.monotonic() - began < 0.1
     if not running:
-        until(lambda: waiting_rows(solo) == 27)  # 4 run
+        until(lambda: waiting_rows(solo) == 31)
     stage.open("members")
     answers = [handle.result(LIMIT).outputs for handle in handles if handle is not one]
     assert answers == [n for n in range(32) if n != handles.index(one)]
@@ -516,21 +532,30 @@ def test_a_cancelled_member_leaves_the_others_of_its_envelope_answered(solo, sta
         one.result(LIMIT)
 
 
-def test_an_envelope_that_nobody_wants_frees_its_worker(solo, stage, gate):
-    fill(solo, gate)
-    spec = stage.model(batch=4)
-    together(solo.flow, spec)
-    handles = solo.flow.submit_many(spec, [{"n": n, "wait": "members"} for n in range(8)])
-    solo.until(lambda info: sum(sum(one.values()) for one in info["held"].values()) == 8)
-    gate.open("fill")
-    stage.await_running(0)
-    assert handles.cancel() == 8
-    solo.until(lambda info: info["in_flight"] == {} and info["envelopes"] == 0)
-    stage.open("members")
-    until(lambda: waiting_rows(solo) == 0)
-    # the worker takes new work
-    assert solo.flow.submit(spec, {"n": 100}).result(LIMIT).outputs == 100
-    assert not set(stage.predicted) & {4, 5, 6, 7}
+def test_an_envelope_that_nobody_wants_frees_its_worker_at_once(solo, stage, gate):
+    """Also of the last member: a slot that becomes free must not take it."""
+    spec, took = stage.model(batch=4), []
+    for attempt in range(3):
+        fresh = Stage(gate.folder / str(attempt))
+        fresh.folder.mkdir()
+        fill(solo, fresh)
+        together(solo.flow, spec)
+        first = 100 * attempt
+        rows = [{"n": first + n, "wait": f"members-{attempt}"} for n in range(8)]
+        handles = solo.flow.submit_many(spec, rows)
+        held(solo, 8)
+        fresh.open("fill")
+        stage.await_running(first)
+        began = time.monotonic()
+        assert handles.cancel() == 8
+        until(lambda: waiting_rows(solo) == 0)
+        took.append(time.monotonic() - began)
+        solo.until(lambda info: info["in_flight"] == {} and info["envelopes"] == 0)
+        stage.open(f"members-{attempt}")
+        # the worker takes new work
+        assert solo.flow.submit(spec, {"n": first + 50}).result(LIMIT).outputs == first + 50
+        assert not set(stage.predicted) & {first + n for n in (4, 5, 6, 7)}
+    assert min(took) < 0.1
 
 
 def test_a_request_that_is_cancelled_while_it_leaves_does_not_hold_up_the_others(solo, monkeypatch):
@@ -595,12 +620,12 @@ def test_a_request_ends_at_its_deadline_wherever_it_is(solo, stage, gate):
         fresh = Stage(gate.folder / str(n))
         fresh.folder.mkdir()
         fill(solo, fresh, 1)
-        waits, held = ask_late(solo.flow, spec, [{"n": 1}, {"n": 2}])
-        assert waits.future is not None and held.future is None
+        waits, kept = ask_late(solo.flow, spec, [{"n": 1}, {"n": 2}])
+        assert waits.future is not None and kept.future is None
         fresh.open("fill")
         quiet(solo)
         assert stage.predicted == []
-        late.append(max(lateness(waits, 0.3), lateness(held, 0.3)))
+        late.append(max(lateness(waits, 0.3), lateness(kept, 0.3)))
         if late[-1] < 0.05:
             break
     assert 0 <= min(late) < 0.05
@@ -651,7 +676,7 @@ def test_of_what_waits_higher_priorities_go_first(solo, stage, gate):
     low = [solo.flow.submit(spec, {"n": n}, priority=-1) for n in range(5)]
     middle = [solo.flow.submit(spec, {"n": n}) for n in range(10, 15)]
     high = [solo.flow.submit(spec, {"n": n}, priority=5) for n in range(20, 25)]
-    solo.until(lambda info: sum(sum(one.values()) for one in info["held"].values()) == 14)
+    held(solo, 14)
     left = [handle.future is not None for handle in low]
     gate.open("fill")
     for handle in low + middle + high:
@@ -706,13 +731,11 @@ def test_over_all_clients_at_most_two_envelopes_a_slot_are_in_flight(lab, stage)
         with another(lab) as other:
             spec = stage.model()
             flows = [lab.flow, other]
-            handles = [
-                flows[n % 2].submit(spec, {"n": n, "wait": "go"}) for n in range(400)
-            ]
+            handles = [flows[n % 2].submit(spec, {"n": n, "wait": "go"}) for n in range(400)]
 
             def settled(info):
-                held = [sum(one.values()) for one in info["held"].values()]
-                return info["envelopes"] + sum(held) == 400
+                kept = [sum(one.values()) for one in info["held"].values()]
+                return info["envelopes"] + sum(kept) == 400
 
             lab.until(settled)
             info = lab.info()
@@ -791,7 +814,8 @@ def test_a_pydantic_model_and_a_named_function_validate(lab):
     assert lab.flow.submit(named.id, "text").result(LIMIT).outputs == "text"
     with pytest.raises(InvalidAnswer, match="len"):
         lab.flow.submit(named.id, 5).result(LIMIT)
-    request = af.InferenceRequest(model_id=lab.flow.register(model(echo)).id, inputs=5, validator="builtins:len")
+    spec = lab.flow.register(model(echo))
+    request = af.InferenceRequest(model_id=spec.id, inputs=5, validator="builtins:len")
     with pytest.raises(InvalidAnswer, match="len"):
         lab.flow.submit(request).result(LIMIT)
     with pytest.raises(AltlasError, match="no_such_thing"):
@@ -802,9 +826,8 @@ def test_only_the_member_whose_answer_does_not_pass_fails(solo, stage, gate):
     fill(solo, gate)
     spec = stage.model()
     together(solo.flow, spec)
-    handles = [
-        solo.flow.submit(spec, {"n": n}, validator=positive, retry=af.RetryPolicy(tries=1)) for n in (1, -2, 3)
-    ]
+    once = af.RetryPolicy(tries=1)
+    handles = [solo.flow.submit(spec, {"n": n}, validator=positive, retry=once) for n in (1, -2, 3)]
     gate.open("fill")
     assert [handle.response(LIMIT).outputs for handle in handles] == [1, None, 3]
     assert handles[1].response().error.type == "InvalidAnswer"
@@ -1223,25 +1246,30 @@ def test_closing_the_flow_tells_everybody_who_waits(solo, stage, ours):
         assert {handle.status for handle in handles} == {"error"}
         with pytest.raises(AltlasError, match="closed"):
             flow.submit(spec, {"n": 99})
+        # also where the client lives on, nothing of it stays with the scheduler
         stage.open("go")
         quiet(solo)
 
 
 def test_closing_one_of_two_flows_of_a_client_leaves_the_others_requests(solo, stage):
     quiet(solo)
-    with distributed.Client(solo.cluster.scheduler_address, set_as_default=False) as client:
-        with af.connect(client) as one, af.connect(client) as two:
-            handle = one.submit(stage.model(), {"n": 1, "wait": "go"})
-            stage.await_running(1)
-            two.close()
-            assert not handle.done()
-            stage.open("go")
-            assert handle.result(LIMIT).outputs == 1
+    with (
+        distributed.Client(solo.cluster.scheduler_address, set_as_default=False) as client,
+        af.connect(client) as one,
+        af.connect(client) as two,
+    ):
+        handle = one.submit(stage.model(), {"n": 1, "wait": "go"})
+        stage.await_running(1)
+        two.close()
+        assert not handle.done()
+        stage.open("go")
+        assert handle.result(LIMIT).outputs == 1
 
 
-def test_a_cluster_that_is_used_up_by_nobody_has_no_faults(lab, solo, gpu):
+def test_on_a_cluster_that_has_done_all_this_nothing_went_wrong(lab, solo, gpu):
     for one in (lab, solo, gpu):
         quiet(one)
         info = one.info()
-        assert (info["faults"], info["parked"]) == (1 if one is lab else 0, 0), info["last_fault"]
-    assert os.getpid()
+        assert info["parked"] == 0
+        # one test has a strategy that fails
+        assert info["faults"] == 0 or "strategy broken" in info["last_fault"]

@@ -1,0 +1,153 @@
+"""Clients and schedulers that go away: nobody waits for ever, and nobody pays for another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import dask
+import pytest
+
+import altlas_flow as af
+from altlas_flow.errors import ClusterLost
+from tests.cluster.test_failing_over import Stage, named, over, until
+from tests.dataframe.test_job_cluster import programs
+from tests.laboratory import LIMIT, laboratory
+
+pytestmark = pytest.mark.timeout(90)
+
+ROOT = Path(__file__).parents[2]
+#: Seconds that the scheduler may be silent, and what may be added on a machine that does much else.
+TIMEOUT, SLACK = 3.0, 3.0
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """Its gates are open at the end, so that no model is left that waits."""
+    made = Stage(tmp_path)
+    yield made
+    made.open()
+    made.open("second")
+
+
+# ---------------------------------------------------------------- a client is killed
+
+#: Another client: its requests wait for a gate of their own.
+SECOND = """
+import sys
+from pathlib import Path
+import altlas_flow as af
+from tests.cluster.test_failing_over import Stage
+
+with af.connect(sys.argv[1]) as flow:
+    spec = Stage(Path(sys.argv[2])).model()
+    handles = flow.submit_many(spec, [(1000 + i, "wait", "second") for i in range(50)])
+    handles.result(100)
+"""
+
+
+@contextlib.contextmanager
+def second_client(lab, stage):
+    command = [sys.executable, "-c", SECOND, lab.client.scheduler.address, str(stage.folder)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(LIMIT)
+
+
+def test_when_one_of_two_clients_is_killed_the_other_is_answered_and_has_all_credits_again(stage):
+    with laboratory(named("ab")) as lab, second_client(lab, stage) as other:
+        spec, mine = stage.model(), lab.client.id
+        handles = lab.flow.submit_many(spec, [(i, "sleep", 0.005) for i in range(300)])
+        until(lambda: any(number >= 1000 for number, _ in stage.book("began")))
+        handles = [*handles, *lab.flow.submit_many(spec, [(i, "sleep", 0.005) for i in range(300, 600)])]
+        lab.until(lambda info: set(info["held"]) - {mine})
+        other.kill()
+        other.wait(LIMIT)
+        lab.until(lambda info: set(info["held"]) <= {mine})
+        stage.open("second")  # what ran of it when it was killed may end now
+        assert [handle.result(LIMIT).outputs for handle in handles] == list(range(600))
+        assert {handle.result().tries for handle in handles} == {1}
+        assert over(lab)
+        assert not {number for number, _ in stage.book("began") if number >= 1004}, "nobody wants these"
+        waiting = [lab.flow.submit(stage.model(), (i, "wait", "open")) for i in range(600, 606)]
+        lab.until(lambda info: info["envelopes"] == 4)
+        stage.open()
+        assert [handle.result(LIMIT).outputs for handle in waiting] == list(range(600, 606))
+        assert over(lab)
+
+
+# ---------------------------------------------------------------- the scheduler is lost
+
+
+class Waiting:
+    """Six who wait for answers: two threads, two coroutines, and two who ask later."""
+
+    def __init__(self, flow, spec):
+        self.errors, self.times = {}, {}
+        self.handles = [flow.submit(spec, (i, "wait", "open")) for i in range(6)]
+        self.threads = [threading.Thread(target=self._block, args=(i,)) for i in (0, 1)]
+        self.threads.append(threading.Thread(target=lambda: asyncio.run(self._gather())))
+        for thread in self.threads:
+            thread.start()
+
+    def _note(self, i, error):
+        self.errors[i], self.times[i] = error, time.monotonic()
+
+    def _block(self, i):
+        try:
+            self.handles[i].result(LIMIT)
+        except Exception as error:
+            self._note(i, error)
+
+    async def _await(self, i):
+        try:
+            await asyncio.wait_for(self.handles[i], LIMIT)
+        except Exception as error:
+            self._note(i, error)
+
+    async def _gather(self):
+        await asyncio.gather(self._await(2), self._await(3))
+
+    def ended(self):
+        """Those who waited; what they were told, and when at the latest."""
+        for thread in self.threads:
+            thread.join(LIMIT)
+        for i in (4, 5):
+            until(self.handles[i].done)
+            self._note(i, self.handles[i].response(0).error.exception())
+        return self.errors, max(self.times.values())
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_whoever_waits_is_told_in_time_that_the_scheduler_is_lost(stage, tmp_path, how):
+    with (
+        dask.config.set({"altlas.heartbeat-timeout": f"{TIMEOUT}s"}),
+        programs(tmp_path, ["only"]) as (file, started),
+    ):
+        until(lambda: file.read_text().endswith("}"))
+        with af.connect(file) as flow:
+            flow.client.wait_for_workers(1, timeout=LIMIT)
+            waiting = Waiting(flow, stage.model())
+            stage.until_began(0)
+            os.kill(started[0].pid, how)
+            began = time.monotonic()
+            try:
+                errors, last = waiting.ended()
+                assert last - began < TIMEOUT + SLACK
+                assert sorted(errors) == list(range(6))
+                assert {type(error) for error in errors.values()} == {ClusterLost}
+                assert all("\n" not in str(error) for error in errors.values())
+                assert {handle.status for handle in waiting.handles} == {"error"}
+            finally:
+                if how == signal.SIGSTOP:
+                    os.kill(started[0].pid, signal.SIGCONT)

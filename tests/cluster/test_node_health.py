@@ -1,0 +1,315 @@
+"""Nodes that are there and of no use: silent, without the model, with a bad GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import uuid
+
+import pytest
+
+import altlas_flow as af
+from altlas_flow.errors import ModelLoadError, PredictError
+from altlas_flow.placement.decide import ASIDE
+from tests.cluster.test_failing_over import Stage, address_of, named, over, pid_of, until
+from tests.dataframe import jobs
+from tests.laboratory import LIMIT, laboratory
+
+pytestmark = pytest.mark.timeout(120)
+
+#: Seconds that moving work and doing it may take, on a machine that does much else.
+SLACK = 6.0
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Workers a and b; after 2 s without a word they count as silent."""
+    with laboratory(named("ab"), heartbeat_timeout="2s") as made:
+        yield made
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """Its gate is open at the end, so that no model is left that waits."""
+    made = Stage(tmp_path)
+    yield made
+    made.open()
+
+
+@contextlib.contextmanager
+def stopped(lab, name, folder):
+    """The worker's process stands still."""
+    pid = pid_of(lab, name)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def blocked(lab, name, folder):
+    """The worker's event loop stands still, as with a function of Dask's that holds it up."""
+    address, limit = address_of(lab, name), LIMIT
+
+    def block():
+        import time
+
+        (folder / "blocked").touch()
+        end = time.monotonic() + limit
+        while not (folder / "unblocked").exists() and time.monotonic() < end:
+            time.sleep(0.01)
+
+    helper = threading.Thread(target=lambda: lab.client.run(block, workers=[address]))
+    helper.start()
+    try:
+        until((folder / "blocked").exists)
+        yield
+    finally:
+        (folder / "unblocked").touch()
+        helper.join(LIMIT)
+
+
+# ---------------------------------------------------------------- silent ones
+
+
+def falls_silent(lab, stage, stand, *, timeout, longer=0.0):
+    """Worker a stands still with one request that runs there and one that waits."""
+    lab.until(lambda info: not info["silent"] and len(info["hosts"]) == 2)
+    spec = stage.model()
+    handles = [lab.flow.submit(spec, (i, "wait", "open")) for i in range(2)]
+    nodes = stage.until_began(0, 1)
+    assert sorted(nodes) == ["a", "b"]
+    ran = nodes.index("a")
+    handles += [lab.flow.submit(spec, (i, "wait", "open")) for i in (2, 3)]
+    lab.until(lambda info: list(info["in_flight"].values()) == [2, 2])
+    silent = address_of(lab, "a")
+    with stand(lab, "a", stage.folder):
+        began = time.monotonic()
+        stage.open()
+        responses = [handle.result(LIMIT) for handle in handles]
+        assert time.monotonic() - began < timeout + SLACK
+        assert [response.outputs for response in responses] == [0, 1, 2, 3]
+        assert {response.node_id for response in responses} == {"b"}
+        assert [response.tries for response in responses] == [2 if i == ran else 1 for i in range(4)]
+        assert responses[ran].trace.tries[0].error == "silent"
+        assert list(lab.info()["silent"]) == [silent]
+        others = [lab.flow.submit(spec, (i, "echo", None)) for i in range(4, 12)]
+        assert {handle.result(LIMIT).node_id for handle in others} == {"b"}
+        until(lambda: time.monotonic() - began > longer)
+    lab.until(lambda info: not info["silent"])
+    until(lambda: (ran, "a") in stage.book("ended"))  # late, and nobody's any more
+    until(lambda: lab.flow.submit(spec, (12, "echo", None)).result(LIMIT).node_id == "a")
+    assert [handle.result().outputs for handle in handles] == [0, 1, 2, 3]
+    assert [handle.result().node_id for handle in handles] == ["b"] * 4
+    assert over(lab)
+
+
+@pytest.mark.parametrize("stand", [stopped, blocked])
+def test_what_a_silent_worker_has_is_answered_elsewhere_and_it_is_used_again_once_it_speaks(
+    pair, stage, stand
+):
+    falls_silent(pair, stage, stand, timeout=2)
+
+
+@pytest.mark.long
+def test_a_worker_that_stands_still_for_15_s_is_silent_after_10_s(stage):
+    with laboratory(named("ab")) as lab:
+        falls_silent(lab, stage, stopped, timeout=10, longer=15)
+
+
+@pytest.mark.parametrize("stand", [stopped, blocked])
+def test_a_job_completes_with_the_right_rows_though_a_worker_falls_silent(pair, tmp_path, stand):
+    pair.until(lambda info: not info["silent"] and len(info["hosts"]) == 2)
+    out, done = tmp_path / "out", threading.Event()
+
+    def stand_still():
+        until(lambda: jobs.committed(out) >= 4)
+        with stand(pair, "a", tmp_path):
+            assert done.wait(LIMIT)
+
+    helper = threading.Thread(target=stand_still)
+    helper.start()
+    try:
+        pair.flow.run(jobs.frame(400), jobs.spec(jobs.Slow(0.05)), input="text", to=out, part_rows=10)
+    finally:
+        done.set()
+        helper.join(LIMIT)
+    rows = jobs.read(out)
+    assert list(rows["n"]) == list(range(400))
+    assert list(rows["prediction"]) == list(jobs.frame(400)["text"])
+    assert set(jobs.part_lines(out).values()) == {1}
+    pair.until(lambda info: not info["silent"])
+    assert over(pair)
+
+
+# ---------------------------------------------------------------- without the model
+
+
+def unloadable(*where):
+    """A model that cannot be loaded on some workers."""
+
+    def load(where):
+        import os
+
+        if os.environ.get("STAGE_NAME") in where:
+            raise OSError("the disk is gone")
+        return list
+
+    def model(rows):
+        return list(rows)
+
+    class Source:
+        def __reduce__(self):
+            return load, (where,)
+
+        def __call__(self, rows):
+            return list(rows)
+
+    return af.ModelSpec(id=f"unloadable-{uuid.uuid4()}", source=Source())
+
+
+def test_what_a_node_cannot_load_is_answered_by_another(pair):
+    spec = unloadable("a")
+    handles = [pair.flow.submit(spec, i, strategy="ROUND_ROBIN") for i in range(6)]
+    responses = [handle.result(LIMIT) for handle in handles]
+    assert [response.outputs for response in responses] == list(range(6))
+    assert {response.node_id for response in responses} == {"b"}
+    moved = [response for response in responses if response.tries > 1]
+    assert moved
+    assert {one.node for response in moved for one in response.trace.tries} == {"a"}
+    assert "the disk is gone" in moved[0].trace.tries[0].error
+    assert over(pair)
+    forgive(pair)
+
+
+def test_what_no_node_can_load_ends_with_its_tries_its_nodes_and_what_began_it(pair):
+    with pytest.raises(ModelLoadError) as caught:
+        pair.flow.submit(unloadable("a", "b"), 1).result(LIMIT)
+    error = caught.value
+    assert error.tries == len(error.nodes) == 3
+    assert set(error.nodes) == {"a", "b"}
+    assert "OSError: the disk is gone" in error.root_cause
+    assert "\n" not in str(error)
+    assert over(pair)
+    forgive(pair)
+
+
+# ---------------------------------------------------------------- with a bad GPU
+
+
+def faulty(stage, error, node="a"):
+    """Fails on a node until the file ``mended`` is there; a row *wait* waits for the gate."""
+    folder, limit = stage.folder, LIMIT
+
+    def act(rows):
+        import os
+        import time
+
+        name = os.environ["STAGE_NAME"]
+        if name == node and not (folder / "mended").exists():
+            raise error
+        with open(folder / "began", "a") as stream:
+            stream.writelines(f"{row} {name} 0\n" for row in rows)
+        end = time.monotonic() + limit
+        while 99 in rows and not (folder / "open").exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        return rows
+
+    return af.ModelSpec(id=f"faulty-{uuid.uuid4()}", source=act)
+
+
+def health(lab, change):
+    """Change what the placer thinks of its nodes."""
+    lab.client.run_on_scheduler(
+        lambda dask_scheduler: change(dask_scheduler.plugins["altlas-control"].placer.health)
+    )
+
+
+def forgive(lab):
+    """No node is set aside, or on the way there."""
+
+    def forget(health):
+        health.first = 10.0
+        for address in [*health._failures, *health._aside]:
+            health.forget(address)
+
+    health(lab, forget)
+
+
+def ask(lab, spec, row):
+    """One request, in turn."""
+    return lab.flow.submit(spec, row, strategy="ROUND_ROBIN").response(LIMIT)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: an illegal memory access"), MemoryError("no room for it")]
+)
+def test_errors_of_a_gpu_and_of_memory_are_retried_on_another_node(pair, stage, error):
+    spec = faulty(stage, error)
+    responses = [ask(pair, spec, i) for i in range(3)]
+    assert [response.outputs for response in responses] == [0, 1, 2]
+    assert {response.node_id for response in responses} == {"b"}
+    moved = [response for response in responses if response.tries == 2]
+    assert moved
+    assert all(str(error) in response.trace.tries[0].error for response in moved)
+    assert all(response.trace.tries[0].node == "a" for response in moved)
+    forgive(pair)
+
+
+def test_an_error_of_the_input_is_not_retried(pair, stage):
+    specs = [faulty(stage, ValueError("not a number"), node) for node in "ab"]
+    responses = [ask(pair, spec, i) for spec in specs for i in range(2)]
+    failed = [response.error.exception() for response in responses if not response.ok]
+    assert len(failed) == 2
+    assert all(isinstance(error, PredictError) and "not a number" in str(error) for error in failed)
+    assert {error.tries for error in failed} == {1}
+    assert {error.nodes for error in failed} == {("a",), ("b",)}
+    assert over(pair)
+
+
+def test_a_node_that_fails_five_times_in_a_row_is_set_aside_until_one_request_succeeds_there(pair, stage):
+    forgive(pair)
+    health(pair, lambda health: setattr(health, "first", 600.0))
+    spec = faulty(stage, RuntimeError("CUDA error: unspecified launch failure"))
+    ask(pair, spec, 0)  # whose turn it is first is left to chance
+    responses = [ask(pair, spec, i) for i in range(1, 16)]
+    assert [response.outputs for response in responses] == list(range(1, 16))
+    firsts = [(response.trace.tries[0].node if response.trace.tries else "b") for response in responses]
+    after = firsts.index("b", 1)
+    assert 4 <= after <= 5 and set(firsts[after:]) == {"b"}
+    assert responses[-1].trace.refused == {ASIDE: 1}
+    stage.open("mended")
+
+    def time_is_up(health):
+        for breaker in health._aside.values():
+            breaker.until = 0.0
+
+    health(pair, time_is_up)
+    probe = pair.flow.submit(spec, 99, strategy="ROUND_ROBIN")
+    assert stage.until_began(99) == ["a"]
+    assert {ask(pair, spec, i).node_id for i in range(20, 24)} == {"b"}, "one at a time"
+    stage.open()
+    assert probe.result(LIMIT).node_id == "a"
+    assert {ask(pair, spec, i).node_id for i in range(24, 28)} == {"a", "b"}
+    forgive(pair)
+
+
+def test_the_last_node_that_can_do_it_is_never_set_aside(pair, stage):
+    forgive(pair)
+    health(pair, lambda health: setattr(health, "first", 600.0))
+    spec = faulty(stage, RuntimeError("CUDA error: out of luck"))
+    cordon = pair.client.scheduler.altlas_cordon
+    assert pair.client.sync(cordon, name="b")
+    try:
+        for i in range(3):
+            assert ask(pair, spec, i).error.nodes == ["a", "a", "a"]
+        stage.open("mended")
+        assert ask(pair, spec, 3).node_id == "a"
+    finally:
+        assert pair.client.sync(cordon, name="b", cordoned=False)
+        forgive(pair)
