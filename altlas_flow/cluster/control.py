@@ -110,7 +110,9 @@ class ControlPlugin(SchedulerPlugin):
                 OPERATION: self.listen,
             }
         )
-        scheduler.stream_handlers.update({"altlas-report": self.report, "altlas-cancel": self.cancel})
+        scheduler.stream_handlers.update(
+            {"altlas-report": self.report, "altlas-cancel": self.cancel, "altlas-leave": self.leave}
+        )
 
     async def close(self) -> None:
         """Called by Dask when the scheduler closes."""
@@ -217,6 +219,10 @@ class ControlPlugin(SchedulerPlugin):
         job = self.placer.jobs.get(key)
         if job is not None and job.address in self.scheduler.stream_comms:
             self.scheduler.worker_send(job.address, {"op": CANCEL, "key": key, "requests": requests})
+
+    def leave(self, client: str, **kwargs: Any) -> None:
+        """The flows of a client are closed; told by its stream."""
+        self._guard("a client's leaving", self.lessor.leave, client)
 
     # -- what hosts say -----------------------------------------------------------------------
 

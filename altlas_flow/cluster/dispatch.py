@@ -49,12 +49,15 @@ class Dispatch:
     ----------
     inbox : collections.deque of Handle
         Requests that are new; any thread puts them there.
+    dated : collections.deque of Handle
+        Those of them that have a deadline: it counts also for what is not let in yet.
     """
 
     def __init__(self, transport: Transport) -> None:
         self.transport, self.client = transport, transport.client
         self.settings, self.clock, self.loop = transport.settings, transport.clock, transport.loop
         self.inbox: deque[Handle] = deque()
+        self.dated: deque[Handle] = deque()
         self.pulse = Pulse(
             self.client,
             self.loop,
@@ -81,6 +84,8 @@ class Dispatch:
 
     def pump(self) -> None:
         """Take in what is new, and send what may go."""
+        while self.dated:
+            self._deadlines.add(self.dated.popleft())
         inbox, room = self.inbox, self.settings.waiting_limit - self._inside()
         while inbox and room > 0:
             self._admit(inbox.popleft())
@@ -106,8 +111,6 @@ class Dispatch:
         if self.transport.closed:
             self.returns.end(handle, ClusterLost("the flow is closed: connect and ask again"))
             return
-        if handle._deadline is not None and handle._flight is None and not handle._tried:
-            self._deadlines.add(handle)
         if handle._ahead is None and weigh(handle._inputs) >= self.settings.scatter_size:
             self._ahead.add(handle)
             self._start(self._send_ahead(handle))
@@ -232,8 +235,9 @@ class Dispatch:
         self.pulse.close()
         self._deadlines.close()
         self.fail_all(error)
+        self.pulse.tell({"op": "altlas-leave"})
         for operation in (LEASE, BEGAN, FELL):
-            self.client._stream_handlers.pop(operation, None)
+            self.client._stream_handlers[operation] = _ignore  # the client may live on, and be told still
 
     def _late(self, handle: Handle, error: DeadlineExceeded) -> None:
         if self.returns.end(handle, error):
@@ -259,3 +263,7 @@ class Dispatch:
             # a fault of ours: whoever it was about must not wait for ever
             logger.error("a task of the transport failed", exc_info=error)
             self.fail_all(ClusterError(f"sending failed ({describe(error)}): this is a fault of altlas_flow"))
+
+
+def _ignore(**message: Any) -> None:
+    """What the plugin says to a client whose flows are closed."""

@@ -129,6 +129,8 @@ class Transport:
                     f"{self.open} requests wait already: ask again later, or raise altlas.waiting-limit"
                 )
             self.open += 1
+        if deadline is not None:
+            self._dispatch.dated.append(handle)
         self._dispatch.inbox.append(handle)
         self.wake()
         return handle

@@ -73,6 +73,8 @@ class Watchman:
                     del self.silent[address]
                     logger.warning("worker %s speaks again", ws.name)
                     self.scheduler.handle_worker_status_change("running", ws, f"altlas-speaks-{now}")
+            elif self.placer.roster.get(address) is None:
+                continue  # none of ours
             elif not was_away and now - ws.last_seen > limit and ws.status == Status.running:
                 self.silent[address] = ws.last_seen
                 moved = self.placer.silent(ws)

@@ -11,8 +11,10 @@ import uuid
 from collections import Counter
 
 import pytest
+from distributed.diagnostics.plugin import SchedulerPlugin
 
 import altlas_flow as af
+from altlas_flow.cluster.keys import REQUEST
 from altlas_flow.errors import NodeLost
 from tests.laboratory import LIMIT, laboratory
 
@@ -27,8 +29,8 @@ def named(names, **options):
 class Stage:
     """Models of other processes: what they are to do is in their rows, what they did is in files.
 
-    A row is ``(number, verb, word)``: *echo* it, *wait* for the file named, *sleep* so many seconds, *kill*
-    the process, or *end* it unless the file named is there. The answer to a row is its number.
+    A row is ``(number, verb, word)``: *echo* it, *wait* for the file named, *sleep* so many seconds, or *kill*
+    the process. The answer to a row is its number. All but the echoes are noted.
     """
 
     def __init__(self, folder):
@@ -62,7 +64,7 @@ class Stage:
                     while not (folder / word).exists():
                         assert time.monotonic() < end
                         time.sleep(0.01)
-                if verb == "kill" or (verb == "end" and not (folder / word).exists()):
+                if verb == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
                 note("ended", number, where, os.getpid())
             return [number for number, _, _ in rows]
@@ -188,9 +190,8 @@ def poison(lab, stage, poisonous):
     stage.until_began(0)
     assert len({handle.future.key for handle in handles}) == 1
     stage.open()
-    responses = [handle.response(LIMIT) for handle in handles]
-    for response in responses:
-        number = responses.index(response)
+    for number, handle in enumerate(handles):
+        response = handle.response(LIMIT)
         if number not in poisonous:
             assert response.outputs == number
         else:
@@ -233,7 +234,6 @@ def test_what_merely_waited_on_a_worker_that_died_uses_up_no_try(four, stage):
     assert {handle.status for handle in running} == {"running"}
     assert {handle.status for handle in waiting} == {"pending"}
     four.kill("a")
-    stage_was = len(stage.book("began"))
     until(lambda: sum(handle.status == "running" for handle in running) == 3)
     stage.open()
     died = nodes.index("a")
@@ -242,7 +242,6 @@ def test_what_merely_waited_on_a_worker_that_died_uses_up_no_try(four, stage):
         assert response.outputs == i
         assert response.tries == (2 if i == died else 1)
         assert [one.node for one in response.trace.tries] == (["a"] if i == died else [])
-    assert stage_was == 4
     assert over(four)
     four.await_hosts(4)
 
@@ -250,15 +249,9 @@ def test_what_merely_waited_on_a_worker_that_died_uses_up_no_try(four, stage):
 def test_what_may_not_run_twice_ends_with_its_worker_and_is_answered_where_it_merely_waited(four, stage):
     spec = stage.model()
     options = {"idempotent": False}
-    runs = [four.flow.submit(spec, (i, "end", "open"), **options) for i in (0,)]
-    # each of the others has a worker of its own, and one waits behind it
-    assert isinstance(runs[0].response(LIMIT).error.exception(), NodeLost)
-    assert runs[0].response().tries == 1 and len(runs[0].response().error.nodes) == 1
-    assert [number for number, _ in stage.book("began")] == [0]
-    four.await_hosts(4)
-    running = [four.flow.submit(spec, (i, "wait", "open"), **options) for i in range(1, 5)]
-    nodes = stage.until_began(*range(1, 5))
-    waiting = [four.flow.submit(spec, (i, "wait", "open"), **options) for i in range(5, 9)]
+    running = [four.flow.submit(spec, (i, "wait", "open"), **options) for i in range(4)]
+    nodes = stage.until_began(*range(4))
+    waiting = [four.flow.submit(spec, (i, "wait", "open"), **options) for i in range(4, 8)]
     four.until(lambda info: sorted(info["in_flight"].values()) == [2] * 4)
     four.kill("b")
     died = running[nodes.index("b")]
@@ -286,6 +279,59 @@ def test_what_may_not_run_twice_does_not_though_its_envelope_dies_after_it_has_r
     assert [response.ok for response in responses] == [False, False, False, True]
     assert over(four)
     four.await_hosts(4)
+
+
+def test_what_is_answered_does_not_run_again_though_the_worker_that_has_the_answer_dies(four, stage):
+    spec = stage.model()
+    handles = [four.flow.submit(spec, (i, "sleep", 0), idempotent=False) for i in range(8)]
+    nodes = {handle.result(LIMIT).node_id for handle in handles}
+    four.until(lambda info: info["envelopes"] == 0)
+    four.kill(min(nodes))
+    four.until(lambda info: min(nodes) not in {host["name"] for host in info["hosts"].values()})
+    four.await_hosts(4)
+    assert over(four)
+    assert max(Counter(number for number, _ in stage.book("began")).values()) == 1
+    assert [handle.result().outputs for handle in handles] == list(range(8))
+
+
+class DieWithAnswers(SchedulerPlugin):
+    """Kills a worker when it has the answers of an envelope, before its client can have them."""
+
+    name = "die-with-answers"
+
+    def __init__(self, scheduler, pids):
+        self.scheduler, self.pids = scheduler, pids
+
+    def transition(self, key, start, finish, *args, **kwargs):
+        if finish == "memory" and str(key).startswith(REQUEST) and self.pids:
+            (worker,) = self.scheduler.tasks[key].who_has
+            os.kill(self.pids[worker.address], signal.SIGKILL)
+            self.pids = None
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_answers_that_die_with_their_worker_are_made_again_only_where_that_is_allowed(
+    four, stage, idempotent
+):
+    spec = stage.model()
+    pids = four.client.run(os.getpid)
+    four.client.run_on_scheduler(
+        lambda dask_scheduler: dask_scheduler.add_plugin(DieWithAnswers(dask_scheduler, pids))
+    )
+    try:
+        response = four.flow.submit(spec, (1, "sleep", 0), idempotent=idempotent).response(LIMIT)
+    finally:
+        four.client.run_on_scheduler(
+            lambda dask_scheduler: dask_scheduler.remove_plugin(DieWithAnswers.name)
+        )
+    runs = len(stage.book("began"))
+    if idempotent:
+        assert response.outputs == 1 and runs == 2
+    else:
+        assert runs == 1
+        assert isinstance(response.error.exception(), NodeLost)
+    four.await_hosts(4)
+    assert over(four)
 
 
 # ---------------------------------------------------------------- workers leave

@@ -1,72 +1,20 @@
-"""Placement: the pure choice, and what the scheduler plugin makes of it on a cluster."""
+"""Placement on a cluster: what the scheduler plugin makes of the strategies' choice."""
 
 from __future__ import annotations
 
-import random
+import itertools
+import threading
 import time
 import uuid
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import altlas_flow as af
 from altlas_flow.errors import NoEligibleNode
-from altlas_flow.placement import Node, least_loaded, refusal
+from tests.dataframe import jobs
 from tests.laboratory import LIMIT, laboratory
 
 pytestmark = pytest.mark.timeout(90)
-
-# ---------------------------------------------------------------- the pure choice
-
-resources = st.dictionaries(st.sampled_from(["GPU", "TPU", "big"]), st.integers(1, 4).map(float), max_size=3)
-nodes = st.lists(
-    st.builds(
-        Node,
-        address=st.uuids().map(str),
-        slots=st.integers(0, 4),
-        resources=resources,
-        in_flight=st.integers(0, 9),
-        local_bytes=st.integers(0, 3),
-        available=st.booleans(),
-    ),
-    min_size=1,
-    max_size=12,
-)
-
-
-@given(needs=resources, node=nodes.map(lambda some: some[0]))
-def test_a_node_is_refused_exactly_where_it_is_away_or_lacks_something_and_the_reason_names_it(needs, node):
-    lacks = {name for name, amount in needs.items() if node.resources.get(name, 0) < amount}
-    reason = refusal(needs, node)
-    assert (reason is None) == (node.available and not lacks)
-    if node.available and lacks:
-        assert any(name in reason for name in lacks)
-
-
-@given(nodes, st.integers())
-def test_the_chosen_node_has_least_in_flight_for_its_slots_then_most_of_the_inputs(some, seed):
-    chosen = least_loaded(some, random.Random(seed))
-    load = {node.address: node.in_flight / max(node.slots, 1) for node in some}
-    assert load[chosen.address] == min(load.values())
-    equals = [node for node in some if load[node.address] == load[chosen.address]]
-    assert chosen.local_bytes == max(node.local_bytes for node in equals)
-
-
-@given(st.integers())
-def test_between_equals_the_choice_is_at_random_and_the_same_for_a_seed(seed):
-    some = [Node(str(index)) for index in range(4)]
-
-    def sequence():
-        rng = random.Random(seed)
-        return [least_loaded(some, rng).address for _ in range(100)]
-
-    assert sequence() == sequence()
-    assert len(set(sequence())) == 4
-
-
-# ---------------------------------------------------------------- on a cluster
-
 
 @pytest.fixture(scope="module")
 def lab():
@@ -134,6 +82,29 @@ def test_what_needs_a_gpu_runs_only_where_one_is_declared(lab):
     assert {handle.result(LIMIT).node_id for handle in handles} == {"gpu"}
 
 
+def test_requests_a_job_and_a_map_take_turns_on_a_gpu(lab, tmp_path):
+    log, out = tmp_path / "log", tmp_path / "out"
+    model = jobs.spec(jobs.Logged(log, 0.01), resources={"GPU": 1}, outputs={"prediction": "string"})
+    lab.flow.register(model)
+    answers = []
+    mapped = threading.Thread(
+        target=lambda: answers.append(lab.flow.map(jobs.frame(200), model.id, input="text"))
+    )
+    handles = lab.flow.submit_many(model.id, [f"request {i}" for i in range(100)])
+    mapped.start()
+    lab.flow.run(jobs.frame(200), model.id, input="text", to=out, part_rows=10)
+    mapped.join(LIMIT)
+    assert [response.outputs for response in handles.result(LIMIT)] == [f"request {i}" for i in range(100)]
+    expected = list(jobs.frame(200)["text"])
+    assert list(answers[0]["prediction"]) == expected
+    assert list(jobs.read(out)["prediction"]) == expected
+    called = sorted(jobs.calls(log), key=lambda call: call[2])
+    assert sum(rows for _, rows, _, _ in called) == 500, "each row once"
+    assert len({process for process, *_ in called}) == 1
+    assert all(one[3] <= other[2] for one, other in itertools.pairwise(called)), "one batch at a time"
+    lab.until(lambda info: info["in_flight"] == {} and info["envelopes"] == 0)
+
+
 def test_what_nobody_can_serve_fails_at_once_and_says_for_each_node_why(lab):
     with pytest.raises(NoEligibleNode) as caught:
         lab.flow.submit(echo(resources={"GPU": 2}), [1]).result(LIMIT)
@@ -182,15 +153,15 @@ def test_what_waits_on_a_retired_worker_is_answered_elsewhere(lab, gate):
 
 def test_a_fault_of_the_plugin_is_counted_and_answers_come_all_the_same(lab):
     def damage(dask_scheduler, name):
-        plugin = dask_scheduler.plugins[name]
-        working = type(plugin)._place_if_ready
+        placer = dask_scheduler.plugins[name].placer
+        working = type(placer).place_if_ready
 
         def broken(ts):
-            del plugin.__dict__["_place_if_ready"]
-            assert plugin._place_if_ready.__func__ is working
+            del placer.__dict__["place_if_ready"]
+            assert placer.place_if_ready.__func__ is working
             raise RuntimeError("broken")
 
-        plugin._place_if_ready = broken
+        placer.place_if_ready = broken
 
     before = lab.info()["faults"]
     lab.client.run_on_scheduler(damage, name="altlas-control")
@@ -215,7 +186,7 @@ def test_a_task_waits_while_no_node_is_there_and_runs_when_one_joins_or_gives_up
 
 
 def patient(dask_scheduler):
-    dask_scheduler.plugins["altlas-control"].patience = 60
+    dask_scheduler.plugins["altlas-control"].placer.patience = 60
 
 
 def test_a_paused_worker_gets_nothing_and_works_off_what_waited_when_it_goes_on():
