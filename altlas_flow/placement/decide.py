@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from altlas_flow.placement.health import Health
 from altlas_flow.placement.node import Asked, Node
 from altlas_flow.placement.ranking import Memory, Strategy
-from altlas_flow.placement.roster import LIMIT, Roster
+from altlas_flow.placement.roster import SAMPLE, Roster
 
 ASIDE = "set aside for failures"
 RUNNERS_UP = 3
@@ -60,7 +60,7 @@ def _healthy(asked: Asked, roster: Roster, health: Health, memory: Memory) -> tu
     """The candidates that are not set aside, and how many nodes are out, by reason."""
     nodes, refused = roster.candidates(asked, memory.rng)
     healthy = health.pick_out(nodes, asked.now)
-    if len(nodes) == LIMIT and health.aside(healthy[0].address, asked.now):
+    if len(nodes) == SAMPLE and health.aside(healthy[0].address, asked.now):
         # all that were sampled are set aside; others may be well
         aside = health.all_aside(asked.now)
         others, why = roster.candidates(dataclasses.replace(asked, exclude=asked.exclude | aside), memory.rng)

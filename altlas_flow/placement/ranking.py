@@ -5,16 +5,21 @@ from __future__ import annotations
 import inspect
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from numbers import Real
 from typing import Any, NamedTuple
 
 from altlas_flow.errors import one_line
-from altlas_flow.placement.node import Asked, Node
+from altlas_flow.placement.node import Asked, Needs, Node
 
 #: Models whose turns are remembered.
 MODELS = 1_000
+#: Kinds of needs for which it is remembered how well the nodes fit.
+KINDS = 64
+
+#: Resources and labels of a node, and the points that they cost.
+Fit = tuple[Mapping[str, float], Mapping[str, str], float]
 
 
 class Scored(NamedTuple):
@@ -40,6 +45,7 @@ class Memory:
         self.rng = rng
         self.served: dict[str, dict[str, int]] = {}
         self._stamps = count()
+        self._fits: dict[Needs, dict[str, Fit]] = {}
 
     def turns(self, model: str) -> dict[str, int]:
         """When each node was last served with a model, by address."""
@@ -53,10 +59,21 @@ class Memory:
         """Note that a node has had its turn."""
         self.turns(model)[address] = next(self._stamps)
 
+    def fits(self, needs: Needs) -> dict[str, Fit]:
+        """By address, how much of a node these needs would waste, as it was computed last."""
+        fits = self._fits.get(needs)
+        if fits is None:
+            if len(self._fits) >= KINDS:
+                self._fits.clear()
+            fits = self._fits[needs] = {}
+        return fits
+
     def forget(self, address: str) -> None:
         """The node has left."""
         for served in self.served.values():
             served.pop(address, None)
+        for fits in self._fits.values():
+            fits.pop(address, None)
 
 
 Strategy = Callable[[Asked, Sequence[Node], Memory], list[Scored]]

@@ -19,6 +19,8 @@ POOLS = 64
 CURSORS = 1_000
 #: Nodes that a strategy is given at most.
 LIMIT = 64
+#: Nodes that are sampled where there are more: a decision has 100 µs.
+SAMPLE = 48
 TRIED = "tried already"
 
 
@@ -142,9 +144,9 @@ class Roster:
     ) -> tuple[list[Node], Counter[str]]:
         """At most `limit` nodes that can do it, and how many cannot, by reason.
 
-        Where there are more, a quarter each of those that are next in the round, have the model loaded (the
-        least loaded of them), and are least loaded, and others at random. Those on which it failed are
-        left out, unless nobody else can do it.
+        Where there are more, `SAMPLE` of them: a quarter each of those that are next in the round, have the
+        model loaded (the least loaded of them), and are least loaded, and others at random. Those on
+        which it failed are left out, unless nobody else can do it.
         """
         pool = self._pool(asked.needs)
         able, refused = pool.able, pool.refused.copy()
@@ -158,7 +160,7 @@ class Roster:
                 refused[TRIED] = len(tried)
         count = len(able) - len(tried)
         if count > limit:
-            return self._sample(pool, asked.model, tried, rng, limit), refused
+            return self._sample(pool, asked.model, tried, rng, min(limit, SAMPLE)), refused
         return [node for here, node in enumerate(able.nodes) if here not in tried], refused
 
     def reasons(self, needs: Needs) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from altlas_flow.placement.node import Asked, Node
+from altlas_flow.placement.node import Asked, Needs, Node
 from altlas_flow.placement.ranking import Memory, Scored, Strategy, adapt
 
 __all__ = [
@@ -77,17 +77,15 @@ def capability_based(asked: Asked, nodes: Sequence[Node], memory: Memory) -> lis
     but hold different models: a node gets all work for the model it holds until it is busy.
     """
     draw, model, memory_needed = memory.rng.random, asked.model, asked.needs.memory
-    needed, labels = dict(asked.needs.resources), len(asked.needs.labels)
+    fits = memory.fits(asked.needs)
     entries: list[Entry] = []
     for i, node in enumerate(nodes):
         slots = node.slots or 1
         score = BUSY if node.tasks >= 2 * slots else 0.0
-        if node.resources:
-            for resource, declared in node.resources.items():
-                if declared > 0:
-                    score += WASTE * (1.0 - needed.get(resource, 0.0) / declared)
-        if len(node.labels) > labels:
-            score += LABEL * min(len(node.labels) - labels, LABELS)
+        fit = fits.get(node.address)
+        if fit is None or fit[0] is not node.resources or fit[1] is not node.labels:
+            fit = fits[node.address] = (node.resources, node.labels, _waste(asked.needs, node))
+        score += fit[2]
         bound = node.memory
         if model in node.loaded:
             left = GIB if bound is None else bound - node.used
@@ -103,6 +101,16 @@ def capability_based(asked: Asked, nodes: Sequence[Node], memory: Memory) -> lis
             score += LEFT * left / (left + GIB)
         entries.append((score, node.rows / slots, draw(), i))
     return _ranked(entries, nodes)
+
+
+def _waste(needs: Needs, node: Node) -> float:
+    """Points for what a node has and nobody asks for."""
+    needed = dict(needs.resources)
+    points = LABEL * min(max(len(node.labels) - len(needs.labels), 0), LABELS)
+    for resource, declared in node.resources.items():
+        if declared > 0:
+            points += WASTE * (1.0 - needed.get(resource, 0.0) / declared)
+    return points
 
 
 def latency_optimized(asked: Asked, nodes: Sequence[Node], memory: Memory) -> list[Scored]:

@@ -150,15 +150,20 @@ NAMES = ("a", "b", "c", "d")
 
 
 @pytest.fixture(scope="module")
-def four():
-    """Workers a to d, one thread each; their nannies start them again."""
+def shared():
     with laboratory(named(NAMES)) as made:
         yield made
 
 
+@pytest.fixture
+def four(shared):
+    """Workers a to d, one thread each; their nannies start them again. All are there when a test begins."""
+    shared.until(lambda info: sorted(host["name"] for host in info["hosts"].values()) == list(NAMES))
+    return shared
+
+
 def kill_during(lab, stage, *, requests, kills, seconds):
     spec = stage.model()
-    lab.await_hosts(4)
     handles = lab.flow.submit_many(spec, [(i, "sleep", seconds) for i in range(requests)])
     for k in range(kills):
         until(lambda k=k: sum(handle.done() for handle in handles) >= requests * (k + 1) / (kills + 2))
@@ -200,7 +205,6 @@ def poison(lab, stage, poisonous):
             assert error.tries == response.tries == 3
             assert len(set(error.nodes)) == 3
     assert over(lab)
-    lab.await_hosts(len(lab.cluster.worker_spec))
     return Counter(number for number, _ in stage.book("began") if number in poisonous)
 
 
@@ -243,7 +247,6 @@ def test_what_merely_waited_on_a_worker_that_died_uses_up_no_try(four, stage):
         assert response.tries == (2 if i == died else 1)
         assert [one.node for one in response.trace.tries] == (["a"] if i == died else [])
     assert over(four)
-    four.await_hosts(4)
 
 
 def test_what_may_not_run_twice_ends_with_its_worker_and_is_answered_where_it_merely_waited(four, stage):
@@ -263,7 +266,6 @@ def test_what_may_not_run_twice_ends_with_its_worker_and_is_answered_where_it_me
     assert {handle.result().tries for handle in answered} == {1}
     assert max(Counter(number for number, _ in stage.book("began")).values()) == 1, "none ran twice"
     assert over(four)
-    four.await_hosts(4)
 
 
 def test_what_may_not_run_twice_does_not_though_its_envelope_dies_after_it_has_run(four, stage):
@@ -278,7 +280,6 @@ def test_what_may_not_run_twice_does_not_though_its_envelope_dies_after_it_has_r
     assert max(Counter(number for number, _ in stage.book("began")).values()) == 1, stage.book("began")
     assert [response.ok for response in responses] == [False, False, False, True]
     assert over(four)
-    four.await_hosts(4)
 
 
 def test_what_is_answered_does_not_run_again_though_the_worker_that_has_the_answer_dies(four, stage):
@@ -288,7 +289,7 @@ def test_what_is_answered_does_not_run_again_though_the_worker_that_has_the_answ
     four.until(lambda info: info["envelopes"] == 0)
     four.kill(min(nodes))
     four.until(lambda info: min(nodes) not in {host["name"] for host in info["hosts"].values()})
-    four.await_hosts(4)
+    here(four, min(nodes))
     assert over(four)
     assert max(Counter(number for number, _ in stage.book("began")).values()) == 1
     assert [handle.result().outputs for handle in handles] == list(range(8))
@@ -330,7 +331,26 @@ def test_answers_that_die_with_their_worker_are_made_again_only_where_that_is_al
     else:
         assert runs == 1
         assert isinstance(response.error.exception(), NodeLost)
-    four.await_hosts(4)
+    assert over(four)
+
+
+def test_large_inputs_that_were_sent_ahead_to_a_worker_that_dies_are_answered_elsewhere(four, stage):
+    """2 MB each: they lie on a worker, and nowhere else, before their requests leave."""
+    spec, text = stage.model(), "x" * 2_000_000
+    handles = [four.flow.submit(spec, (i, "wait", "open")) for i in range(8)]
+    four.until(lambda info: sorted(info["in_flight"].values()) == [2] * 4)
+    large = [four.flow.submit(spec, (i, "echo", text)) for i in range(8, 16)]
+
+    def sent_ahead(dask_scheduler):
+        held = [ts for ts in dask_scheduler.tasks.values() if ts.state == "memory" and ts.nbytes > 1e6]
+        return len(held), {ws.name for ts in held for ws in ts.who_has}
+
+    until(lambda: four.client.run_on_scheduler(sent_ahead) == (8, set(NAMES)))
+    four.kill("a")
+    stage.open()
+    responses = [handle.result(LIMIT) for handle in (*handles, *large)]
+    assert [response.outputs for response in responses] == list(range(16))
+    assert {response.tries for response in responses[8:]} == {1}
     assert over(four)
 
 

@@ -68,10 +68,11 @@ def echo(**fields):
 
 
 def test_predictions_spread_over_the_workers_and_nothing_stays_in_flight(lab):
-    spec = echo()
-    handles = [lab.flow.submit(spec, [i]) for i in range(60)]
+    # each takes long enough to be worth a trip of its own
+    spec = jobs.spec(jobs.Slow(0.01), batch=1)
+    handles = [lab.flow.submit(spec, i) for i in range(60)]
     nodes = [handle.result(LIMIT).node_id for handle in handles]
-    assert all(nodes.count(name) >= 15 for name in ("gpu", "cpu"))
+    assert all(nodes.count(name) >= 15 for name in ("gpu", "cpu")), nodes
     lab.until(lambda info: info["in_flight"] == {})
     assert lab.info()["faults"] == 0
 
