@@ -96,7 +96,7 @@ class Dispatch:
                 handles = lane.take(size)
                 if handles:
                     self._send(lane, pool, handles)
-            if pool.lanes and pool.held:
+            if (pool.lanes and pool.held) or (pool.taken_over < pool.version and not pool.over):
                 self.pulse.report_soon()
         self.pulse.start()
 

@@ -75,8 +75,14 @@ class Pool:
     name: str
     count: int = 0
     version: int = 0
+    taken_over: int = 0  # the last version that the scheduler may count on
     in_flight: int = 0
     lanes: set[Lane] = field(default_factory=set)
+
+    @property
+    def over(self) -> bool:
+        """Whether more is in flight than the lease allows: it shrank, and cannot be relied on yet."""
+        return self.in_flight > self.count
 
     @property
     def held(self) -> int:

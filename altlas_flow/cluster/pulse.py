@@ -106,7 +106,10 @@ class Pulse:
             for lane in pool.lanes:
                 if lane.pending:
                     held[lane.spec.id] = held.get(lane.spec.id, 0) + len(lane.pending)
-        pools = {name: [pool.held, pool.version] for name, pool in self.pools.items()}
+        for pool in self.pools.values():
+            if not pool.over:
+                pool.taken_over = pool.version
+        pools = {name: [pool.held, pool.taken_over] for name, pool in self.pools.items()}
         self.tell({"op": "altlas-report", "pulse": self._number, "pools": pools, "held": held})
 
     def tell(self, message: dict[str, Any]) -> None:

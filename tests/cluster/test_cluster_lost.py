@@ -138,7 +138,7 @@ def test_whoever_waits_is_told_in_time_that_the_scheduler_is_lost(stage, tmp_pat
         with af.connect(file) as flow:
             flow.client.wait_for_workers(1, timeout=LIMIT)
             waiting = Waiting(flow, stage.model())
-            stage.until_began(0)
+            until(lambda: stage.book("began"))
             os.kill(started[0].pid, how)
             began = time.monotonic()
             try:

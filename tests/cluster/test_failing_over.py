@@ -11,12 +11,10 @@ import uuid
 from collections import Counter
 
 import pytest
-from distributed.diagnostics.plugin import SchedulerPlugin
 
 import altlas_flow as af
-from altlas_flow.cluster.keys import REQUEST
 from altlas_flow.errors import NodeLost
-from tests.laboratory import LIMIT, laboratory
+from tests.laboratory import LIMIT, laboratory, nanny_runs
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -29,8 +27,8 @@ def named(names, **options):
 class Stage:
     """Models of other processes: what they are to do is in their rows, what they did is in files.
 
-    A row is ``(number, verb, word)``: *echo* it, *wait* for the file named, *sleep* so many seconds, or *kill*
-    the process. The answer to a row is its number. All but the echoes are noted.
+    A row is ``(number, verb, word)``: *echo* it, *wait* for the file named, *sleep* so many seconds, or
+    *kill* the process. The answer to a row is its number. All but the echoes are noted.
     """
 
     def __init__(self, folder):
@@ -118,11 +116,13 @@ def in_one_envelope(flow, spec, inputs, **options):
 def over(lab):
     """Nothing is left of any request: all that was leased has come back."""
     lab.until(
-        lambda info: info["envelopes"] == 0
-        and info["held"] == {}
-        and info["in_flight"] == {}
-        and info["parked"] == 0
-        and info["faults"] == 0
+        lambda info: (
+            info["envelopes"] == 0
+            and info["held"] == {}
+            and info["in_flight"] == {}
+            and info["parked"] == 0
+            and info["faults"] == 0
+        )
     )
     return True
 
@@ -158,7 +158,16 @@ def shared():
 @pytest.fixture
 def four(shared):
     """Workers a to d, one thread each; their nannies start them again. All are there when a test begins."""
-    shared.until(lambda info: sorted(host["name"] for host in info["hosts"].values()) == list(NAMES))
+    ends = time.monotonic() + 10
+    while lacking := set(NAMES) - {host["name"] for host in shared.info()["hosts"].values()}:
+        if time.monotonic() > ends:
+            # Dask's nannies do not start a worker again that dies while it starts
+            for name in lacking:
+                shared.remove(name)
+                shared.add(name, **named([name])[name])
+            ends += LIMIT
+        time.sleep(0.01)
+    shared.client.run(nanny_runs, nanny=True, workers=list(shared.info()["hosts"]))
     return shared
 
 
@@ -249,91 +258,6 @@ def test_what_merely_waited_on_a_worker_that_died_uses_up_no_try(four, stage):
     assert over(four)
 
 
-def test_what_may_not_run_twice_ends_with_its_worker_and_is_answered_where_it_merely_waited(four, stage):
-    spec = stage.model()
-    options = {"idempotent": False}
-    running = [four.flow.submit(spec, (i, "wait", "open"), **options) for i in range(4)]
-    nodes = stage.until_began(*range(4))
-    waiting = [four.flow.submit(spec, (i, "wait", "open"), **options) for i in range(4, 8)]
-    four.until(lambda info: sorted(info["in_flight"].values()) == [2] * 4)
-    four.kill("b")
-    died = running[nodes.index("b")]
-    error = died.response(LIMIT).error.exception()
-    assert isinstance(error, NodeLost) and error.nodes == ("b",) and error.tries == 1
-    stage.open()
-    answered = [handle for handle in (*running, *waiting) if handle is not died]
-    assert len({handle.result(LIMIT).outputs for handle in answered}) == 7
-    assert {handle.result().tries for handle in answered} == {1}
-    assert max(Counter(number for number, _ in stage.book("began")).values()) == 1, "none ran twice"
-    assert over(four)
-
-
-def test_what_may_not_run_twice_does_not_though_its_envelope_dies_after_it_has_run(four, stage):
-    """Batches of one row: the first two have run, and the third kills what holds their answers."""
-    spec = stage.model(batch=1)
-    inputs = [(0, "wait", "open"), (1, "sleep", 0), (2, "kill", None), (3, "sleep", 0)]
-    handles = in_one_envelope(four.flow, spec, inputs, idempotent=False)
-    stage.until_began(0)
-    assert len({handle.future.key for handle in handles}) == 1
-    stage.open()
-    responses = [handle.response(LIMIT) for handle in handles]
-    assert max(Counter(number for number, _ in stage.book("began")).values()) == 1, stage.book("began")
-    assert [response.ok for response in responses] == [False, False, False, True]
-    assert over(four)
-
-
-def test_what_is_answered_does_not_run_again_though_the_worker_that_has_the_answer_dies(four, stage):
-    spec = stage.model()
-    handles = [four.flow.submit(spec, (i, "sleep", 0), idempotent=False) for i in range(8)]
-    nodes = {handle.result(LIMIT).node_id for handle in handles}
-    four.until(lambda info: info["envelopes"] == 0)
-    four.kill(min(nodes))
-    four.until(lambda info: min(nodes) not in {host["name"] for host in info["hosts"].values()})
-    here(four, min(nodes))
-    assert over(four)
-    assert max(Counter(number for number, _ in stage.book("began")).values()) == 1
-    assert [handle.result().outputs for handle in handles] == list(range(8))
-
-
-class DieWithAnswers(SchedulerPlugin):
-    """Kills a worker when it has the answers of an envelope, before its client can have them."""
-
-    name = "die-with-answers"
-
-    def __init__(self, scheduler, pids):
-        self.scheduler, self.pids = scheduler, pids
-
-    def transition(self, key, start, finish, *args, **kwargs):
-        if finish == "memory" and str(key).startswith(REQUEST) and self.pids:
-            (worker,) = self.scheduler.tasks[key].who_has
-            os.kill(self.pids[worker.address], signal.SIGKILL)
-            self.pids = None
-
-
-@pytest.mark.parametrize("idempotent", [True, False])
-def test_answers_that_die_with_their_worker_are_made_again_only_where_that_is_allowed(
-    four, stage, idempotent
-):
-    spec = stage.model()
-    pids = four.client.run(os.getpid)
-    four.client.run_on_scheduler(
-        lambda dask_scheduler: dask_scheduler.add_plugin(DieWithAnswers(dask_scheduler, pids))
-    )
-    try:
-        response = four.flow.submit(spec, (1, "sleep", 0), idempotent=idempotent).response(LIMIT)
-    finally:
-        four.client.run_on_scheduler(
-            lambda dask_scheduler: dask_scheduler.remove_plugin(DieWithAnswers.name)
-        )
-    runs = len(stage.book("began"))
-    if idempotent:
-        assert response.outputs == 1 and runs == 2
-    else:
-        assert runs == 1
-        assert isinstance(response.error.exception(), NodeLost)
-    assert over(four)
-
-
 def test_large_inputs_that_were_sent_ahead_to_a_worker_that_dies_are_answered_elsewhere(four, stage):
     """2 MB each: they lie on a worker, and nowhere else, before their requests leave."""
     spec, text = stage.model(), "x" * 2_000_000
@@ -360,14 +284,14 @@ def test_large_inputs_that_were_sent_ahead_to_a_worker_that_dies_are_answered_el
 def test_a_worker_that_is_retired_loses_nothing_and_uses_no_try(stage):
     with laboratory(named("abc")) as lab:
         spec = stage.model()
-        handles = lab.flow.submit_many(spec, [(i, "sleep", 0.02) for i in range(150)])
-        until(lambda: sum(handle.done() for handle in handles) >= 15)
+        handles = lab.flow.submit_many(spec, [(i, "sleep", 0.05) for i in range(200)])
+        until(lambda: sum(handle.done() for handle in handles) >= 10)
         lab.remove("a")
         assert not all(handle.done() for handle in handles)
         lab.remove("b")
         assert not all(handle.done() for handle in handles), "it shrank too late to matter"
         responses = handles.result(LIMIT)
-        assert [response.outputs for response in responses] == list(range(150))
+        assert [response.outputs for response in responses] == list(range(200))
         assert {response.tries for response in responses} == {1}
         assert responses[-1].node_id == "c"
         assert over(lab)

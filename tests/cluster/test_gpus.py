@@ -68,7 +68,8 @@ def test_only_those_that_are_visible_are_taken_by_their_names(claim):
 
 
 @pytest.mark.parametrize(
-    ("count", "driver"), [("2", "none"), ("0", "driver"), ("torch is not installed", "driver"), ("", "driver")]
+    ("count", "driver"),
+    [("2", "none"), ("0", "driver"), ("torch is not installed", "driver"), ("", "driver")],
 )
 def test_without_a_driver_or_a_count_there_is_none(claim, count, driver):
     assert claim(count=count, driver=driver)[1] == (0, "")

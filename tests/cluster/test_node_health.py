@@ -14,9 +14,11 @@ import pytest
 import altlas_flow as af
 from altlas_flow.errors import ModelLoadError, PredictError
 from altlas_flow.placement.decide import ASIDE
-from tests.cluster.test_failing_over import Stage, address_of, named, over, pid_of, until
+from tests.cluster.test_failing_over import address_of, named, over, pid_of, stage, until
 from tests.dataframe import jobs
 from tests.laboratory import LIMIT, laboratory
+
+__all__ = ["stage"]  # a fixture
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -36,14 +38,6 @@ def pair(shared):
     shared.until(lambda info: not info["silent"] and len(info["hosts"]) == 2)
     forgive(shared)
     return shared
-
-
-@pytest.fixture
-def stage(tmp_path):
-    """Its gate is open at the end, so that no model is left that waits."""
-    made = Stage(tmp_path)
-    yield made
-    made.open()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from tests.laboratory import LIMIT, laboratory
 
 pytestmark = pytest.mark.timeout(90)
 
+
 @pytest.fixture(scope="module")
 def lab():
     """Workers ``gpu`` and ``cpu``; tests that kill or add workers put back what they found."""

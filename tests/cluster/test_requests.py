@@ -753,6 +753,31 @@ def test_over_all_clients_at_most_two_envelopes_a_slot_are_in_flight(lab, stage)
     assert 2 <= found <= 4
 
 
+def test_a_lease_that_arrives_before_the_pool_is_known_is_not_lost(solo, monkeypatch):
+    """It comes by the client's stream, and the answer that names the pool by another connection."""
+    quiet(solo)
+    assert solo.flow.submit(model(echo), 1).result(LIMIT).outputs == 1  # it has the whole pool now
+    ask = dispatch.Dispatch._ask
+
+    async def late(self, operation, **arguments):
+        answer = await ask(self, operation, **arguments)
+        if operation == "altlas_open" and not answer["lease"][0]:
+            told, leased = asyncio.Event(), self.pulse.leased
+
+            def noticed(pools, **options):
+                leased(pools, **options)
+                if pools:
+                    told.set()
+
+            self.client._stream_handlers["altlas-lease"] = noticed
+            await asyncio.wait_for(told.wait(), LIMIT)
+        return answer
+
+    monkeypatch.setattr(dispatch.Dispatch, "_ask", late)
+    with another(solo) as other:
+        assert other.submit(model(echo), 2).result(10).outputs == 2
+
+
 # ---------------------------------------------------------------- answers that do not pass
 
 

@@ -22,7 +22,7 @@ STRATEGIES = ["ROUND_ROBIN", "LEAST_LOADED", "CAPABILITY_BASED", "LATENCY_OPTIMI
 
 @pytest.fixture(scope="module")
 def lab():
-    """Workers ``cpu`` in zone a, as its environment says, and ``gpu`` in zone b, as its configuration says."""
+    """Workers ``cpu``, by its environment in zone a, and ``gpu``, by its configuration in zone b."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DASK_ALTLAS__LABELS__ZONE", "a")
         with laboratory({"cpu": {"env": {"STAGE_NAME": "cpu"}}}) as made:
@@ -220,9 +220,7 @@ def test_a_cordoned_node_gets_nothing_until_it_is_uncordoned(lab):
     spec = echo()
     assert cordon(lab, "cpu")
     try:
-        traces = [
-            lab.flow.submit(spec, i, strategy="ROUND_ROBIN").result(LIMIT).trace for i in range(6)
-        ]
+        traces = [lab.flow.submit(spec, i, strategy="ROUND_ROBIN").result(LIMIT).trace for i in range(6)]
         assert {trace.node for trace in traces} == {"gpu"}
         assert traces[0].refused == {"it is cordoned": 1}
         assert cordon(lab, "gpu")
