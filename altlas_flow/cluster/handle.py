@@ -220,7 +220,7 @@ class Handle:
             answers.node,
             score=placed.get("score"),
             runners_up=[(str(name), float(score)) for name, score in placed.get("runners_up") or ()],
-            refused=placed.get("refused"),
+            refused=dict(placed.get("refused") or {}),
             held=self._sent - self._submitted,
             placing=placed.get("placing", 0.0),
             queue=queue,
@@ -229,7 +229,7 @@ class Handle:
             batch=batch,
             envelope=flight.count,
             tries=tried,
-            notes=placed.get("notes"),
+            notes=list(placed.get("notes") or ()),
         )
         return InferenceResponse.build(
             self.request_id,

@@ -167,7 +167,15 @@ def four(shared):
                 shared.add(name, **named([name])[name])
             ends += LIMIT
         time.sleep(0.01)
-    shared.client.run(nanny_runs, nanny=True, workers=list(shared.info()["hosts"]))
+
+    def nannies_know():
+        try:
+            shared.client.run(nanny_runs, nanny=True, workers=list(shared.info()["hosts"]))
+        except OSError:
+            return False  # the scheduler has a connection that is closed: it will make another
+        return True
+
+    until(nannies_know)
     return shared
 
 
@@ -212,7 +220,9 @@ def poison(lab, stage, poisonous):
             error = response.error.exception()
             assert isinstance(error, NodeLost) and error.cause == "died"
             assert error.tries == response.tries == 3
-            assert len(set(error.nodes)) == 3
+            assert len(error.nodes) == 3
+            # two may have killed all nodes, so that a third try has to be where another was
+            assert len(set(error.nodes)) == 3 or len(poisonous) > 1
     assert over(lab)
     return Counter(number for number, _ in stage.book("began") if number in poisonous)
 

@@ -603,15 +603,6 @@ def lateness(handle, given):
     return handle._ended - handle._submitted - given
 
 
-def ask_late(flow, spec, rows, given="300ms"):
-    handles = [flow.submit(spec, row, deadline=given) for row in rows]
-    for handle in handles:
-        with pytest.raises(DeadlineExceeded, match=handle.request_id):
-            handle.result(LIMIT)
-        assert handle.status == "error"
-    return handles
-
-
 def test_a_request_ends_at_its_deadline_wherever_it_is(solo, stage, gate):
     """At most 50 ms after it, and what had not begun is never predicted."""
     late = []
@@ -620,13 +611,19 @@ def test_a_request_ends_at_its_deadline_wherever_it_is(solo, stage, gate):
         fresh = Stage(gate.folder / str(n))
         fresh.folder.mkdir()
         fill(solo, fresh, 1)
-        waits, kept = ask_late(solo.flow, spec, [{"n": 1}, {"n": 2}])
+        waits = solo.flow.submit(spec, {"n": 1}, deadline="400ms")
+        # earlier than the other, or it would take the place of that one
+        kept = solo.flow.submit(spec, {"n": 2}, deadline="200ms")
+        for handle in (kept, waits):
+            with pytest.raises(DeadlineExceeded, match=handle.request_id):
+                handle.result(LIMIT)
+            assert handle.status == "error"
         assert waits.future is not None and kept.future is None
         until(lambda: waiting_rows(solo) == 0)  # the worker knows
         fresh.open("fill")
         quiet(solo)
         assert stage.predicted == []
-        late.append(max(lateness(waits, 0.3), lateness(kept, 0.3)))
+        late.append(max(lateness(waits, 0.4), lateness(kept, 0.2)))
         if late[-1] < 0.05:
             break
     assert 0 <= min(late) < 0.05
@@ -1142,7 +1139,7 @@ def test_a_burst_leaves_the_event_loop_free(lab, way):
         assert [response.outputs for response in found] == list(range(len(found)))
         return pause
 
-    assert best_of(3, 0.05, attempt) <= 0.05
+    assert best_of(6, 0.05, attempt) <= 0.05
 
 
 def test_requests_for_models_that_are_not_there_do_not_stop_the_event_loop(lab, monkeypatch):
