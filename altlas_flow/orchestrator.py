@@ -96,7 +96,9 @@ class DistributedModelOrchestrator:
             What the request ended with, with its tries, nodes and root cause.
         """
         flow = await self._started()
-        await _prepare(flow, [request])
+        missing = await _prepare(flow, [request])
+        for error in missing.values():
+            raise error
         return await flow.submit(request, strategy=strategy)
 
     async def run_distributed_batch_inference(
@@ -117,10 +119,12 @@ class DistributedModelOrchestrator:
         """
         flow = await self._started()
         asked = list(requests)
-        await _prepare(flow, asked)
+        missing = await _prepare(flow, asked)
         handles: list[Handle] = []
         for start in range(0, len(asked), SLICE):
-            handles += flow.submit_many(asked[start : start + SLICE])
+            for request in asked[start : start + SLICE]:
+                error = missing.get(getattr(request, "model_id", None) or "")
+                handles += [flow.refuse(request, error)] if error else flow.submit_many([request])
             await asyncio.sleep(0)  # thousands of requests must not hold up the loop
         return await Handles(handles, raise_on_error=raise_on_error)
 
@@ -191,12 +195,16 @@ def _is_open(flow: Flow) -> bool:
     return True
 
 
-async def _prepare(flow: Flow, requests: Iterable[InferenceRequest]) -> None:
-    """Look up the models that need a trip to the scheduler, in a thread."""
+async def _prepare(flow: Flow, requests: Iterable[InferenceRequest]) -> dict[str, AltlasError]:
+    """Look up the models that need a trip to the scheduler, in a thread; what is wrong with some."""
+    missing: dict[str, AltlasError] = {}
     for model in {getattr(request, "model_id", None) for request in requests}:
         if model is not None and not flow.is_prepared(model):
-            with suppress(AltlasError):  # `submit` raises it, or makes it the outcome of its request
+            try:
                 await asyncio.to_thread(flow.prepare, model)
+            except AltlasError as error:
+                missing[model] = error
+    return missing
 
 
 async def _wait(done: Future[Any]) -> None:

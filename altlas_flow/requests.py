@@ -143,6 +143,11 @@ class Requests:
         spec = self._catalog.known(model)
         return spec is not None and spec.fingerprint in self._fitted
 
+    def refuse(self, request: InferenceRequest, error: AltlasError) -> Handle:
+        """The handle of a request that is over already, with that error."""
+        name = getattr(request, "model_id", None) or "?"
+        return self._transport.refused(getattr(request, "request_id", ""), name, error)
+
     def _submit_or_fail(self, request: InferenceRequest) -> Handle:
         """As `_submit`; an error of the request becomes its outcome."""
         try:
@@ -152,8 +157,7 @@ class Requests:
         except Overloaded:
             raise
         except AltlasError as error:
-            name = getattr(request, "model_id", None) or "?"
-            return self._transport.refused(getattr(request, "request_id", ""), name, error)
+            return self.refuse(request, error)
 
     def _submit(self, request: InferenceRequest, strategy: Any = None) -> Handle:
         if request.model_id is None:

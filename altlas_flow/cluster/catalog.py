@@ -79,8 +79,8 @@ class Catalog:
             found = self.models()
             if model not in found:
                 raise UnknownModel(model, found)
-            # what is built in stays out of the catalog: its id is free for the user's own
-            return found[model]
+            # what is built in stays out of the cluster's catalog: its id is free for the user's own
+            self._specs[model] = found[model]
         return self._specs[model]
 
     def known(self, model: str | ModelSpec | None) -> ModelSpec | None:
@@ -89,6 +89,8 @@ class Catalog:
         return self._specs.get(name) if name is not None else None
 
     def _replaced(self, event: tuple[float, Any]) -> None:
-        """Another client may have replaced a recipe: ask again."""
+        """Somebody has put another recipe in the place of this id: ask again."""
         _, message = event
-        self._specs.pop(message["id"], None)
+        known = self._specs.get(message["id"])
+        if known is not None and known.fingerprint != message["fingerprint"]:
+            del self._specs[message["id"]]

@@ -156,10 +156,10 @@ class ControlPlugin(SchedulerPlugin):
         """Put a spec (as JSON) into the catalog; the same id with another recipe is a conflict."""
         model = ModelSpec.model_validate_json(spec)
         known = self.catalog.get(model.id)
-        if known is not None and known.fingerprint != model.fingerprint:
-            if not replace:
-                return {"error": pickle.dumps(ModelConflict(model.id))}
-            self.scheduler.log_event(CATALOG_TOPIC, {"id": model.id})
+        if known is not None and known.fingerprint != model.fingerprint and not replace:
+            return {"error": pickle.dumps(ModelConflict(model.id))}
+        if known is None or known.fingerprint != model.fingerprint:
+            self.scheduler.log_event(CATALOG_TOPIC, {"id": model.id, "fingerprint": model.fingerprint})
         self.catalog[model.id] = model
         self.placer.note(model, memory)
         return {"error": None}

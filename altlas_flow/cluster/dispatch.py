@@ -86,23 +86,29 @@ class Dispatch:
         """Take in what is new, and send what may go."""
         while self.dated:
             self._deadlines.add(self.dated.popleft())
-        inbox, room = self.inbox, self.settings.waiting_limit - self._inside()
-        while inbox and room > 0:
-            self._admit(inbox.popleft())
-            room -= 1
+        while self.inbox and self.transport.inside < self.settings.waiting_limit:
+            handle = self.inbox.popleft()
+            if self.transport.let_in(handle):
+                self._admit(handle)
         for pool in self.pulse.pools.values():
             while pool.in_flight < pool.count and (lane := pool.next_lane()) is not None:
                 size = self._pace.size(lane.spec.fingerprint, len(lane.pending), pool.count)
                 handles = lane.take(size)
                 if handles:
-                    self._send(lane, pool, handles)
+                    self._send_or_end(lane, pool, handles)
             if (pool.lanes and pool.held) or (pool.taken_over < pool.version and not pool.over):
                 self.pulse.report_soon()
         self.pulse.start()
 
-    def _inside(self) -> int:
-        """Requests that were let in and are not over."""
-        return max(0, self.transport.open - len(self.inbox))
+    def _send_or_end(self, lane: Lane, pool: Pool, handles: list[Handle]) -> None:
+        """Send; where that fails in a way that nobody thought of, end them: they are in no lane any more."""
+        try:
+            self._send(lane, pool, handles)
+        except Exception as error:
+            logger.exception("an envelope could not be sent")
+            fault = ClusterError(f"sending failed ({describe(error)}): this is a fault of altlas_flow")
+            for handle in handles:
+                self.returns.end(handle, fault)
 
     def _admit(self, handle: Handle) -> None:
         lane = handle._lane
@@ -219,10 +225,11 @@ class Dispatch:
         flight = handle._flight
         if flight is not None and flight.key in self.returns.flights:
             flight.live -= 1
+            # its worker is told in any case: it would find out by itself, but later
+            self.pulse.tell({"op": "altlas-cancel", "key": flight.key, "requests": [handle._at]})
             if flight.live <= 0:
                 self._start(self.client._cancel([flight.future]))
-            else:
-                self.pulse.tell({"op": "altlas-cancel", "key": flight.key, "requests": [handle._at]})
+        handle._inputs = handle._ahead = None
         self.transport.wake()
 
     def fail_all(self, error: AltlasError) -> None:

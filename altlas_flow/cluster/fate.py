@@ -51,6 +51,8 @@ def decide(
         Tries, where the policy does not say.
     """
     gone = isinstance(error, (HostClosed, NodeLost))
+    if isinstance(error, NodeLost) and error.cause != "left" and moves >= DEATHS:
+        began = True  # too often to be chance: the worker's word that it began may have been lost
     if gone and not began:
         return Fate.MOVE if moves < MOVES else Fate.END
     if gone and not idempotent:

@@ -53,11 +53,13 @@ class Handle:
         "_flight",
         "_idempotent",
         "_inputs",
+        "_inside",
         "_lane",
         "_many",
         "_metadata",
         "_moves",
         "_retry",
+        "_rows",
         "_sent",
         "_submitted",
         "_transport",
@@ -78,6 +80,8 @@ class Handle:
     ) -> None:
         self._transport, self._lane, self.request_id, self.model_id = transport, lane, request_id, model
         self._inputs, self._many = inputs, isinstance(inputs, list)
+        self._rows = len(inputs) if self._many else 1
+        self._inside = False  # let in, where what may wait is bounded
         self._submitted = self._sent = self._ended = submitted
         self._final: str | None = None
         self._flight: Flight | None = None
@@ -182,7 +186,8 @@ class Handle:
     def _settle(self, final: str, now: float, error: Exception | None = None) -> list[Any]:
         """End it; those to wake. Called with the transport's lock held."""
         self._final, self._ended, self._error = final, now, error
-        self._inputs = self._ahead = None
+        if final != CANCELLED:
+            self._inputs = self._ahead = None  # any thread cancels, and the loop may be packing them
         waiters, self._waiters = self._waiters, None
         return waiters or []
 

@@ -62,7 +62,7 @@ class Lane:
             handle = self.pending.popleft()
             if handle._final is None:
                 taken.append(handle)
-                rows -= len(handle._inputs) if handle._many else 1
+                rows -= handle._rows
                 if self.solo:
                     break
         return taken

@@ -69,9 +69,11 @@ class Lessor:
         changed: dict[str, Lease] = {}
         for pool, (count, version) in pools.items():
             if pool in self.pools:
-                self.pools[pool][1].report(client, count, version)
-                if (mine := self._balance(pool).get(client)) is not None:
-                    changed[pool] = mine
+                leases = self.pools[pool][1]
+                leases.report(client, count, version)
+                self._balance(pool)
+                if (mine := leases.lease(client)).version > version:
+                    changed[pool] = mine  # once more: it may not have heard
         self._push(client, changed, pulse=pulse, faults=faults)
 
     def sent(self, key: Any, client: str, pool: str) -> None:

@@ -74,7 +74,14 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 with pa.ipc.new_stream(sink, obj.schema) as writer:
                     writer.write(obj)
                 return _open_arrow, (sink.getvalue(), kind is pa.Table)
+            if isinstance(obj, (pa.Array, pa.ChunkedArray)) and obj.get_total_buffer_size() > 2 * obj.nbytes:
+                return _open_column, (pa.table({"": obj}), isinstance(obj, pa.Array))
         return super().reducer_override(obj)
+
+
+def _open_column(table: Any, single: bool) -> Any:
+    column = table.column(0)
+    return column.combine_chunks() if single else column
 
 
 def _open_arrow(buffer: Any, table: bool) -> Any:

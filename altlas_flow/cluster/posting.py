@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import dask
+from dask.sizeof import sizeof
 from distributed import Client, Future
 
 from altlas_flow.cluster.envelope import Elsewhere, Envelope, serve
@@ -38,7 +39,7 @@ def post(
     inputs = [Elsewhere(next(places)) if handle._ahead is not None else handle._inputs for handle in handles]
     counts = left = None
     if any(handle._many for handle in handles):
-        counts = [len(handle._inputs) if handle._many else -1 for handle in handles]
+        counts = [handle._rows if handle._many else -1 for handle in handles]
     if any(handle._deadline is not None for handle in handles):
         left = [FOREVER if handle._deadline is None else handle._deadline - now for handle in handles]
     priority = INTERACTIVE + lane.priority
@@ -75,5 +76,5 @@ def weigh(value: Any) -> int:
         return sum(map(weigh, value)) + 8 * len(value)
     if kind is dict:
         return sum(map(weigh, value.values()))
-    size = getattr(value, "nbytes", 0)
-    return size if isinstance(size, int) else 0
+    size = getattr(value, "nbytes", None)
+    return size if isinstance(size, int) else int(sizeof(value))

@@ -75,8 +75,8 @@ class Pulse:
         if faults is not None:
             self.faults = faults
         for name, (count, version) in pools.items():
-            if name in self.pools:
-                self._take(self.pools[name], count, version)
+            # it may come before the answer of whoever asked for the pool: another connection brings that
+            self._take(self.pools.setdefault(name, Pool(name)), count, version)
         if pools:
             self._wake()
 

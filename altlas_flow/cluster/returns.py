@@ -15,7 +15,7 @@ from dask.base import tokenize
 from distributed.scheduler import KilledWorker
 
 from altlas_flow.cluster.envelope import Answers
-from altlas_flow.cluster.fate import Fate, decide
+from altlas_flow.cluster.fate import DEATHS, Fate, decide
 from altlas_flow.cluster.handle import COMPLETED, ERROR, Handle, stamped
 from altlas_flow.cluster.lanes import Flight, Lane, Pace
 from altlas_flow.errors import (
@@ -104,6 +104,7 @@ class Returns:
         lane.refused = error
         while lane.pending:
             self.end(lane.pending.popleft(), error)
+        self.transport.wake()  # there is room again
 
     def end(self, handle: Handle, error: Exception) -> bool:
         """A request is over, with an error."""
@@ -155,7 +156,8 @@ class Returns:
         if isinstance(error, (ClusterLost, DeadlineExceeded, NoEligibleNode)):
             self.end(handle, error)
             return
-        handle._deaths += isinstance(error, NodeLost) and error.cause != "left" and began
+        died = isinstance(error, NodeLost) and error.cause != "left"
+        handle._deaths += died and (began or handle._moves >= DEATHS)
         fate = decide(
             error,
             faulty=faulty,

@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -51,6 +51,7 @@ class Transport:
         self.loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop  # type: ignore[union-attr]
         self.thread: int | None = None  # of that loop
         self.open = 0  # requests that are not over
+        self.inside = 0  # those of them that were let in
         self.users = 0  # flows
         self._lock = threading.Lock()
         self._lanes: dict[Any, Lane] = {}
@@ -78,7 +79,10 @@ class Transport:
         ------
         ParameterError, BadRequest
         """
-        given = json.dumps(parameters, sort_keys=True, default=tokenize) if parameters else ""
+        try:
+            given = json.dumps(parameters, sort_keys=True, default=tokenize) if parameters else ""
+        except (TypeError, ValueError) as error:
+            raise BadRequest(f"the parameters cannot be used ({error}): give names and values") from error
         key = (spec.fingerprint, spec.id, spec.validator, given, strategy, priority, validator)
         try:
             lane = self._lanes.get(key)
@@ -119,7 +123,7 @@ class Transport:
         if self._closed or self.client.status not in ("running", "connecting"):
             raise ClusterLost("the connection to the scheduler is closed: connect again with af.connect()")
         now = self.clock()
-        handle = Handle(self, lane, request_id or uuid.uuid4().hex, inputs, now, lane.spec.id)
+        handle = Handle(self, lane, request_id or os.urandom(16).hex(), inputs, now, lane.spec.id)
         if deadline is not None:
             handle._deadline = now + deadline
         handle._retry, handle._idempotent, handle._metadata = retry, idempotent, metadata
@@ -137,7 +141,7 @@ class Transport:
 
     def refused(self, request_id: str, model: str, error: AltlasError) -> Handle:
         """The handle of a request that cannot be sent at all: it is over already."""
-        handle = Handle(self, None, request_id or uuid.uuid4().hex, None, self.clock(), model)
+        handle = Handle(self, None, request_id or os.urandom(16).hex(), None, self.clock(), model)
         handle._settle(ERROR, self.clock(), error)
         return handle
 
@@ -165,6 +169,16 @@ class Transport:
             handle._waiters.append(waiter)
             return True
 
+    def let_in(self, handle: Handle) -> bool:
+        """Count a request as let in; False where it is over already."""
+        with self._lock:
+            if handle._final is not None:
+                return False
+            if not handle._inside:
+                handle._inside = True
+                self.inside += 1
+            return True
+
     def end(self, handle: Handle, final: str, error: Exception | None) -> bool:
         """A request is over; False where it was already."""
         with self._lock:
@@ -172,6 +186,7 @@ class Transport:
                 return False
             waiters = handle._settle(final, self.clock(), error)
             self.open -= 1
+            self.inside -= handle._inside
         notify(waiters)
         return True
 
@@ -183,6 +198,7 @@ class Transport:
                 if handle._final is None:
                     waiters += handle._settle(final, now)
                     self.open -= 1
+                    self.inside -= handle._inside
         notify(waiters)
 
     def wake(self) -> None:
