@@ -362,12 +362,17 @@ class NodeLost(ClusterError):
     cause : str
         What became of it: ``died``, ``silent``.
     started : tuple of int
-        Of an envelope, the positions of the members that had begun to run there.
+        Of an envelope, the positions of the members that were running there.
+    begun : tuple of int
+        Those that had begun to run there at all, whether or not they were done.
     """
 
-    def __init__(self, node: str, cause: str, started: tuple[int, ...] = ()) -> None:
-        self.node, self.cause, self.started = node, cause, tuple(started)
-        super().__init__(node, cause, self.started)
+    def __init__(
+        self, node: str, cause: str, started: tuple[int, ...] = (), begun: tuple[int, ...] = ()
+    ) -> None:
+        self.node, self.cause = node, cause
+        self.started, self.begun = tuple(started), tuple(sorted({*started, *begun}))
+        super().__init__(node, cause, self.started, self.begun)
 
     def text(self) -> str:
         what = "fell silent" if self.cause == "silent" else "died"

@@ -106,7 +106,7 @@ def samples() -> list[errors.AltlasError]:
         errors.PredictError: ("minilm", "bad\ninput"),
         errors.MissingColumn: ("text", ("a", "b")),
         errors.BadRow: ("part.0:3", "predict", "minilm", "bad\nrow"),
-        errors.NodeLost: ("gpu-1", "died", (0, 3)),
+        errors.NodeLost: ("gpu-1", "died", (0, 3), (0, 1, 3)),
         errors.NoEligibleNode: ("minilm", {"node": "no\nGPU"}),
     }
     classes = [

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import pickle
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from distributed.comm.core import Comm
@@ -18,7 +19,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from altlas_flow._version import __version__
 from altlas_flow.cluster.keys import ANNOTATION, is_envelope, model_of
 from altlas_flow.cluster.lessor import Lessor, slots_for
-from altlas_flow.cluster.placer import Placer
+from altlas_flow.cluster.placer import HEARD_LIMIT, Placer
 from altlas_flow.cluster.watchman import Watchman
 from altlas_flow.cluster.words import OPERATION
 from altlas_flow.cluster.worker import CANCEL, TOPIC
@@ -94,7 +95,9 @@ class ControlPlugin(SchedulerPlugin):
             default=self.strategy,
             seed=self.seed,
             fault=self._fault,
+            heard_out=self._heard_out,
         )
+        self._heard: dict[str, asyncio.Event] = {}  # set where a host will say no more
         self.lessor = Lessor(scheduler, self.placer.roster)
         self.watchman = Watchman(scheduler, self.placer, self.heartbeat_timeout, self._fell)
         scheduler.handlers.update(
@@ -212,7 +215,9 @@ class ControlPlugin(SchedulerPlugin):
         self, client: str, pulse: int, pools: Mapping[str, Any], held: Mapping[str, int], **kwargs: Any
     ) -> None:
         """A client's pulse: what it holds back; told by its stream."""
-        self._guard("a report", self.lessor.report, client, pulse, pools, held, self.faults)
+        self._guard("a report", self.lessor.report, client, pools, held)
+        # in any case: a client that hears nothing takes the scheduler for lost
+        self._guard("an answer", self.lessor.answer, client, pulse=pulse, faults=self.faults)
 
     def cancel(self, client: str, key: Any, requests: list[int], **kwargs: Any) -> None:
         """A client no longer wants some requests of an envelope; told by its stream."""
@@ -228,13 +233,22 @@ class ControlPlugin(SchedulerPlugin):
 
     async def listen(self, comm: Comm, address: str) -> None:
         """Hear what one host says, for as long as it lives."""
-        while True:
-            try:
-                words = await comm.read()
-            except OSError:
-                return  # CommClosedError is one: it has gone
-            for word in words:
-                self._guard("a word", self._hear, address, **word)
+        over = self._heard[address] = asyncio.Event()
+        try:
+            while True:
+                for word in await comm.read():
+                    self._guard("a word", self._hear, address, **word)
+        except OSError:
+            return  # CommClosedError is one: it has gone
+        finally:
+            over.set()
+
+    async def _heard_out(self, address: str) -> None:
+        """Wait until a host that is gone has been heard to the end."""
+        heard = self._heard.get(address)
+        if heard is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(heard.wait(), HEARD_LIMIT)
 
     def _hear(self, address: str, word: str, **said: Any) -> None:
         placer = self.placer
@@ -299,6 +313,7 @@ class ControlPlugin(SchedulerPlugin):
 
     def _worker_left(self, address: str) -> None:
         self.watchman.forget(address)
+        self.loop.call_later(2 * HEARD_LIMIT, self._heard.pop, address, None)
         self.placer.left(address)
         self.lessor.nodes_changed()
 

@@ -26,6 +26,7 @@ def decide(
     *,
     faulty: bool,
     began: bool,
+    ever: bool = False,
     tries: int,
     deaths: int,
     moves: int,
@@ -41,7 +42,9 @@ def decide(
     faulty : bool
         Whether the node is at fault.
     began : bool
-        Whether the request had begun to run, as far as is known.
+        Whether the request was running, as far as is known.
+    ever : bool
+        Whether it had begun at all, and may be done.
     tries, deaths, moves : int
         This try included; deaths of workers under it; moves so far.
     idempotent : bool
@@ -53,10 +56,10 @@ def decide(
     gone = isinstance(error, (HostClosed, NodeLost))
     if isinstance(error, NodeLost) and error.cause != "left" and moves >= DEATHS:
         began = True  # too often to be chance: the worker's word that it began may have been lost
+    if gone and not idempotent and (began or ever):
+        return Fate.END  # it may have had its effect
     if gone and not began:
         return Fate.MOVE if moves < MOVES else Fate.END
-    if gone and not idempotent:
-        return Fate.END  # it may have had its effect
     if isinstance(error, HostClosed) or (isinstance(error, NodeLost) and error.cause == "left"):
         return Fate.MOVE if moves < MOVES else Fate.END
     if isinstance(error, NodeLost) and deaths >= DEATHS:

@@ -111,7 +111,8 @@ class Handle:
     def future(self) -> Future[Any] | None:
         """Dask's future of the envelope that carries this request, and maybe others; None before it left.
 
-        Its result is the envelope's, not this request's; cancelling it cancels all that travel in it.
+        Its result is the envelope's, not this request's; cancelling it cancels all that travel in it. It is
+        released when the answers have come: they do not stay on the cluster.
         """
         return self._flight.future if self._flight is not None else None
 

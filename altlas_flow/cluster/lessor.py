@@ -56,12 +56,10 @@ class Lessor:
     def report(
         self,
         client: str,
-        pulse: int,
         pools: Mapping[str, tuple[int, int]],
         held: Mapping[str, int],
-        faults: int,
     ) -> None:
-        """A client says what it holds back, and which leases it has taken over; always answered."""
+        """A client says what it holds back, and which leases it has taken over."""
         if held:
             self.held[client] = dict(held)
         else:
@@ -74,7 +72,12 @@ class Lessor:
                 self._balance(pool)
                 if (mine := leases.lease(client)).version > version:
                     changed[pool] = mine  # once more: it may not have heard
-        self._push(client, changed, pulse=pulse, faults=faults)
+        if changed:
+            self._push(client, changed)
+
+    def answer(self, client: str, pulse: int, faults: int) -> None:
+        """Show a client that somebody listens."""
+        self._push(client, {}, pulse=pulse, faults=faults)
 
     def sent(self, key: Any, client: str, pool: str) -> None:
         """An envelope is seen for the first time."""

@@ -11,8 +11,8 @@ import asyncio
 import logging
 import pickle
 import random
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 
 #: No worker has this address: a task restricted to it waits until we know better.
 NOWHERE = "altlas://nowhere"
+#: Seconds within which the last words of a lost host are heard.
+HEARD_LIMIT = 2.0
+#: What of a silent worker is ours: tasks of jobs, and inputs that were sent ahead.
+OURS = ("altlas-", "Packed-", "Rows-")
 #: Seconds that a row is thought to take where nobody knows.
 UNKNOWN_SECONDS = 0.01
 
@@ -51,8 +55,14 @@ class Job:
     name: str = ""
     rows: int = 1
     seconds: float = 0.0
-    started: set[int] | None = None  # members that have begun on its node
-    whole: bool = False  # all of them
+    begun: set[int] = field(default_factory=set)  # members that have begun on its node
+    lost: bool = False  # its node is gone, and its sender is about to be told
+    answered: bool = False  # its answers are in memory
+
+    @property
+    def members(self) -> range:
+        """Positions of the requests in it, where it is an envelope."""
+        return range(int(self.said.get("count", 1)))
 
 
 class Placer:
@@ -70,6 +80,8 @@ class Placer:
     seed : int
     fault : callable
         Called with a text where something of ours went wrong; it must not raise.
+    heard_out : callable
+        ``await heard_out(address)``: until all that the host of a lost worker had said is heard.
     """
 
     def __init__(
@@ -81,13 +93,15 @@ class Placer:
         default: str,
         seed: int,
         fault: Callable[[str], None],
+        heard_out: Callable[[str], Awaitable[None]],
     ) -> None:
         self.scheduler, self.patience, self.join_timeout = scheduler, patience, join_timeout
         self.loop = asyncio.get_running_loop()
         self.roster, self.health = Roster(), Health()
         self.memory = Memory(random.Random(seed))
         self.strategies: dict[str, Strategy] = dict(STRATEGIES)
-        self.default, self.fault = default, fault
+        self.default, self.fault, self._heard_out = default, fault, heard_out
+        self._tellings: set[asyncio.Task[None]] = set()
         self.needs: dict[str, Needs] = {}  # by the digits that keys carry
         self.ids: dict[str, str] = {}
         self.names: dict[str, str] = {}  # of nodes: name -> address
@@ -129,12 +143,10 @@ class Placer:
             self.leaving.add(address)
         if node is None or ws is None:
             return
-        available = ws.status == Status.running
-        if node.available != available:
-            node.available = available
-            self.roster.changed(address)
-            if available:
-                self.unpark()
+        was = node.available
+        self._set_available(node, ws.status == Status.running)
+        if node.available and not was:
+            self.unpark()
 
     def left(self, address: str) -> None:
         """A worker is gone, and its host with it."""
@@ -146,16 +158,21 @@ class Placer:
                 del self.names[node.name]
         self.health.forget(address)
         self.memory.forget(address)
-        self.running.pop(address, None)
         self.on.pop(address, None)
-        # its tasks have been looked at before this is called
+        # what its host said last may not have been heard yet
+        self.loop.call_later(2 * HEARD_LIMIT, self.running.pop, address, None)
         self.leaving.discard(address)
 
     # -- what hosts say -----------------------------------------------------------------------
 
     def began(self, address: str, slot: str, runs: Iterable[tuple[Any, list[int] | None]]) -> None:
         """A batch of that slot is about to run; what the slot ran before is over."""
-        self.running.setdefault(address, {})[slot] = [(key, members) for key, members in runs]
+        now = [(key, members) for key, members in runs]
+        self.running.setdefault(address, {})[slot] = now
+        for key, members in now:
+            job = self.jobs.get(key)
+            if job is not None and job.address in (address, None):
+                job.begun.update(job.members if members is None else members)
 
     def done(self, address: str, key: Any, rows: int, seconds: float | None, faults: int) -> None:
         """A task has its answers: what its rows took, and whether the node failed."""
@@ -186,12 +203,15 @@ class Placer:
                 said = (ts.annotations or {}).get(ANNOTATION) or {}
                 job = Job(key, model, self.loop.time(), said, rows=max(1, int(said.get("rows", 1))))
                 self.jobs[key] = job
-            lost, name = job.address, job.name
+            lost, name = job.address or (job.name if job.answered else None), job.name
             self._release(job)
-            if lost is not None and start == "released" and is_envelope(key):
+            if is_envelope(key) and (job.lost or lost is not None):
                 self._lose(ts, job, lost, name)
             else:
                 self.place_if_ready(ts)
+        elif finish == "memory" and is_envelope(key) and key in self.jobs:
+            self._release(self.jobs[key])
+            self.jobs[key].answered = True  # its answers may still be lost before they are fetched
         elif finish in ("memory", "erred", "forgotten"):
             job = self.jobs.get(key)
             if finish == "forgotten" and job is not None and job.address is not None:
@@ -231,13 +251,15 @@ class Placer:
             self._release(job)
         asked = self._asked(ts, job)
         choice, used, notes = self._decide(asked, job)
+        while choice is not None and not self._is_there(choice.node):
+            choice, used, notes = self._decide(asked, job)
         if choice is None:
             self._park(ts, asked)
             return False
         node = choice.node
         self._release(job)  # a second look at the same task
         self.scheduler.set_restrictions({ts.key: [node.address]})
-        job.address, job.name, job.started, job.whole = node.address, node.name, None, False
+        job.address, job.name, job.begun, job.answered = node.address, node.name, set(), False
         job.seconds = job.rows * self._seconds(asked, node)
         # it counts from here: its siblings are placed before any of them counts as processing
         node.begin(job.rows, job.seconds)
@@ -254,6 +276,19 @@ class Placer:
         }
         ts.annotations = {**(ts.annotations or {}), ANNOTATION: {**job.said, "trace": trace}}
         return True
+
+    def _is_there(self, node: Node) -> bool:
+        """Whether a node is still what its record says: Dask moves a lost worker's tasks before it tells."""
+        ws = self.scheduler.workers.get(node.address)
+        if ws is not None and ws.status == Status.running:
+            return True
+        self._set_available(node, False)
+        return False
+
+    def _set_available(self, node: Node, available: bool) -> None:
+        if node.available != available:
+            node.available = available
+            self.roster.changed(node.address)
 
     def _asked(self, ts: TaskState, job: Job) -> Asked:
         needs = self.needs.get(job.model) or Needs.of({}, {}, 0)
@@ -339,45 +374,69 @@ class Placer:
 
     # -- lost nodes ---------------------------------------------------------------------------
 
-    def _lose(self, ts: TaskState, job: Job, address: str, name: str) -> None:
+    def _lose(self, ts: TaskState, job: Job, address: str | None, name: str) -> None:
         """The node of an envelope is gone: park it where nobody is, and tell its sender."""
-        error = self._lost(job.key, address, name, "left" if address in self.leaving else "died")
         self.scheduler.set_restrictions({ts.key: [NOWHERE]})
-        self.loop.call_soon(self._tell_lost, job.key, error)
+        if job.lost:
+            return  # it is about to be told
+        job.lost = True
+        cause = "left" if job.answered or address in self.leaving else "died"
+        telling = self.loop.create_task(self._tell_lost(job, address or "", name, cause))
+        self._tellings.add(telling)
+        telling.add_done_callback(self._tellings.discard)
 
-    def _lost(self, key: Any, address: str, name: str, cause: str) -> NodeLost:
-        started: set[int] = set()
-        whole = False
-        for runs in self.running.get(address, {}).values():
-            for run, members in runs:
-                if run == key:
-                    whole |= members is None
-                    started.update(members or ())
-        if whole:
-            started = set(range(int(self.jobs[key].said.get("count", 1))))
-        return NodeLost(name, cause, tuple(sorted(started)))
-
-    def _tell_lost(self, key: Any, error: NodeLost) -> None:
-        ts = self.scheduler.tasks.get(key)
+    async def _tell_lost(self, job: Job, address: str, name: str, cause: str) -> None:
+        if not job.answered:
+            # the end of a worker may be seen before its last words are read
+            await self._heard_out(address)
+        ts = self.scheduler.tasks.get(job.key)
         if ts is not None and ts.state == "no-worker":
-            self.fail(key, error)
+            self.fail(job.key, self._lost(job, address, name, cause))
+
+    def _lost(self, job: Job, address: str, name: str, cause: str) -> NodeLost:
+        if job.answered:
+            return NodeLost(name, cause, (), tuple(job.members))
+        running: set[int] = set()
+        for runs in self.running.get(address, {}).values():
+            for key, members in runs:
+                if key == job.key:
+                    running.update(job.members if members is None else members)
+        return NodeLost(name, cause, tuple(sorted(running)), tuple(job.begun))
 
     def silent(self, ws: WorkerState) -> int:
         """A worker is silent: its work moves; how many tasks."""
         stimulus = f"altlas-silent-{ws.address}-{self.loop.time()}"
+        node = self.roster.get(ws.address)
+        if node is not None:
+            self._set_available(node, False)
         self.scheduler.handle_worker_status_change("paused", ws, stimulus)
-        moved = 0
+        gone = []
         for ts in list(ws.processing):
             job = self.jobs.get(ts.key)
             if job is not None and is_envelope(ts.key):
-                self.fail(ts.key, self._lost(ts.key, ws.address, str(ws.name), "silent"))
-            elif job is not None or str(ts.key).startswith("altlas-"):
+                self.fail(ts.key, self._lost(job, ws.address, str(ws.name), "silent"))
+            elif job is not None or str(ts.key).startswith(OURS):
                 self.scheduler.transitions({ts.key: "released"}, stimulus_id=stimulus)
             else:
                 continue  # somebody else's
-            moved += 1
-            # it runs to its end when the worker goes on; nobody waits for that any more
-            message = {"op": "free-keys", "keys": [ts.key], "stimulus_id": stimulus}
-            self.scheduler.worker_send(ws.address, message)
+            gone.append(ts.key)
+        moved = len(gone)
+        gone += self._drop_copies(ws, stimulus)
+        # tasks run to their ends when the worker goes on; nobody waits for that any more
+        self.scheduler.worker_send(ws.address, {"op": "free-keys", "keys": gone, "stimulus_id": stimulus})
         self.running.pop(ws.address, None)
         return moved
+
+    def _drop_copies(self, ws: WorkerState, stimulus: str) -> list[Any]:
+        """Count what only a silent worker has as lost, as Dask does where a worker dies: it is made anew."""
+        lost = [
+            ts
+            for ts in ws.has_what
+            if len(ts.who_has or ()) == 1 and str(ts.key).startswith(OURS) and not is_envelope(ts.key)
+        ]
+        for ts in lost:
+            self.scheduler.remove_replica(ts, ws)
+        self.scheduler.transitions(
+            {ts.key: "released" if ts.run_spec else "forgotten" for ts in lost}, stimulus_id=stimulus
+        )
+        return [ts.key for ts in lost]

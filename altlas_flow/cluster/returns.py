@@ -126,11 +126,12 @@ class Returns:
 
     def _lost(self, flight: Flight, error: Exception) -> None:
         """An envelope came back without answers."""
-        node, began = "?", set()
+        node, running, begun = "?", set(), set()
         if isinstance(error, NodeLost):
-            node, began = error.node, set(error.started)
+            node, running, begun = error.node, set(error.started), set(error.begun)
+        faulty = isinstance(error, NodeLost)
         for at, handle in enumerate(flight.handles):
-            self._failed(handle, flight, error, node, faulty=isinstance(error, NodeLost), began=at in began)
+            self._failed(handle, flight, error, node, faulty=faulty, began=at in running, ever=at in begun)
         if isinstance(error, NoEligibleNode):
             self.refuse(flight.lane, error)  # what waits behind them would fare no better
 
@@ -142,13 +143,22 @@ class Returns:
         good = flight.handles
         if errors:
             good = [handle for at, handle in enumerate(good) if at not in errors]
+        flight.future.release()  # or the answers would stay on the cluster for as long as a handle lives
         self.transport.complete(good, COMPLETED)
         began = set(answers.began)
         for at, (faulty, error) in errors.items():
             self._failed(flight.handles[at], flight, error, answers.node, faulty=faulty, began=at in began)
 
     def _failed(
-        self, handle: Handle, flight: Flight, error: Exception, node: str, *, faulty: bool, began: bool
+        self,
+        handle: Handle,
+        flight: Flight,
+        error: Exception,
+        node: str,
+        *,
+        faulty: bool,
+        began: bool,
+        ever: bool = False,
     ) -> None:
         """A try failed: another one elsewhere, or the end."""
         if handle.done():
@@ -162,6 +172,7 @@ class Returns:
             error,
             faulty=faulty,
             began=began,
+            ever=ever,
             tries=len(handle._tried or ()) + 1,
             deaths=handle._deaths,
             moves=handle._moves,

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 #: The operation on the scheduler that listens.
 OPERATION = "altlas_words"
 #: Seconds that a batch waits for its word to be on its way.
-WORD_LIMIT = 0.5
+WORD_LIMIT = 2.0
 #: Seconds for which words that nobody waits for are gathered.
 GATHER = 0.01
 

@@ -158,7 +158,7 @@ def shared():
 @pytest.fixture
 def four(shared):
     """Workers a to d, one thread each; their nannies start them again. All are there when a test begins."""
-    ends = time.monotonic() + 10
+    ends = time.monotonic() + LIMIT / 2
     while lacking := set(NAMES) - {host["name"] for host in shared.info()["hosts"].values()}:
         if time.monotonic() > ends:
             # Dask's nannies do not start a worker again that dies while it starts
