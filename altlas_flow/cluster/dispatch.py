@@ -18,6 +18,7 @@ from altlas_flow.cluster.handle import Handle
 from altlas_flow.cluster.lanes import Flight, Lane, Pace, Pool
 from altlas_flow.cluster.lessor import LEASE
 from altlas_flow.cluster.packed import Packed
+from altlas_flow.cluster.plain import scatter_soon
 from altlas_flow.cluster.posting import post, weigh
 from altlas_flow.cluster.pulse import Pulse
 from altlas_flow.cluster.returns import Returns
@@ -167,7 +168,7 @@ class Dispatch:
         """Send a large input to a worker, once, whatever becomes of the request."""
         try:
             packed = Packed.of(handle._inputs)
-            (handle._ahead,) = await self.client._scatter([packed], hash=False)
+            handle._ahead = await scatter_soon(self.client, packed)
         except Exception as error:
             # pickling may fail with anything, and so may the way to the workers
             problem = f"request {handle.request_id}: its input cannot be sent to a worker: {describe(error)}"

@@ -15,7 +15,7 @@ import pyarrow as pa
 from distributed import Future, Reschedule, get_worker, secede
 
 from altlas_flow.cluster.keys import predict_key
-from altlas_flow.cluster.plain import submit_rows, submit_task
+from altlas_flow.cluster.plain import scatter, submit_rows, submit_task
 from altlas_flow.cluster.worker import current_host
 from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA
 from altlas_flow.dataframe.columns import Input, output_names, refuse_replaced
@@ -91,7 +91,7 @@ class Mapped(Job):
         return add_answers(frame, [done[start] for start in sorted(done)], what)
 
     def _submit(self, piece: Rows, what: Predict) -> Future[Any]:
-        data = self.client.scatter(piece, hash=False)
+        data = scatter(self.client, piece)
         return submit_rows(
             self.client, predict_answers, data, what, fingerprint=self.spec.fingerprint, rows=piece.count
         )

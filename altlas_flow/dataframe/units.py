@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from distributed import Client, Future
 
-from altlas_flow.cluster.plain import submit_task
+from altlas_flow.cluster.plain import scatter, submit_task
 from altlas_flow.dataframe.frames import columns_of, frame_schema, keeps_index, to_rows
 from altlas_flow.dataframe.sources import (
     Chunk,
@@ -234,7 +234,7 @@ def _pandas_frame(client: Client, frame: pd.DataFrame, part_rows: int, needed: S
         units.append(
             Unit(
                 "frame",
-                partial(client.scatter, piece, hash=False),
+                partial(scatter, client, piece),
                 start,
                 measure(piece),
             )
