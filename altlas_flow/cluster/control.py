@@ -10,16 +10,15 @@ import asyncio
 import logging
 import pickle
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from distributed.comm.core import Comm
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from altlas_flow._version import __version__
+from altlas_flow.cluster.hearing import Hearing
 from altlas_flow.cluster.keys import ANNOTATION, is_envelope, model_of
 from altlas_flow.cluster.lessor import Lessor, slots_for
-from altlas_flow.cluster.placer import HEARD_LIMIT, Placer
+from altlas_flow.cluster.placer import Placer
 from altlas_flow.cluster.watchman import Watchman
 from altlas_flow.cluster.words import OPERATION
 from altlas_flow.cluster.worker import CANCEL, TOPIC
@@ -36,12 +35,8 @@ logger = logging.getLogger(__name__)
 NAME = "altlas-control"
 #: Says to clients that the recipe of an id was replaced.
 CATALOG_TOPIC = "altlas-catalog"
-#: Operation on a client's stream: members of an envelope have begun to run.
-BEGAN = "altlas-began"
-#: The same: the worker that holds the answers of an envelope is silent.
+#: Operation on a client's stream: the worker that holds the answers of an envelope is silent.
 FELL = "altlas-fell"
-#: Seconds after which a client is told that its requests run.
-TELL = 0.02
 #: Entry points that give strategies by name.
 STRATEGY_GROUP = "altlas_flow.strategies"
 
@@ -88,6 +83,7 @@ class ControlPlugin(SchedulerPlugin):
         self.faults = 0  # of this plugin: Dask only logs them
         self.last_fault = ""
         self._came = asyncio.Event()
+        self.hearing = Hearing(scheduler, self._guard)
         self.placer = Placer(
             scheduler,
             patience=self.patience,
@@ -95,10 +91,10 @@ class ControlPlugin(SchedulerPlugin):
             default=self.strategy,
             seed=self.seed,
             fault=self._fault,
-            heard_out=self._heard_out,
+            heard_out=self.hearing.heard_out,
         )
-        self._heard: dict[str, asyncio.Event] = {}  # set where a host will say no more
         self.lessor = Lessor(scheduler, self.placer.roster)
+        self.hearing.begin(self.placer, self.lessor)
         self.watchman = Watchman(scheduler, self.placer, self.heartbeat_timeout, self._fell)
         scheduler.handlers.update(
             {
@@ -110,7 +106,7 @@ class ControlPlugin(SchedulerPlugin):
                 "altlas_open": self.open,
                 "altlas_strategy": self.add_strategy,
                 "altlas_cordon": self.cordon,
-                OPERATION: self.listen,
+                OPERATION: self.hearing.listen,
             }
         )
         scheduler.stream_handlers.update(
@@ -221,9 +217,9 @@ class ControlPlugin(SchedulerPlugin):
 
     def cancel(self, client: str, key: Any, requests: list[int], **kwargs: Any) -> None:
         """A client no longer wants some requests of an envelope; told by its stream."""
-        job = self.placer.jobs.get(key)
-        if job is not None and job.address in self.scheduler.stream_comms:
-            self.scheduler.worker_send(job.address, {"op": CANCEL, "key": key, "requests": requests})
+        assignment = self.placer.assignments.get(key)
+        if assignment is not None and assignment.address in self.scheduler.stream_comms:
+            self.scheduler.worker_send(assignment.address, {"op": CANCEL, "key": key, "requests": requests})
 
     def leave(self, client: str, **kwargs: Any) -> None:
         """The flows of a client are closed; told by its stream."""
@@ -231,50 +227,12 @@ class ControlPlugin(SchedulerPlugin):
 
     # -- what hosts say -----------------------------------------------------------------------
 
-    async def listen(self, comm: Comm, address: str) -> None:
-        """Hear what one host says, for as long as it lives."""
-        over = self._heard[address] = asyncio.Event()
-        try:
-            while True:
-                for word in await comm.read():
-                    self._guard("a word", self._hear, address, **word)
-        except OSError:
-            return  # CommClosedError is one: it has gone
-        finally:
-            over.set()
-
-    async def _heard_out(self, address: str) -> None:
-        """Wait until a host that is gone has been heard to the end."""
-        heard = self._heard.get(address)
-        if heard is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(heard.wait(), HEARD_LIMIT)
-
-    def _hear(self, address: str, word: str, **said: Any) -> None:
-        placer = self.placer
-        if word == "begin":
-            placer.began(address, said["slot"], said["runs"])
-            for key, members in said["runs"]:
-                # what is quick is over by then, and needs no message
-                self.loop.call_later(TELL, self._tell_begun, key, members)
-        elif word == "done":
-            placer.done(address, said["key"], said["rows"], said["seconds"], said["faults"])
-        elif word == "model":
-            placer.roster.loaded(address, said["model"], said["bytes"])
-
     def _fell(self, key: Any, clients: Iterable[str], node: str) -> None:
         """The only worker that has the answers of an envelope is silent."""
         for client in clients:
             comm = self.scheduler.client_comms.get(client)
             if comm is not None and not comm.closed():
                 comm.send({"op": FELL, "key": key, "node": node})
-
-    def _tell_begun(self, key: Any, members: list[int] | None) -> None:
-        """Tell the owner of an envelope that members of it run."""
-        owner = self.lessor.envelopes.get(key)
-        comm = self.scheduler.client_comms.get(owner[1]) if owner is not None else None
-        if comm is not None and not comm.closed():
-            comm.send({"op": BEGAN, "key": key, "requests": members})
 
     # -- what Dask tells ----------------------------------------------------------------------
 
@@ -313,7 +271,7 @@ class ControlPlugin(SchedulerPlugin):
 
     def _worker_left(self, address: str) -> None:
         self.watchman.forget(address)
-        self.loop.call_later(2 * HEARD_LIMIT, self._heard.pop, address, None)
+        self.hearing.left(address)
         self.placer.left(address)
         self.lessor.nodes_changed()
 

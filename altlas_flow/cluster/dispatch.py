@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from altlas_flow.cluster.control import BEGAN, FELL
+from altlas_flow.cluster.control import FELL
 from altlas_flow.cluster.deadlines import Deadlines
 from altlas_flow.cluster.handle import Handle
+from altlas_flow.cluster.hearing import BEGAN
 from altlas_flow.cluster.lanes import Flight, Lane, Pace, Pool
 from altlas_flow.cluster.lessor import LEASE
 from altlas_flow.cluster.packed import Packed

@@ -1,8 +1,7 @@
 """Where predictions run: the part of the scheduler plugin that knows nodes, and sends work to them.
 
 A task's life here: first seen (`waiting`), placed (restricted to one node), or parked where nobody
-can do it now; on its node; over. Envelopes of requests are not moved from a lost node: they fail with
-`NodeLost`, and their sender, who knows each request, decides. Parts of frames are placed anew.
+can do it now; on its node; over, or lost with its node (`losses.py`).
 """
 
 from __future__ import annotations
@@ -12,13 +11,15 @@ import logging
 import pickle
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
 
+from altlas_flow.cluster.assignment import Assignment
 from altlas_flow.cluster.keys import ANNOTATION, DIGITS, is_envelope, model_of
-from altlas_flow.errors import AltlasError, NodeLost, NoEligibleNode, describe
+from altlas_flow.cluster.losses import NOWHERE, Losses
+from altlas_flow.errors import AltlasError, NoEligibleNode, describe
 from altlas_flow.placement.decide import Choice, decide
 from altlas_flow.placement.health import Health
 from altlas_flow.placement.latency import Latency
@@ -33,36 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: No worker has this address: a task restricted to it waits until we know better.
-NOWHERE = "altlas://nowhere"
-#: Seconds within which the last words of a lost host are heard.
-HEARD_LIMIT = 2.0
-#: What of a silent worker is ours: tasks of jobs, and inputs that were sent ahead.
-OURS = ("altlas-", "Packed-", "Rows-")
 #: Seconds that a row is thought to take where nobody knows.
 UNKNOWN_SECONDS = 0.01
-
-
-@dataclass(slots=True)
-class Job:
-    """A task that predicts, from when it is first seen until it is over."""
-
-    key: Any
-    model: str
-    since: float
-    said: Mapping[str, Any]  # by its sender
-    address: str | None = None
-    name: str = ""
-    rows: int = 1
-    seconds: float = 0.0
-    begun: set[int] = field(default_factory=set)  # members that have begun on its node
-    lost: bool = False  # its node is gone, and its sender is about to be told
-    answered: bool = False  # its answers are in memory
-
-    @property
-    def members(self) -> range:
-        """Positions of the requests in it, where it is an envelope."""
-        return range(int(self.said.get("count", 1)))
 
 
 class Placer:
@@ -100,17 +73,15 @@ class Placer:
         self.roster, self.health = Roster(), Health()
         self.memory = Memory(random.Random(seed))
         self.strategies: dict[str, Strategy] = dict(STRATEGIES)
-        self.default, self.fault, self._heard_out = default, fault, heard_out
-        self._tellings: set[asyncio.Task[None]] = set()
+        self.default, self.fault = default, fault
         self.needs: dict[str, Needs] = {}  # by the digits that keys carry
         self.ids: dict[str, str] = {}
         self.names: dict[str, str] = {}  # of nodes: name -> address
-        self.jobs: dict[Any, Job] = {}
+        self.assignments: dict[Any, Assignment] = {}
         self.on: dict[str, set[Any]] = {}  # address -> keys
-        self.running: dict[str, dict[str, list[tuple[Any, list[int] | None]]]] = {}  # address -> slot -> runs
         self.parked: dict[Any, asyncio.TimerHandle] = {}  # tasks that nobody can do now
         self.gone: list[tuple[float, Node]] = []  # nodes that left, and when
-        self.leaving: set[str] = set()
+        self.losses = Losses(scheduler, self.fail, heard_out)
 
     def note(self, model: ModelSpec, memory: int = 0) -> None:
         """Keep what a key's digits stand for."""
@@ -140,7 +111,7 @@ class Placer:
         """A worker's status may have changed."""
         node, ws = self.roster.get(address), self.scheduler.workers.get(address)
         if ws is not None and ws.status in (Status.closing, Status.closing_gracefully):
-            self.leaving.add(address)
+            self.losses.leaving.add(address)
         if node is None or ws is None:
             return
         was = node.available
@@ -159,28 +130,25 @@ class Placer:
         self.health.forget(address)
         self.memory.forget(address)
         self.on.pop(address, None)
-        # what its host said last may not have been heard yet
-        self.loop.call_later(2 * HEARD_LIMIT, self.running.pop, address, None)
-        self.leaving.discard(address)
+        self.losses.left(address)
 
     # -- what hosts say -----------------------------------------------------------------------
 
     def began(self, address: str, slot: str, runs: Iterable[tuple[Any, list[int] | None]]) -> None:
         """A batch of that slot is about to run; what the slot ran before is over."""
         now = [(key, members) for key, members in runs]
-        self.running.setdefault(address, {})[slot] = now
+        self.losses.began(address, slot, now)
         for key, members in now:
-            job = self.jobs.get(key)
-            if job is not None and job.address in (address, None):
-                job.begun.update(job.members if members is None else members)
+            assignment = self.assignments.get(key)
+            if assignment is not None and assignment.address in (address, None):
+                assignment.begun.update(assignment.members if members is None else members)
 
     def done(self, address: str, key: Any, rows: int, seconds: float | None, faults: int) -> None:
         """A task has its answers: what its rows took, and whether the node failed."""
         node, now = self.roster.get(address), self.loop.time()
         if node is None:
             return
-        for slot, runs in self.running.get(address, {}).items():
-            self.running[address][slot] = [run for run in runs if run[0] != key]
+        self.losses.done(address, key)
         if faults:
             was = self.health.aside(address, now)
             self.health.failed(address, now)
@@ -198,44 +166,51 @@ class Placer:
         """A task that predicts has changed its state."""
         ts = self.scheduler.tasks[key]
         if finish == "waiting":
-            job = self.jobs.get(key)
-            if job is None:
+            assignment = self.assignments.get(key)
+            if assignment is None:
                 said = (ts.annotations or {}).get(ANNOTATION) or {}
-                job = Job(key, model, self.loop.time(), said, rows=max(1, int(said.get("rows", 1))))
-                self.jobs[key] = job
-            lost, name = job.address or (job.name if job.answered else None), job.name
-            self._release(job)
-            if is_envelope(key) and (job.lost or lost is not None):
-                self._lose(ts, job, lost, name)
+                assignment = Assignment(
+                    key, model, self.loop.time(), said, rows=max(1, int(said.get("rows", 1)))
+                )
+                self.assignments[key] = assignment
+            lost, name = (
+                assignment.address or (assignment.name if assignment.answered else None),
+                assignment.name,
+            )
+            self._release(assignment)
+            if is_envelope(key) and (assignment.lost or lost is not None):
+                self.losses.lose(ts, assignment, lost, name)
             else:
                 self.place_if_ready(ts)
-        elif finish == "memory" and is_envelope(key) and key in self.jobs:
-            self._release(self.jobs[key])
-            self.jobs[key].answered = True  # its answers may still be lost before they are fetched
+        elif finish == "memory" and is_envelope(key) and key in self.assignments:
+            self._release(self.assignments[key])
+            self.assignments[key].answered = True  # its answers may still be lost before they are fetched
         elif finish in ("memory", "erred", "forgotten"):
-            job = self.jobs.get(key)
-            if finish == "forgotten" and job is not None and job.address is not None:
-                self.health.released(job.address)  # cancelled: had it been a trial, another may be made
+            assignment = self.assignments.get(key)
+            if finish == "forgotten" and assignment is not None and assignment.address is not None:
+                self.health.released(
+                    assignment.address
+                )  # cancelled: had it been a trial, another may be made
             self._over(key)
         elif start == "no-worker":
             self._unpark(key)
 
-    def _release(self, job: Job) -> None:
+    def _release(self, assignment: Assignment) -> None:
         """Count a task out of the node where it was placed."""
-        address, job.address = job.address, None
+        address, assignment.address = assignment.address, None
         if address is None:
             return
-        self.on.get(address, set()).discard(job.key)
+        self.on.get(address, set()).discard(assignment.key)
         node = self.roster.get(address)
         if node is not None:
-            node.end(job.rows, job.seconds)
+            node.end(assignment.rows, assignment.seconds)
             self.roster.moved(address)
 
     def _over(self, key: Any) -> None:
         self._unpark(key)
-        job = self.jobs.pop(key, None)
-        if job is not None:
-            self._release(job)
+        assignment = self.assignments.pop(key, None)
+        if assignment is not None:
+            self._release(assignment)
 
     def _unpark(self, key: Any) -> None:
         timer = self.parked.pop(key, None)
@@ -244,37 +219,34 @@ class Placer:
 
     def place_if_ready(self, ts: TaskState) -> bool:
         """Restrict a task whose inputs are all there to the node that shall do it; whether there is one."""
-        job = self.jobs.get(ts.key)
-        if ts.waiting_on or job is None:
+        assignment = self.assignments.get(ts.key)
+        if ts.waiting_on or assignment is None:
             return False
-        if job.address is not None and self.scheduler.workers.get(job.address) is None:
-            self._release(job)
-        asked = self._asked(ts, job)
-        choice, used, notes = self._decide(asked, job)
+        if assignment.address is not None and self.scheduler.workers.get(assignment.address) is None:
+            self._release(assignment)
+        asked = self._asked(ts, assignment)
+        choice, used, notes = self._decide(asked, assignment)
         while choice is not None and not self._is_there(choice.node):
-            choice, used, notes = self._decide(asked, job)
+            choice, used, notes = self._decide(asked, assignment)
         if choice is None:
             self._park(ts, asked)
             return False
         node = choice.node
-        self._release(job)  # a second look at the same task
+        self._release(assignment)  # a second look at the same task
         self.scheduler.set_restrictions({ts.key: [node.address]})
-        job.address, job.name, job.begun, job.answered = node.address, node.name, set(), False
-        job.seconds = job.rows * self._seconds(asked, node)
+        assignment.address, assignment.name, assignment.begun, assignment.answered = (
+            node.address,
+            node.name,
+            set(),
+            False,
+        )
+        assignment.seconds = assignment.rows * self._seconds(asked, node)
         # it counts from here: its siblings are placed before any of them counts as processing
-        node.begin(job.rows, job.seconds)
+        node.begin(assignment.rows, assignment.seconds)
         self.roster.moved(node.address)
         self.on.setdefault(node.address, set()).add(ts.key)
-        trace = {
-            "strategy": used,
-            "node": node.name,
-            "score": choice.score,
-            "runners_up": choice.runners_up,
-            "refused": choice.refused,
-            "placing": asked.now - job.since,
-            "notes": notes,
-        }
-        ts.annotations = {**(ts.annotations or {}), ANNOTATION: {**job.said, "trace": trace}}
+        said = assignment.because(choice, used, notes, asked.now)
+        ts.annotations = {**(ts.annotations or {}), ANNOTATION: said}
         return True
 
     def _is_there(self, node: Node) -> bool:
@@ -290,9 +262,9 @@ class Placer:
             node.available = available
             self.roster.changed(node.address)
 
-    def _asked(self, ts: TaskState, job: Job) -> Asked:
-        needs = self.needs.get(job.model) or Needs.of({}, {}, 0)
-        tried = (self.names.get(name) for name in job.said.get("exclude") or ())
+    def _asked(self, ts: TaskState, assignment: Assignment) -> Asked:
+        needs = self.needs.get(assignment.model) or Needs.of({}, {}, 0)
+        tried = (self.names.get(name) for name in assignment.said.get("exclude") or ())
         exclude = frozenset(address for address in tried if address is not None)
         local: dict[str, int] = {}
         size = 0
@@ -302,9 +274,9 @@ class Placer:
             for ws in dependency.who_has or ():
                 local[ws.address] = local.get(ws.address, 0) + weight
         return Asked(
-            model=job.model,
+            model=assignment.model,
             needs=needs,
-            rows=job.rows,
+            rows=assignment.rows,
             exclude=exclude,
             local=local,
             bytes=size,
@@ -312,8 +284,8 @@ class Placer:
             now=self.loop.time(),
         )
 
-    def _decide(self, asked: Asked, job: Job) -> tuple[Choice | None, str, list[str]]:
-        name = str(job.said.get("strategy") or self.default)
+    def _decide(self, asked: Asked, assignment: Assignment) -> tuple[Choice | None, str, list[str]]:
+        name = str(assignment.said.get("strategy") or self.default)
         strategy = self.strategies.get(name)
         try:
             if strategy is None:
@@ -372,71 +344,9 @@ class Placer:
         )
         self.scheduler.transitions(recommendations, stimulus_id=stimulus)
 
-    # -- lost nodes ---------------------------------------------------------------------------
-
-    def _lose(self, ts: TaskState, job: Job, address: str | None, name: str) -> None:
-        """The node of an envelope is gone: park it where nobody is, and tell its sender."""
-        self.scheduler.set_restrictions({ts.key: [NOWHERE]})
-        if job.lost:
-            return  # it is about to be told
-        job.lost = True
-        cause = "left" if job.answered or address in self.leaving else "died"
-        telling = self.loop.create_task(self._tell_lost(job, address or "", name, cause))
-        self._tellings.add(telling)
-        telling.add_done_callback(self._tellings.discard)
-
-    async def _tell_lost(self, job: Job, address: str, name: str, cause: str) -> None:
-        if not job.answered:
-            # the end of a worker may be seen before its last words are read
-            await self._heard_out(address)
-        ts = self.scheduler.tasks.get(job.key)
-        if ts is not None and ts.state == "no-worker":
-            self.fail(job.key, self._lost(job, address, name, cause))
-
-    def _lost(self, job: Job, address: str, name: str, cause: str) -> NodeLost:
-        if job.answered:
-            return NodeLost(name, cause, (), tuple(job.members))
-        running: set[int] = set()
-        for runs in self.running.get(address, {}).values():
-            for key, members in runs:
-                if key == job.key:
-                    running.update(job.members if members is None else members)
-        return NodeLost(name, cause, tuple(sorted(running)), tuple(job.begun))
-
     def silent(self, ws: WorkerState) -> int:
-        """A worker is silent: its work moves; how many tasks."""
-        stimulus = f"altlas-silent-{ws.address}-{self.loop.time()}"
+        """A worker is silent: it gets nothing more, and its work moves; how many tasks."""
         node = self.roster.get(ws.address)
         if node is not None:
             self._set_available(node, False)
-        self.scheduler.handle_worker_status_change("paused", ws, stimulus)
-        gone = []
-        for ts in list(ws.processing):
-            job = self.jobs.get(ts.key)
-            if job is not None and is_envelope(ts.key):
-                self.fail(ts.key, self._lost(job, ws.address, str(ws.name), "silent"))
-            elif job is not None or str(ts.key).startswith(OURS):
-                self.scheduler.transitions({ts.key: "released"}, stimulus_id=stimulus)
-            else:
-                continue  # somebody else's
-            gone.append(ts.key)
-        moved = len(gone)
-        gone += self._drop_copies(ws, stimulus)
-        # tasks run to their ends when the worker goes on; nobody waits for that any more
-        self.scheduler.worker_send(ws.address, {"op": "free-keys", "keys": gone, "stimulus_id": stimulus})
-        self.running.pop(ws.address, None)
-        return moved
-
-    def _drop_copies(self, ws: WorkerState, stimulus: str) -> list[Any]:
-        """Count what only a silent worker has as lost, as Dask does where a worker dies: it is made anew."""
-        lost = [
-            ts
-            for ts in ws.has_what
-            if len(ts.who_has or ()) == 1 and str(ts.key).startswith(OURS) and not is_envelope(ts.key)
-        ]
-        for ts in lost:
-            self.scheduler.remove_replica(ts, ws)
-        self.scheduler.transitions(
-            {ts.key: "released" if ts.run_spec else "forgotten" for ts in lost}, stimulus_id=stimulus
-        )
-        return [ts.key for ts in lost]
+        return self.losses.silent(ws, self.assignments)

@@ -1,0 +1,44 @@
+"""`Assignment`: what the scheduler plugin knows of one task that predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from altlas_flow.placement.decide import Choice
+
+
+@dataclass(slots=True)
+class Assignment:
+    """A task that predicts, from when it is first seen until it is over."""
+
+    key: Any
+    model: str
+    since: float
+    said: Mapping[str, Any]  # by its sender
+    address: str | None = None
+    name: str = ""
+    rows: int = 1
+    seconds: float = 0.0
+    begun: set[int] = field(default_factory=set)  # members that have begun on its node
+    lost: bool = False  # its node is gone, and its sender is about to be told
+    answered: bool = False  # its answers are in memory
+
+    @property
+    def members(self) -> range:
+        """Positions of the requests in it, where it is an envelope."""
+        return range(int(self.said.get("count", 1)))
+
+    def because(self, choice: Choice, strategy: str, notes: list[str], now: float) -> dict[str, Any]:
+        """What its sender said, and why it goes where it goes: it travels with the task."""
+        trace = {
+            "strategy": strategy,
+            "node": choice.node.name,
+            "score": choice.score,
+            "runners_up": choice.runners_up,
+            "refused": choice.refused,
+            "placing": now - self.since,
+            "notes": notes,
+        }
+        return {**self.said, "trace": trace}

@@ -1,0 +1,84 @@
+"""Hearing: what hosts say, each on a connection of its own (see `words.py`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from distributed.comm.core import Comm
+
+from altlas_flow.cluster.lessor import Lessor
+from altlas_flow.cluster.losses import HEARD_LIMIT
+from altlas_flow.cluster.placer import Placer
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+#: Operation on a client's stream: members of an envelope have begun to run.
+BEGAN = "altlas-began"
+#: Seconds after which a client is told that its requests run.
+TELL = 0.02
+
+
+class Hearing:
+    """Hears hosts, and passes on what they say.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    guard : callable
+        ``guard(what, function, *args, **kwargs)`` calls the function; it counts what that raises.
+    """
+
+    def __init__(self, scheduler: Scheduler, guard: Callable[..., None]) -> None:
+        self.scheduler, self._guard = scheduler, guard
+        self.loop = asyncio.get_running_loop()
+        self._heard: dict[str, asyncio.Event] = {}  # set where a host will say no more
+
+    def begin(self, placer: Placer, lessor: Lessor) -> None:
+        """Whom to tell."""
+        self.placer, self.lessor = placer, lessor
+
+    def left(self, address: str) -> None:
+        """A worker is gone."""
+        self.loop.call_later(2 * HEARD_LIMIT, self._heard.pop, address, None)
+
+    async def listen(self, comm: Comm, address: str) -> None:
+        """Hear what one host says, for as long as it lives."""
+        over = self._heard[address] = asyncio.Event()
+        try:
+            while True:
+                for word in await comm.read():
+                    self._guard("a word", self._hear, address, **word)
+        except OSError:
+            return  # CommClosedError is one: it has gone
+        finally:
+            over.set()
+
+    async def heard_out(self, address: str) -> None:
+        """Wait until a host that is gone has been heard to the end."""
+        heard = self._heard.get(address)
+        if heard is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(heard.wait(), HEARD_LIMIT)
+
+    def _hear(self, address: str, word: str, **said: Any) -> None:
+        placer = self.placer
+        if word == "begin":
+            placer.began(address, said["slot"], said["runs"])
+            for key, members in said["runs"]:
+                # what is quick is over by then, and needs no message
+                self.loop.call_later(TELL, self._tell_begun, key, members)
+        elif word == "done":
+            placer.done(address, said["key"], said["rows"], said["seconds"], said["faults"])
+        elif word == "model":
+            placer.roster.loaded(address, said["model"], said["bytes"])
+
+    def _tell_begun(self, key: Any, members: list[int] | None) -> None:
+        """Tell the owner of an envelope that members of it run."""
+        owner = self.lessor.envelopes.get(key)
+        comm = self.scheduler.client_comms.get(owner[1]) if owner is not None else None
+        if comm is not None and not comm.closed():
+            comm.send({"op": BEGAN, "key": key, "requests": members})

@@ -1,0 +1,130 @@
+"""Lost nodes: what becomes of the work of workers that died, left, or are silent.
+
+Envelopes of requests are not moved: they fail with `NodeLost`, which says which of their members were
+running, and their sender, who knows each request, decides. All else of ours is done anew elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from altlas_flow.cluster.keys import is_envelope
+from altlas_flow.errors import AltlasError, NodeLost
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler, TaskState, WorkerState
+
+    from altlas_flow.cluster.assignment import Assignment
+
+#: No worker has this address: a task restricted to it waits until we know better.
+NOWHERE = "altlas://nowhere"
+#: Seconds within which the last words of a lost host are heard.
+HEARD_LIMIT = 2.0
+#: What of a silent worker is ours: tasks of jobs, and inputs that were sent ahead.
+OURS = ("altlas-", "Packed-", "Rows-")
+
+
+class Losses:
+    """Knows what runs on each node, as its host says, and tells the owners of what is lost.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    fail : callable
+        ``fail(key, error)`` ends a task.
+    heard_out : callable
+        ``await heard_out(address)``: until all that the host of a lost worker had said is heard.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        fail: Callable[[Any, AltlasError], None],
+        heard_out: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self.scheduler, self._fail, self._heard_out = scheduler, fail, heard_out
+        self.loop = asyncio.get_running_loop()
+        self.leaving: set[str] = set()  # workers that go on purpose
+        self._running: dict[str, dict[str, list[tuple[Any, list[int] | None]]]] = {}  # by address and slot
+        self._tellings: set[asyncio.Task[None]] = set()
+
+    def began(self, address: str, slot: str, runs: Iterable[tuple[Any, list[int] | None]]) -> None:
+        """A batch of that slot is about to run; what the slot ran before is over."""
+        self._running.setdefault(address, {})[slot] = list(runs)
+
+    def done(self, address: str, key: Any) -> None:
+        """A task has its answers."""
+        for slot, runs in self._running.get(address, {}).items():
+            self._running[address][slot] = [run for run in runs if run[0] != key]
+
+    def left(self, address: str) -> None:
+        """A worker is gone."""
+        # what its host said last may not have been heard yet
+        self.loop.call_later(2 * HEARD_LIMIT, self._running.pop, address, None)
+        self.leaving.discard(address)
+
+    def lose(self, ts: TaskState, assignment: Assignment, address: str | None, name: str) -> None:
+        """The node of an envelope is gone: park it where nobody is, and tell its sender."""
+        self.scheduler.set_restrictions({ts.key: [NOWHERE]})
+        if assignment.lost:
+            return  # it is about to be told
+        assignment.lost = True
+        cause = "left" if assignment.answered or address in self.leaving else "died"
+        telling = self.loop.create_task(self._tell_lost(assignment, address or "", name, cause))
+        self._tellings.add(telling)
+        telling.add_done_callback(self._tellings.discard)
+
+    async def _tell_lost(self, assignment: Assignment, address: str, name: str, cause: str) -> None:
+        if not assignment.answered:
+            # the end of a worker may be seen before its last words are read
+            await self._heard_out(address)
+        ts = self.scheduler.tasks.get(assignment.key)
+        if ts is not None and ts.state == "no-worker":
+            self._fail(assignment.key, self._lost(assignment, address, name, cause))
+
+    def _lost(self, assignment: Assignment, address: str, name: str, cause: str) -> NodeLost:
+        if assignment.answered:
+            return NodeLost(name, cause, (), tuple(assignment.members))
+        running: set[int] = set()
+        for runs in self._running.get(address, {}).values():
+            for key, members in runs:
+                if key == assignment.key:
+                    running.update(assignment.members if members is None else members)
+        return NodeLost(name, cause, tuple(sorted(running)), tuple(assignment.begun))
+
+    def silent(self, ws: WorkerState, assignments: Mapping[Any, Assignment]) -> int:
+        """A worker is silent: its work moves; how many tasks."""
+        stimulus = f"altlas-silent-{ws.address}-{self.loop.time()}"
+        self.scheduler.handle_worker_status_change("paused", ws, stimulus)
+        gone = []
+        for ts in list(ws.processing):
+            assignment = assignments.get(ts.key)
+            if assignment is not None and is_envelope(ts.key):
+                self._fail(ts.key, self._lost(assignment, ws.address, str(ws.name), "silent"))
+            elif assignment is not None or str(ts.key).startswith(OURS):
+                self.scheduler.transitions({ts.key: "released"}, stimulus_id=stimulus)
+            else:
+                continue  # somebody else's
+            gone.append(ts.key)
+        moved = len(gone)
+        gone += self._drop_copies(ws, stimulus)
+        # tasks run to their ends when the worker goes on; nobody waits for that any more
+        self.scheduler.worker_send(ws.address, {"op": "free-keys", "keys": gone, "stimulus_id": stimulus})
+        self._running.pop(ws.address, None)
+        return moved
+
+    def _drop_copies(self, ws: WorkerState, stimulus: str) -> list[Any]:
+        """Count what only a silent worker has as lost, as Dask does where a worker dies: it is made anew."""
+        lost = [
+            ts
+            for ts in ws.has_what
+            if len(ts.who_has or ()) == 1 and str(ts.key).startswith(OURS) and not is_envelope(ts.key)
+        ]
+        for ts in lost:
+            self.scheduler.remove_replica(ts, ws)
+        self.scheduler.transitions(
+            {ts.key: "released" if ts.run_spec else "forgotten" for ts in lost}, stimulus_id=stimulus
+        )
+        return [ts.key for ts in lost]
