@@ -61,9 +61,22 @@ def test_there_is_no_more_than_the_tries_of_the_policy_or_of_the_settings(error,
 
 @given(st.one_of(closed, lost), situations)
 def test_what_had_not_begun_on_a_node_that_went_moves_and_uses_up_no_try(error, situation):
-    situation |= {"began": False}
-    expected = Fate.MOVE if situation["moves"] < MOVES else Fate.END
-    assert decide(error, **situation) is expected
+    limit = DEATHS if isinstance(error, NodeLost) and error.cause != "left" else MOVES
+    situation |= {"began": False, "moves": situation["moves"] % limit}
+    assert decide(error, **situation) is Fate.MOVE
+
+
+@given(st.one_of(closed, st.just(NodeLost("a", "left"))), situations)
+def test_moves_have_an_end(error, situation):
+    assert decide(error, **situation | {"began": False, "moves": MOVES}) is Fate.END
+
+
+@given(st.sampled_from(["died", "silent"]), situations, st.integers(DEATHS, MOVES))
+def test_what_moved_from_three_workers_that_died_counts_as_having_begun(cause, situation, moves):
+    """The word that it began may have been lost, and it may be what kills them."""
+    situation |= {"moves": moves}
+    error = NodeLost("a", cause)
+    assert decide(error, **situation | {"began": False}) is decide(error, **situation | {"began": True})
 
 
 @given(st.one_of(closed, lost), situations)

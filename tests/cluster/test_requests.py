@@ -427,14 +427,16 @@ def together(flow, spec):
     flow._transport._dispatch._pace.observe(spec.fingerprint, 10**6, 0.01)
 
 
-def test_the_future_is_the_envelopes_and_its_result_not_the_requests(lab):
-    handle = lab.flow.submit(model(echo), [7])
-    handle.result(LIMIT)
-    assert isinstance(handle.future, distributed.Future)
-    answers = handle.future.result(LIMIT)
-    assert handle.future.key.startswith("altlas-request-")
-    assert not isinstance(answers, af.InferenceResponse)
-    assert answers.node == handle.result().node_id
+def test_the_future_is_the_envelopes_and_let_go_of_with_the_answers(lab, gate):
+    (blocker,) = fill(lab, gate, 1)
+    until(lambda: blocker.future is not None)
+    future = blocker.future
+    assert isinstance(future, distributed.Future)
+    assert future.key.startswith("altlas-request-")
+    gate.open("fill")
+    assert blocker.result(LIMIT).ok
+    # its result does not stay on the cluster for as long as the handle lives
+    until(lambda: tasks_of(lab.flow) == [])
 
 
 def test_a_request_that_was_refused_is_over_and_has_no_future(lab):

@@ -138,11 +138,10 @@ def test_failed_requests_are_let_go_of(flow):
     handle = ask()
     with pytest.raises(PredictError):
         handle.result(LIMIT)
-    for expected in ([handle.future.key], []):
-        end = time.monotonic() + LIMIT
-        while (keys := left()) != expected:
-            assert time.monotonic() < end, keys
-        handle = None
+    end = time.monotonic() + LIMIT
+    while keys := left():  # though its handle is held
+        assert time.monotonic() < end, keys
+    assert handle.status == "error"
 
 
 def test_many_at_once_from_many_threads_each_get_their_own_answer(flow):
@@ -238,6 +237,9 @@ def test_submit_does_not_block_a_running_event_loop(flow):
 def test_a_cancelled_request_ends_with_a_typed_error(flow, waits):
     spec, _ = waits
     handle = flow.submit(spec, [1])
+    end = time.monotonic() + LIMIT
+    while handle.future is None:
+        assert time.monotonic() < end
     handle.future.cancel()
     with pytest.raises(ClusterError):
         handle.result(LIMIT)
@@ -245,7 +247,7 @@ def test_a_cancelled_request_ends_with_a_typed_error(flow, waits):
 
 def test_an_input_that_kills_its_workers_ends_with_a_typed_error_and_is_let_go_of():
     def ask():
-        with pytest.raises(ClusterError, match="workers that died"):
+        with pytest.raises(ClusterError, match="died while it had the request"):
             flow.submit(model(die), [1]).result(LIMIT)
 
     with (

@@ -107,7 +107,8 @@ class World:
             self.clients[name].down.append(lease)
 
     def resize(self, capacity: int) -> None:
-        self.bound = max(capacity, self.reach)
+        # the scheduler goes by what it knows: messages may still be on their way
+        self.bound = max(capacity, self.reach, self.leases.exposed)
         self.leases.capacity = capacity
 
     def settle(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import random
 
@@ -143,13 +144,13 @@ def test_with_a_seed_the_decisions_are_the_same(strategy, request_, some, seed):
 )
 def test_round_robin_is_fair_within_one_from_whenever_nodes_joined_or_left(count, steps, rng):
     some, remembered = [Node(str(index)) for index in range(count)], memory()
-    served = dict.fromkeys(some, 0)
+    served, names = dict.fromkeys(some, 0), itertools.count()
     for step in steps:
         if step == "ask":
             rng.shuffle(some)
             served[first(round_robin, Asked("m", Needs()), some, remembered)] += 1
         elif step == "join":
-            some.append(Node(f"late-{len(served)}-{rng.random()}"))
+            some.append(Node(f"late-{next(names)}"))
         elif len(some) > 1:
             remembered.forget(some.pop().address)
         if step != "ask":  # others may be one ahead now: from here on it is fair again
