@@ -32,6 +32,8 @@ RAY = {
 #: Requests of a burst at most: what takes milliseconds each is measured over fewer, as a rate.
 FEWER = {RAW: 2_000, "ray serve": 2_000, "ray serve open": 2_000, "ray serve batch": 2_000}
 WORKERS = 2
+#: Requests of one contestant after another, before the next contestant has its turn.
+BLOCK = 25
 
 
 class Exchange:
@@ -77,18 +79,23 @@ class Exchange:
         return self._stack.enter_context(Client(self._stack.enter_context(cluster), set_as_default=False))
 
     def lone(self, chosen: Sequence[str]) -> dict[str, list[float]]:
-        """Contestant -> the median milliseconds of a request, one a run; they take turns at each request."""
+        """Contestant -> the median milliseconds of a request, one a run; they take turns, a block each.
+
+        Not at each request: Dask's client sends nothing for 10 ms after it has sent anything, so what one
+        contestant tells the scheduler afterwards would count for the next one.
+        """
         self._begin()
         values: dict[str, list[float]] = {name: [] for name in chosen}
         asks = {name: self._attempt(name, self._asker, name) for name in chosen}
         for run in range(self.args.runs + 1):
             seconds: dict[str, list[float]] = {name: [] for name in chosen}
-            for number in range(self.args.lone if run else 20):
-                turn = number % len(chosen)
+            for block in range(-(-self.args.lone // BLOCK) if run else 1):
+                turn = block % len(chosen)
                 for name in (*chosen[turn:], *chosen[:turn]):
-                    took = self._attempt(name, _timed, asks[name], f"request {next(self._numbers)}")
-                    if took is not None:
-                        seconds[name].append(took)
+                    for _ in range(BLOCK):
+                        took = self._attempt(name, _timed, asks[name], f"request {next(self._numbers)}")
+                        if took is not None:
+                            seconds[name].append(took)
             for name in (name for name in chosen if run and name not in self._out):
                 values[name].append(1000 * statistics.median(seconds[name]))
                 print(f"{name}: {values[name][-1]:.2f} ms", flush=True)

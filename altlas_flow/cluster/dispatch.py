@@ -199,6 +199,7 @@ class Dispatch:
         for at, handle in enumerate(handles):
             handle._flight, handle._at, handle._sent = flight, at, now
         self._start(self.returns.follow(flight))
+        self.returns.let_go()
 
     def _without_bad(self, handles: list[Handle], error: BadRequest) -> list[Handle]:
         """Those that can be pickled, where an envelope could not; the others end."""
@@ -244,6 +245,7 @@ class Dispatch:
         self.pulse.close()
         self._deadlines.close()
         self.fail_all(error)
+        self.returns.let_go()
         self.pulse.tell({"op": "altlas-leave"})
         for operation in (LEASE, BEGAN, FELL):
             self.client._stream_handlers[operation] = _ignore  # the client may live on, and be told still

@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from dask.base import tokenize
+from distributed import Future
 from distributed.scheduler import KilledWorker
 
 from altlas_flow.cluster.envelope import Answers
@@ -32,6 +33,8 @@ from altlas_flow.records import RetryPolicy, Try
 if TYPE_CHECKING:
     from altlas_flow.cluster.transport import Transport
 
+#: Seconds after which answers are forgotten where no envelope leaves meanwhile.
+LET_GO = 0.05
 _DEFAULT_RETRY = RetryPolicy()
 
 
@@ -52,6 +55,8 @@ class Returns:
         self._pace, self._admit = pace, admit
         self.flights: dict[str, Flight] = {}
         self._retries: dict[Any, Lane] = {}  # lanes of requests that failed elsewhere
+        self._over: list[Future[Any]] = []  # futures whose answers have come
+        self._letting_go: asyncio.TimerHandle | None = None
 
     async def follow(self, flight: Flight) -> None:
         """Wait for an envelope."""
@@ -82,6 +87,19 @@ class Returns:
         # handles know their flight: without this only the garbage collector would let go of its future
         flight.handles, flight.task = [], None
         self.transport.wake()
+
+    def let_go(self) -> None:
+        """Have the cluster forget the answers that have come.
+
+        Right behind an envelope that leaves, or a little later: Dask's client waits for 10 ms after it has
+        sent anything, and by itself this message would keep the next request waiting.
+        """
+        if self._letting_go is not None:
+            self._letting_go.cancel()
+            self._letting_go = None
+        over, self._over = self._over, []
+        for future in over:
+            future.release()
 
     def began(self, key: str, requests: list[int] | None = None) -> None:
         """A worker says that members of an envelope run."""
@@ -143,7 +161,10 @@ class Returns:
         good = flight.handles
         if errors:
             good = [handle for at, handle in enumerate(good) if at not in errors]
-        flight.future.release()  # or the answers would stay on the cluster for as long as a handle lives
+        # or the answers would stay on the cluster for as long as a handle lives
+        self._over.append(flight.future)
+        if self._letting_go is None:
+            self._letting_go = self.transport.loop.call_later(LET_GO, self.let_go)
         self.transport.complete(good, COMPLETED)
         began = set(answers.began)
         for at, (faulty, error) in errors.items():
