@@ -48,7 +48,8 @@ from collections.abc import Iterable
 
 def one_line(value: object, limit: int = 500) -> str:
     """Text of `value` on one line, cut at `limit` characters."""
-    text = " ".join(str(value).split())
+    # what stands for bytes of a file name is no text, and would break whatever it is sent by
+    text = " ".join(str(value).encode("utf-8", "replace").decode().split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -83,7 +83,14 @@ class Requests:
         """
         self._check_open()
         if isinstance(model, InferenceRequest):
+            given = (inputs, priority, deadline, retry, validator, parameters, idempotent, more)
+            if given != (None, 0, None, None, None, None, True, {}):
+                raise BadRequest("a request says all but the strategy itself: leave the other arguments out")
             return self._submit(model, strategy)
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            raise BadRequest(f"retry={retry!r} is no policy: give RetryPolicy(tries=...)")
+        if not isinstance(idempotent, bool):
+            raise BadRequest(f"idempotent={idempotent!r} is neither True nor False: give one")
         within = None if deadline is None else _seconds(deadline)
         lane = self._transport.lane(
             self._find(model),
@@ -91,6 +98,7 @@ class Requests:
             strategy=strategy,
             priority=priority,
             validator=_named(validator),
+            idempotent=idempotent,
         )
         return self._transport.submit(lane, inputs, deadline=within, retry=retry, idempotent=idempotent)
 
@@ -121,10 +129,15 @@ class Requests:
             fails does not fail the others.
         """
         self._check_open()
+        given: Any = requests
         if isinstance(requests, (str, ModelSpec)):
-            handles = [self.submit(requests, item, **options) for item in inputs or ()]
+            if inputs is None or isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
+                raise BadRequest("submit_many(model, inputs) needs a list of inputs, one for each request")
+            handles = [self.submit(requests, item, **options) for item in inputs]
         elif options or inputs is not None:
             raise BadRequest("inputs= and options are for submit_many(model, inputs): requests say it all")
+        elif isinstance(given, InferenceRequest) or not isinstance(given, Iterable):
+            raise BadRequest("submit_many needs a list of InferenceRequest, or a model and a list of inputs")
         else:
             handles = [self._submit_or_fail(request) for request in requests]
         return Handles(handles, raise_on_error=raise_on_error)
@@ -168,6 +181,7 @@ class Requests:
             strategy=strategy or request.strategy,
             priority=request.priority,
             validator=_named(request.validator),
+            idempotent=request.idempotent,
         )
         return self._transport.submit(
             lane,
@@ -184,7 +198,8 @@ def _seconds(deadline: float | str | timedelta) -> float:
     try:
         return seconds(deadline)
     except ValueError as error:
-        raise BadRequest(f"deadline={deadline!r}: {error}") from error
+        text = f'deadline={deadline!r}: {error}: give seconds above 0, such as 0.5 or "300ms"'
+        raise BadRequest(text) from error
 
 
 def _named(validator: Any) -> Any:

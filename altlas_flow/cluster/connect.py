@@ -301,6 +301,8 @@ def call_control(client: Client, operation: str, **arguments: Any) -> Any:
     """
     import pickle
 
+    if client.status != "running" or client.scheduler is None:
+        raise ClusterLost("the connection to the scheduler is closed: connect again with af.connect()")
     handler = getattr(client.scheduler, operation)
     try:
         answer = client.sync(

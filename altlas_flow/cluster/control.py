@@ -25,6 +25,7 @@ from altlas_flow.cluster.worker import CANCEL, TOPIC
 from altlas_flow.errors import ModelConflict, SpecError, describe
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.placement.node import Needs, refusal
+from altlas_flow.placement.strategies import STRATEGIES as STRATEGY_NAMES
 from altlas_flow.placement.strategies import adapt
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ NAME = "altlas-control"
 CATALOG_TOPIC = "altlas-catalog"
 #: Operation on a client's stream: the worker that holds the answers of an envelope is silent.
 FELL = "altlas-fell"
+#: Functions of clients that are kept as strategies; the latest ones.
+STRATEGIES = 1000
 #: Entry points that give strategies by name.
 STRATEGY_GROUP = "altlas_flow.strategies"
 
@@ -190,9 +193,15 @@ class ControlPlugin(SchedulerPlugin):
         try:
             found = pickle.loads(function) if function is not None else _entry_point(name)
             self.placer.strategies[name] = adapt(found)
+            own = [known for known in self.placer.strategies if "#" in known]
+            for old in own[: max(0, len(own) - STRATEGIES)]:
+                del self.placer.strategies[old]
         except Exception as error:
             # whatever importing it may raise is for whoever asked for it
-            wrong = SpecError(f"strategy {name.partition('#')[0]!r} cannot be used: {describe(error)}")
+            label, built_in = name.partition("#")[0], ", ".join(STRATEGY_NAMES)
+            wrong = SpecError(
+                f"strategy {label!r} cannot be used ({describe(error)}): built in are {built_in}"
+            )
             return {"error": pickle.dumps(wrong)}
         return {"error": None}
 

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from altlas_flow.cluster.handle import Handle
 from altlas_flow.errors import DeadlineExceeded
 
+#: Deadlines that are kept before those of requests that are over are looked for.
+SWEEP = 1000
+
 
 class Deadlines:
     """Keeps the deadlines of requests.
@@ -35,11 +38,17 @@ class Deadlines:
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._at = 0.0
+        self._sweep_at = SWEEP
 
     def add(self, handle: Handle) -> None:
         """Watch a request."""
         assert handle._deadline is not None
         heapq.heappush(self._dated, (handle._deadline, next(self._order), handle))
+        if len(self._dated) >= self._sweep_at:
+            # those that are over would keep their answers until their own time
+            self._dated = [entry for entry in self._dated if not entry[2].done()]
+            heapq.heapify(self._dated)
+            self._sweep_at = max(SWEEP, 2 * len(self._dated))
         self._set()
 
     def close(self) -> None:

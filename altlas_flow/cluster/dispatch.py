@@ -119,7 +119,7 @@ class Dispatch:
         if self.transport.closed:
             self.returns.end(handle, ClusterLost("the flow is closed: connect and ask again"))
             return
-        if handle._ahead is None and weigh(handle._inputs) >= self.settings.scatter_size:
+        if handle._ahead is None and self._is_large(handle._inputs):
             self._ahead.add(handle)
             self._start(self._send_ahead(handle))
             return
@@ -132,6 +132,15 @@ class Dispatch:
         elif lane not in self._unready:
             self._unready.add(lane)
             self._start(self._prepare(lane))
+
+    def _is_large(self, inputs: Any) -> bool:
+        try:
+            return weigh(inputs) >= self.settings.scatter_size
+        except Exception:
+            # what cannot even be weighed (endless nesting, a property that raises) cannot be packed either,
+            # and packing says so
+            logger.debug("an input cannot be weighed", exc_info=True)
+            return False
 
     async def _prepare(self, lane: Lane) -> None:
         """Make a lane known to the scheduler: what it needs, and by which strategy it is placed."""
@@ -149,6 +158,12 @@ class Dispatch:
             return
         except AltlasError as error:
             self.returns.refuse(lane, error)
+            return
+        except Exception as error:
+            # a client that is closed meanwhile says so in several ways
+            self.returns.refuse(
+                lane, ClusterLost(f"the scheduler cannot be asked ({describe(error)}): connect")
+            )
             return
         finally:
             self._unready.discard(lane)
@@ -177,6 +192,9 @@ class Dispatch:
             return
         finally:
             self._ahead.discard(handle)
+        if handle.done():
+            handle._ahead = None  # it was given up meanwhile
+            return
         self._admit(handle)
         self.transport.wake()
 
@@ -198,6 +216,7 @@ class Dispatch:
         pool.in_flight += 1
         for at, handle in enumerate(handles):
             handle._flight, handle._at, handle._sent = flight, at, now
+        self.returns.flights[key] = flight
         self._start(self.returns.follow(flight))
         self.returns.let_go()
 

@@ -51,6 +51,8 @@ class Envelope:
         Run alone: it may be what killed a worker.
     validator : callable, optional
         Of the answers.
+    once : bool
+        None may run twice: each row is a batch of its own, since one that fails is halved and tried again.
     """
 
     spec: ModelSpec
@@ -61,6 +63,7 @@ class Envelope:
     priority: int = 0
     solo: bool = False
     validator: Any = None
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Answers:
     Attributes
     ----------
     node : str
-    rows : list or numpy.ndarray
+    rows : list or numpy.ndarray; a Packed while they travel
         Answers, row by row.
     offsets : list of int, optional
         Where the rows of each request begin, and the end; None: one row each.
@@ -180,6 +183,7 @@ class Delivery:
                 envelope.spec,
                 self.rows,
                 parameters=envelope.parameters,
+                batch=1 if envelope.once else None,
                 priority=envelope.priority,
                 wanted=still_wanted(),
                 watch=watch,
@@ -191,8 +195,8 @@ class Delivery:
             # whatever ended it ends all of its requests, and their sender says what is tried again
             typed, faulty = portable(envelope.spec.id, error), of_the_node(error)
             answers.errors = dict.fromkeys(range(self.count), (faulty, typed))
-            answers.began = self.requests(np.flatnonzero(~np.isnan(watch.began)))
         finally:
+            answers.began = self.requests(np.flatnonzero(~np.isnan(watch.began)))
             answers.seconds = host.clock() - arrived
             self._note(watch, arrived)
             if predictions is not None:
@@ -202,14 +206,35 @@ class Delivery:
                 if envelope.validator is not None:
                     self._validate(envelope.validator)
             faults = sum(faulty for faulty, _ in answers.errors.values())
+            predicted = int(np.count_nonzero(watch.sizes))  # not those that nobody wanted any more
             self.plugin.end(
                 self.key,
-                rows=len(self.rows),
-                seconds=answers.service if predictions is not None else None,
+                rows=predicted,
+                seconds=answers.service if predictions is not None and predicted else None,
                 faults=faults,
                 closing=any(isinstance(error, HostClosed) for _, error in answers.errors.values()),
             )
+        self._pack()
         return answers
+
+    def _pack(self) -> None:
+        """Make the answers bytes here: one that cannot be must not cost the others theirs."""
+        answers = self.answers
+        try:
+            answers.rows = Packed.of(answers.rows)
+            return
+        except Exception:
+            # a model may answer with anything at all; which of them it was is found out one by one
+            rows = list(answers.rows)
+        for row, value in enumerate(rows):
+            try:
+                Packed.of(value)
+            except Exception as error:
+                rows[row] = None
+                problem = PredictError(self.envelope.spec.id, f"its answer cannot be sent: {describe(error)}")
+                (at,) = self.requests([row])
+                answers.errors.setdefault(at, (False, problem))
+        answers.rows = Packed.of(rows)
 
     def requests(self, rows: Sequence[int] | np.ndarray) -> list[int]:
         """Positions of the requests that `rows` belong to."""
@@ -276,7 +301,7 @@ def complaint(validator: Any, outputs: Any) -> str | None:
     check = getattr(validator, "model_validate", validator)
     try:
         verdict = check(outputs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # a validator says no with whatever error it likes
         return describe(error)
     return f"{getattr(validator, '__name__', 'its validator')} says no" if verdict is False else None

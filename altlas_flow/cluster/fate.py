@@ -56,7 +56,8 @@ def decide(
     gone = isinstance(error, (HostClosed, NodeLost))
     if isinstance(error, NodeLost) and error.cause != "left" and moves >= DEATHS:
         began = True  # too often to be chance: the worker's word that it began may have been lost
-    if gone and not idempotent and (began or ever):
+    late = isinstance(error, NodeLost) and error.cause == "silent"  # it may still run there
+    if not idempotent and (began or ever or late) and not named(policy, error):
         return Fate.END  # it may have had its effect
     if gone and not began:
         return Fate.MOVE if moves < MOVES else Fate.END

@@ -6,11 +6,11 @@ import asyncio
 import fcntl
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ COUNT_LIMIT = 60.0
 _COUNT = "import torch; print(torch.cuda.device_count())"
 
 #: Locks of the GPUs that this process took: they go with it.
-_taken: list[IO[str]] = []
+_taken: list[int] = []
 
 
 async def claim_gpus(
@@ -51,12 +51,17 @@ async def claim_gpus(
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(index) for index in range(devices)]
     for name in names[:devices]:
-        place = (folder or Path(tempfile.gettempdir())) / f"altlas-gpu-{os.getuid()}-{name.strip()}.lock"
-        file = open(place, "a")  # noqa: SIM115 - held for the life of the process
+        safe = re.sub(r"[^A-Za-z0-9-]", "_", name.strip())
+        place = (folder or Path(tempfile.gettempdir())) / f"altlas-gpu-{os.getuid()}-{safe}.lock"
+        try:
+            file = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            logger.warning("the lock of GPU %s cannot be opened (%s): it is not used", name, error)
+            continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            file.close()  # another worker has it
+            os.close(file)  # another worker has it
             continue
         _taken.append(file)
         os.environ["CUDA_VISIBLE_DEVICES"] = name.strip()

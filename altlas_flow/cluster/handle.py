@@ -79,7 +79,8 @@ class Handle:
         model: str,
     ) -> None:
         self._transport, self._lane, self.request_id, self.model_id = transport, lane, request_id, model
-        self._inputs, self._many = inputs, isinstance(inputs, list)
+        self._many = isinstance(inputs, list)
+        self._inputs = list(inputs) if self._many else inputs  # the caller may go on with its own
         self._rows = len(inputs) if self._many else 1
         self._inside = False  # let in, where what may wait is bounded
         self._submitted = self._sent = self._ended = submitted
@@ -159,12 +160,15 @@ class Handle:
         ------
         TimeoutError
         """
+        if timeout is not None and not isinstance(timeout, (int, float)):
+            raise BadRequest(f"timeout={timeout!r} is no number: give seconds")
         if self._final is not None:
             return
         if threading.get_ident() == self._transport.thread:
             raise BadRequest("result() on the client's own event loop would never return: await the handle")
         over = threading.Event()
         if self._transport.when_over(self, over.set) and not over.wait(timeout):
+            self._transport.forget(self, over.set)
             raise TimeoutError(f"no answer to request {self.request_id} within {timeout} s: it goes on")
 
     def __await__(self) -> Generator[Any, None, InferenceResponse]:
@@ -176,7 +180,10 @@ class Handle:
             loop = asyncio.get_running_loop()
             over: asyncio.Future[None] = loop.create_future()
             if self._transport.when_over(self, (loop, over)):
-                await over
+                try:
+                    await over
+                finally:
+                    self._transport.forget(self, (loop, over))
         return self._outcome()
 
     def __repr__(self) -> str:
@@ -223,7 +230,7 @@ class Handle:
         batch, queue = int(answers.batch[at]), float(answers.queue[at])
         trace = Trace.build(
             placed.get("strategy", ""),
-            answers.node,
+            answers.node if self._error is None else "",
             score=placed.get("score"),
             runners_up=[(str(name), float(score)) for name, score in placed.get("runners_up") or ()],
             refused=dict(placed.get("refused") or {}),

@@ -43,7 +43,11 @@ class Hearing:
 
     def left(self, address: str) -> None:
         """A worker is gone."""
-        self.loop.call_later(2 * HEARD_LIMIT, self._heard.pop, address, None)
+        self.loop.call_later(2 * HEARD_LIMIT, self._forget, address, self._heard.get(address))
+
+    def _forget(self, address: str, heard: object) -> None:
+        if self._heard.get(address) is heard:  # else a new worker has the address
+            self._heard.pop(address, None)
 
     async def listen(self, comm: Comm, address: str) -> None:
         """Hear what one host says, for as long as it lives."""

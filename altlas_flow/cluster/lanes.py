@@ -46,6 +46,8 @@ class Lane:
     exclude: frozenset[str] = frozenset()
     solo: bool = False
     pool: Pool | None = None
+    once: bool = False  # its requests must not run twice
+    alone: bool = False  # one in an envelope
     code: bytes | None = None  # of a strategy of the user's own
     refused: AltlasError | None = None  # why nothing of the kind can be sent
     pending: deque[Handle] = field(default_factory=deque)
@@ -63,7 +65,7 @@ class Lane:
             if handle._final is None:
                 taken.append(handle)
                 rows -= handle._rows
-                if self.solo:
+                if self.solo or self.alone:
                     break
         return taken
 

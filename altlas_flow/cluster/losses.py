@@ -62,8 +62,12 @@ class Losses:
     def left(self, address: str) -> None:
         """A worker is gone."""
         # what its host said last may not have been heard yet
-        self.loop.call_later(2 * HEARD_LIMIT, self._running.pop, address, None)
+        self.loop.call_later(2 * HEARD_LIMIT, self._forget, address, self._running.get(address))
         self.leaving.discard(address)
+
+    def _forget(self, address: str, runs: object) -> None:
+        if self._running.get(address) is runs:  # else a new worker has the address
+            self._running.pop(address, None)
 
     def lose(self, ts: TaskState, assignment: Assignment, address: str | None, name: str) -> None:
         """The node of an envelope is gone: park it where nobody is, and tell its sender."""

@@ -293,7 +293,7 @@ class Placer:
             return decide(asked, strategy, self.roster, self.health, self.memory), name.partition("#")[0], []
         except Exception as error:
             # a user's strategy may fail with anything at all, and must not cost an answer
-            self.fault(f"strategy {name} failed: {describe(error)}")
+            self.fault(f"strategy {name} failed ({describe(error)}): LEAST_LOADED is used in its place")
             note = f"strategy {name.partition('#')[0]} failed ({describe(error)}): LEAST_LOADED was used"
             return decide(asked, least_loaded, self.roster, self.health, self.memory), "LEAST_LOADED", [note]
 

@@ -43,7 +43,9 @@ def post(
     if any(handle._deadline is not None for handle in handles):
         left = [FOREVER if handle._deadline is None else handle._deadline - now for handle in handles]
     priority = INTERACTIVE + lane.priority
-    envelope = Envelope(lane.spec, lane.parameters, inputs, counts, left, priority, lane.solo, lane.validator)
+    envelope = Envelope(
+        lane.spec, lane.parameters, inputs, counts, left, priority, lane.solo, lane.validator, lane.once
+    )
     try:
         packed = Packed.of(envelope)
     except Exception as error:

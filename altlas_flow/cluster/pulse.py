@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,7 +58,7 @@ class Pulse:
         self._beat: asyncio.TimerHandle | None = None
         self._soon: asyncio.TimerHandle | None = None
         self._number = 0
-        self._unanswered: float | None = None  # since when a pulse waits for its answer
+        self._unanswered: deque[tuple[int, float]] = deque()  # pulses without an answer: number, time
         self._reported = 0.0
 
     def pool(self, name: str, count: int, version: int) -> Pool:
@@ -70,8 +71,8 @@ class Pulse:
         self, pools: Mapping[str, tuple[int, int]], pulse: int | None = None, faults: int | None = None
     ) -> None:
         """The plugin tells how many envelopes may be in flight, or answers a pulse."""
-        if pulse is not None and pulse >= self._number:
-            self._unanswered = None
+        while pulse is not None and self._unanswered and self._unanswered[0][0] <= pulse:
+            self._unanswered.popleft()
         if faults is not None:
             self.faults = faults
         for name, (count, version) in pools.items():
@@ -99,8 +100,7 @@ class Pulse:
         now = self._clock()
         self._reported = now
         self._number += 1
-        if self._unanswered is None:
-            self._unanswered = now
+        self._unanswered.append((self._number, now))
         held: dict[str, int] = {}
         for pool in self.pools.values():
             for lane in pool.lanes:
@@ -133,13 +133,13 @@ class Pulse:
         self._beat = None
         if not self._waiting():
             self.report()  # nothing is held any more
-            self._unanswered = None
+            self._unanswered.clear()
             return
-        late = self._unanswered is not None and self._clock() - self._unanswered
+        late = self._clock() - self._unanswered[0][1] if self._unanswered else 0.0
         if self._client.status != "running":
             self._lost(ClusterLost("the scheduler went away: see whether it runs, connect and ask again"))
-        elif late and late > PATIENCE * self._limit:
-            self._unanswered = None
+        elif late > PATIENCE * self._limit:
+            self._unanswered.clear()
             self._lost(
                 ClusterLost(f"the scheduler is silent for {late:.1f} s: see whether it runs, and ask again")
             )

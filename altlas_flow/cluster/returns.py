@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
@@ -24,14 +25,18 @@ from altlas_flow.errors import (
     ClusterError,
     ClusterLost,
     DeadlineExceeded,
+    HostClosed,
     NodeLost,
     NoEligibleNode,
+    RequestCancelled,
     describe,
 )
 from altlas_flow.records import RetryPolicy, Try
 
 if TYPE_CHECKING:
     from altlas_flow.cluster.transport import Transport
+
+logger = logging.getLogger(__name__)
 
 #: Seconds after which answers are forgotten where no envelope leaves meanwhile.
 LET_GO = 0.05
@@ -60,11 +65,11 @@ class Returns:
 
     async def follow(self, flight: Flight) -> None:
         """Wait for an envelope."""
-        self.flights[flight.key] = flight
         flight.task = asyncio.current_task()
         error: Exception | None = None
         try:
             answers: Answers = await self.client._gather(flight.future)
+            answers.rows = answers.rows.open()
         except AltlasError as problem:
             error = problem
         except KilledWorker as problem:
@@ -78,12 +83,18 @@ class Returns:
         finally:
             flight.pool.in_flight -= 1
             self.flights.pop(flight.key, None)
-        if error is None:
-            self._deliver(flight, answers)
-        else:
-            # its frames would keep the future, and that the task on the scheduler
-            error.__traceback__ = getattr(getattr(flight.future, "_state", None), "traceback", None)
-            self._lost(flight, error)
+        try:
+            if error is None:
+                self._deliver(flight, answers)
+            else:
+                # its frames would keep the future, and that the task on the scheduler
+                error.__traceback__ = getattr(getattr(flight.future, "_state", None), "traceback", None)
+                self._lost(flight, error)
+        except Exception as problem:
+            logger.exception("answers could not be taken in")
+            fault = ClusterError(f"answers were lost ({describe(problem)}): this is a fault of altlas_flow")
+            for handle in flight.handles:
+                self.end(handle, fault)
         # handles know their flight: without this only the garbage collector would let go of its future
         flight.handles, flight.task = [], None
         self.transport.wake()
@@ -140,7 +151,7 @@ class Returns:
             for handle in flight.handles:
                 handle._ahead = None  # the worker that had it is gone: it is sent again
             return NodeLost("?", "left")
-        return ClusterError("the Dask future of the request was cancelled: ask again")
+        return RequestCancelled("the Dask future of the request was cancelled: ask again")
 
     def _lost(self, flight: Flight, error: Exception) -> None:
         """An envelope came back without answers."""
@@ -148,6 +159,12 @@ class Returns:
         if isinstance(error, NodeLost):
             node, running, begun = error.node, set(error.started), set(error.begun)
         faulty = isinstance(error, NodeLost)
+        if type(error) is ClusterError and flight.count > 1 and not flight.lane.once:
+            # something in it could not travel: each by itself, so that only that fails
+            for handle in flight.handles:
+                if not handle.done():
+                    self._again(handle, flight, "?", alone=True)
+            return
         for at, handle in enumerate(flight.handles):
             self._failed(handle, flight, error, node, faulty=faulty, began=at in running, ever=at in begun)
         if isinstance(error, NoEligibleNode):
@@ -168,7 +185,11 @@ class Returns:
         self.transport.complete(good, COMPLETED)
         began = set(answers.began)
         for at, (faulty, error) in errors.items():
-            self._failed(flight.handles[at], flight, error, answers.node, faulty=faulty, began=at in began)
+            ran = at in began
+            gone = isinstance(error, HostClosed)
+            self._failed(
+                flight.handles[at], flight, error, answers.node, faulty=faulty, began=ran and gone, ever=ran
+            )
 
     def _failed(
         self,
@@ -212,7 +233,7 @@ class Returns:
         else:
             self._again(handle, flight, node)
 
-    def _again(self, handle: Handle, flight: Flight, node: str) -> None:
+    def _again(self, handle: Handle, flight: Flight, node: str, *, alone: bool = False) -> None:
         """Queue a request for another node, with those that go the same way."""
         old = flight.lane
         exclude = old.exclude if node == "?" else old.exclude | {node}
@@ -220,7 +241,7 @@ class Returns:
         parameters = json.dumps(old.parameters, sort_keys=True, default=tokenize)
         key = (
             (old.spec.fingerprint, old.spec.id, parameters, old.strategy, old.priority),
-            (id(old.validator), exclude, solo),
+            (id(old.validator), exclude, solo, old.once, alone),
         )
         lane = self._retries.get(key)
         if lane is None or lane.refused is not None:
@@ -235,6 +256,8 @@ class Returns:
                 solo,
                 old.pool,
                 code=old.code,
+                once=old.once,
+                alone=alone,
             )
         handle._lane, handle._flight = lane, None
         self._admit(handle)

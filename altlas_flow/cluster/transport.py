@@ -21,9 +21,9 @@ from dask.base import tokenize
 from distributed import Client
 
 from altlas_flow.cluster.dispatch import Dispatch
-from altlas_flow.cluster.handle import CANCELLED, ERROR, Handle, cancelled
+from altlas_flow.cluster.handle import CANCELLED, ERROR, Handle, cancelled, stamped
 from altlas_flow.cluster.lanes import Lane
-from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded
+from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded, describe, one_line
 from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.records import DistributionStrategy, RetryPolicy
@@ -31,6 +31,8 @@ from altlas_flow.settings import Settings
 
 #: Kinds of requests (model, parameters, strategy, priority, validator) that are kept ready.
 KINDS = 1000
+#: Priorities reach from minus this to this: what Dask cannot send would cost it its workers.
+PRIORITIES = 1000
 
 
 class Transport:
@@ -72,6 +74,7 @@ class Transport:
         strategy: Any = None,
         priority: int = 0,
         validator: Any = None,
+        idempotent: bool = True,
     ) -> Lane:
         """Where requests of a kind wait; its arguments are checked the first time.
 
@@ -83,17 +86,25 @@ class Transport:
             given = json.dumps(parameters, sort_keys=True, default=tokenize) if parameters else ""
         except (TypeError, ValueError) as error:
             raise BadRequest(f"the parameters cannot be used ({error}): give names and values") from error
-        key = (spec.fingerprint, spec.id, spec.validator, given, strategy, priority, validator)
+        key = (spec.fingerprint, spec.id, spec.validator, given, strategy, priority, validator, idempotent)
         try:
             lane = self._lanes.get(key)
         except TypeError:
             raise BadRequest("strategy and validator have to be hashable: pass a function") from None
         if lane is not None and lane.refused is None:
             return lane
-        if isinstance(priority, bool) or not isinstance(priority, int):
-            raise BadRequest(f"priority={priority!r} is no whole number: give one, higher goes first")
+        if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > PRIORITIES:
+            raise BadRequest(
+                f"priority={priority!r} is no whole number from -{PRIORITIES} to {PRIORITIES}: give one, "
+                "higher goes first"
+            )
+        if validator is not None and not callable(getattr(validator, "model_validate", validator)):
+            raise BadRequest(
+                f"validator={validator!r} is none: give a callable, a pydantic model, or its name"
+            )
         runtime_class(spec.runtime)(spec).check_parameters({**spec.parameters, **parameters})
         lane = Lane(spec, dict(parameters), priority=priority, validator=validator or spec.checks())
+        lane.once = not idempotent
         lane.strategy, lane.code = self._strategy(strategy)
         with self._lock:
             if len(self._lanes) >= KINDS:
@@ -136,6 +147,8 @@ class Transport:
         if deadline is not None:
             self._dispatch.dated.append(handle)
         self._dispatch.inbox.append(handle)
+        if self.closed:  # meanwhile
+            self.end(handle, ERROR, ClusterLost("the flow was closed: connect and ask again"))
         self.wake()
         return handle
 
@@ -147,7 +160,7 @@ class Transport:
 
     def cancel(self, handle: Handle) -> bool:
         """Give a request up; False where it is over already."""
-        if not self.end(handle, CANCELLED, cancelled(handle)):
+        if not self.end(handle, CANCELLED, stamped(cancelled(handle), handle._tried or ())):
             return False
         with contextlib.suppress(RuntimeError):  # the loop is closed: so is everything else
             self.loop.call_soon_threadsafe(self._dispatch.unwanted, handle)
@@ -169,6 +182,12 @@ class Transport:
             handle._waiters.append(waiter)
             return True
 
+    def forget(self, handle: Handle, waiter: Any) -> None:
+        """Whoever waited has given up."""
+        with self._lock:
+            if handle._waiters is not None and waiter in handle._waiters:
+                handle._waiters.remove(waiter)
+
     def let_in(self, handle: Handle) -> bool:
         """Count a request as let in; False where it is over already."""
         with self._lock:
@@ -188,6 +207,8 @@ class Transport:
             self.open -= 1
             self.inside -= handle._inside
         notify(waiters)
+        if self._dispatch.inbox:
+            self.wake()  # there may be room again
         return True
 
     def complete(self, handles: list[Handle], final: str) -> None:
@@ -246,14 +267,18 @@ class Transport:
         if isinstance(strategy, str):
             with contextlib.suppress(ValueError):
                 return str(DistributionStrategy(strategy).value), None
-            return strategy, None
+            return one_line(strategy, 200), None
         if not callable(strategy):
             raise BadRequest(
                 f"strategy={strategy!r} is none: give a name, a DistributionStrategy or a function"
             )
         import cloudpickle
 
-        code: bytes = cloudpickle.dumps(strategy)
+        try:
+            code: bytes = cloudpickle.dumps(strategy)
+        except Exception as error:
+            # whatever a closure holds may refuse to be pickled, with any error
+            raise BadRequest(f"the strategy cannot be sent to the scheduler: {describe(error)}") from error
         name = getattr(strategy, "__name__", type(strategy).__name__)
         return f"{name}#{hashlib.sha256(code).hexdigest()[:16]}", code
 
@@ -277,6 +302,7 @@ def release(transport: Transport) -> None:
     with _registry:
         transport.users -= 1
         last = transport.users <= 0
+        transport._closed |= last  # nobody gets it any more
     if last:
         transport.close()
 

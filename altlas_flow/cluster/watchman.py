@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 LOOKS = 10
 #: Of Dask's heartbeats, those that may fail to come.
 MISSED = 3
+#: What a worker is that ought to speak.
+ALIVE = (Status.running, Status.paused, Status.closing_gracefully)
 
 
 class Watchman:
@@ -37,7 +39,7 @@ class Watchman:
     ) -> None:
         self.scheduler, self.placer, self.timeout, self._fell = scheduler, placer, timeout, fell
         self.loop = asyncio.get_running_loop()
-        self.silent: dict[str, float] = {}  # address -> its last heartbeat
+        self.silent: dict[str, tuple[float, Status]] = {}  # by address: its last heartbeat, and what it was
         self._timer = self.loop.call_later(timeout / LOOKS, self._look)
         self._due = self.loop.time() + timeout / LOOKS
 
@@ -69,14 +71,15 @@ class Watchman:
         for address, ws in list(self.scheduler.workers.items()):
             seen = self.silent.get(address)
             if seen is not None:
-                if ws.last_seen > seen:
+                if ws.last_seen > seen[0]:
                     del self.silent[address]
                     logger.warning("worker %s speaks again", ws.name)
-                    self.scheduler.handle_worker_status_change("running", ws, f"altlas-speaks-{now}")
+                    if seen[1] == Status.running:
+                        self.scheduler.handle_worker_status_change("running", ws, f"altlas-speaks-{now}")
             elif self.placer.roster.get(address) is None:
                 continue  # none of ours
-            elif not was_away and now - ws.last_seen > limit and ws.status == Status.running:
-                self.silent[address] = ws.last_seen
+            elif not was_away and now - ws.last_seen > limit and ws.status in ALIVE:
+                self.silent[address] = ws.last_seen, ws.status
                 moved = self.placer.silent(ws)
                 for ts in ws.has_what:
                     if is_envelope(ts.key) and len(ts.who_has or ()) == 1:

@@ -76,15 +76,17 @@ class Words:
                 words.append(self._gathered.popleft())
             if not words or self._closed:
                 return
-            try:
-                if self._comm is None or self._comm.closed():
-                    await self.open()
-                assert self._comm is not None
-                await self._comm.write(words)
-            except OSError:
-                # CommClosedError is one: the scheduler has gone, and this worker will notice
-                self._comm = None
-                self.lost += len(words)
+            for _ in range(2):
+                try:
+                    if self._comm is None or self._comm.closed():
+                        await self.open()
+                    assert self._comm is not None
+                    await self._comm.write(words)
+                except OSError:
+                    self._comm = None  # CommClosedError is one: once more, on a new connection
+                else:
+                    return
+            self.lost += len(words)  # the scheduler has gone, and this worker will notice
 
     def close(self) -> None:
         """Say no more; called on the worker's event loop."""

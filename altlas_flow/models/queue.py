@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from dask.base import tokenize
 
+from altlas_flow.errors import PredictError, describe
 from altlas_flow.models.batching import Batch
 from altlas_flow.models.loaded import LoadedModel
 from altlas_flow.models.spec import ModelSpec
@@ -78,7 +79,11 @@ class Queue:
         now = self._clock()
         for lane in self._lanes.values():
             for _, work in lane.works:
-                work.prune(now)
+                try:
+                    work.prune(now)
+                except Exception as error:
+                    # a fault in one call's deadlines must not end the others
+                    work.fail(PredictError(lane.model.spec.id, describe(error)))
         self._sweep()
 
     def next(self, gpu: bool) -> tuple[LoadedModel, Batch] | None:
@@ -87,7 +92,7 @@ class Queue:
         if not self._lanes or any(work.solo for batch in self.running for work, _ in batch.pieces):
             return None  # what runs alone, runs alone
         first = min(self._lanes.values(), key=lambda lane: lane.urgency)
-        if first.works[0][1].solo and self.running:
+        if first.works[0][1].solo and (self.running or not self._may_run(first.model.spec, gpu)):
             return None  # it begins when all others have ended; nothing overtakes it
         lanes = [lane for lane in self._lanes.values() if self._may_run(lane.model.spec, gpu)]
         if not lanes:

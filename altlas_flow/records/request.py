@@ -126,7 +126,9 @@ class InferenceRequest(Record):
     strategy: DistributionStrategy | str | Callable[..., Any] | None = Field(
         default=None, description="a DistributionStrategy, a strategy's name, or a callable"
     )
-    priority: int = Field(default=0, description="a whole number; higher goes first")
+    priority: int = Field(
+        default=0, ge=-1000, le=1000, description="a whole number from -1000 to 1000; higher goes first"
+    )
     deadline: float | None = Field(default=None, description='seconds above 0, such as 0.5 or "300ms"')
     retry: RetryPolicy = Field(default=RetryPolicy(), description="a RetryPolicy(tries=…, on=(…))")
     validator: str | Callable[..., Any] | None = Field(
