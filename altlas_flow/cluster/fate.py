@@ -57,7 +57,7 @@ def decide(
     if isinstance(error, NodeLost) and error.cause != "left" and moves >= DEATHS:
         began = True  # too often to be chance: the worker's word that it began may have been lost
     late = isinstance(error, NodeLost) and error.cause == "silent"  # it may still run there
-    if not idempotent and (began or ever or late) and not named(policy, error):
+    if not idempotent and (began or ever or late):
         return Fate.END  # it may have had its effect
     if gone and not began:
         return Fate.MOVE if moves < MOVES else Fate.END

@@ -7,6 +7,7 @@ which lives on that loop, does the rest.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import hashlib
 import json
@@ -284,6 +285,15 @@ class Transport:
 
 
 _transports: WeakKeyDictionary[Client, Transport] = WeakKeyDictionary()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before Dask closes clients and clusters that nobody has closed: what has been answered is let go of."""
+    for transport in list(_transports.values()):
+        transport.close()
+
+
 _registry = threading.Lock()
 
 
