@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import altlas_flow as af
-from altlas_flow.errors import AltlasError, ClusterError, ParameterError, PredictError
+from altlas_flow.errors import AltlasError, ClusterError, ParameterError, PredictError, RequestCancelled
 from tests.dataframe.jobs import tasks_of
 
 pytestmark = pytest.mark.timeout(60)
@@ -241,7 +241,7 @@ def test_a_cancelled_request_ends_with_a_typed_error(flow, waits):
     while handle.future is None:
         assert time.monotonic() < end
     handle.future.cancel()
-    with pytest.raises(ClusterError):
+    with pytest.raises(RequestCancelled):
         handle.result(LIMIT)
 
 

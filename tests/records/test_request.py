@@ -36,7 +36,7 @@ def again(request: InferenceRequest) -> InferenceRequest:
     parameters=mappings,
     metadata=mappings,
     model_id=st.none() | st.text(min_size=1),
-    priority=st.integers(),
+    priority=st.integers(-1000, 1000),
     deadline=st.none() | st.floats(1e-300, 1e300),
     strategy=st.none() | st.sampled_from(DistributionStrategy) | st.just("my-strategy"),
     retry=st.builds(
