@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -15,20 +16,20 @@ from altlas_flow.records import InferenceRequest, RetryPolicy
 from altlas_flow.records.request import seconds
 
 
-class Requests:
+class Requests(ABC):
     """Sends requests; a `Flow` is one."""
 
     _transport: Transport
     _catalog: Catalog
     _fitted: set[str]
 
+    @abstractmethod
     def _find(self, model: str | ModelSpec) -> ModelSpec:
         """The spec that is meant."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _check_open(self) -> None:
         """Raise `ConnectError` where the flow is closed."""
-        raise NotImplementedError
 
     def submit(
         self,
