@@ -16,7 +16,7 @@ from altlas_flow._version import __version__
 
 if TYPE_CHECKING:
     from altlas_flow import errors, settings
-    from altlas_flow.cluster.handle import Handle, Handles
+    from altlas_flow.cluster.client.handle import Handle, Handles
     from altlas_flow.dataframe.report import Plan, RunSummary
     from altlas_flow.flow import Flow, connect
     from altlas_flow.models.catalog import load_catalog
@@ -39,8 +39,8 @@ _WHERE = {
     "DistributedModelOrchestrator": "altlas_flow.orchestrator",
     "DistributionStrategy": "altlas_flow.records",
     "Flow": "altlas_flow.flow",
-    "Handle": "altlas_flow.cluster.handle",
-    "Handles": "altlas_flow.cluster.handle",
+    "Handle": "altlas_flow.cluster.client.handle",
+    "Handles": "altlas_flow.cluster.client.handle",
     "InferenceRequest": "altlas_flow.records",
     "InferenceResponse": "altlas_flow.records",
     "LoadedModel": "altlas_flow.models.loaded",

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from distributed import Client
 from distributed.deploy.cluster import Cluster
 
-from altlas_flow.cluster.catalog import Catalog
+from altlas_flow.cluster.client.catalog import Catalog
+from altlas_flow.cluster.client.transport import release, transport_for
 from altlas_flow.cluster.connect import Connection, open_connection
-from altlas_flow.cluster.transport import release, transport_for
 from altlas_flow.errors import ConnectError
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.requests import Requests

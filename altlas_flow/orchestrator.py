@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from altlas_flow.cluster.handle import Handle, Handles
+from altlas_flow.cluster.client.handle import Handle, Handles
 from altlas_flow.errors import AltlasError, ConnectError
 from altlas_flow.flow import Flow, connect
 

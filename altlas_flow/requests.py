@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from altlas_flow.cluster.catalog import Catalog
-from altlas_flow.cluster.handle import Handle, Handles
-from altlas_flow.cluster.transport import Transport
+from altlas_flow.cluster.client.catalog import Catalog
+from altlas_flow.cluster.client.handle import Handle, Handles
+from altlas_flow.cluster.client.transport import Transport
 from altlas_flow.errors import AltlasError, BadRequest, Overloaded
 from altlas_flow.models.spec import ModelSpec, import_object
 from altlas_flow.records import InferenceRequest, RetryPolicy

@@ -41,7 +41,13 @@ def test_importing_the_package_takes_little_beyond_distributed():
 
 
 @pytest.mark.parametrize(
-    "module", ["altlas_flow", "altlas_flow.cluster.control", "altlas_flow.cluster.worker", "altlas_flow.cli"]
+    "module",
+    [
+        "altlas_flow",
+        "altlas_flow.cluster.scheduler.control",
+        "altlas_flow.cluster.worker.plugin",
+        "altlas_flow.cli",
+    ],
 )
 def test_neither_client_nor_scheduler_side_load_what_is_heavy(module):
     code = f"import sys, json, {module}; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"

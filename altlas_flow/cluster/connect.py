@@ -14,7 +14,6 @@ from distributed import Client
 from distributed.deploy.cluster import Cluster
 
 from altlas_flow._version import __version__
-from altlas_flow.cluster.control import ControlPlugin
 from altlas_flow.cluster.embedded import (
     Layout,
     await_workers,
@@ -23,7 +22,8 @@ from altlas_flow.cluster.embedded import (
     restart_workers,
     start_cluster,
 )
-from altlas_flow.cluster.worker import HostPlugin
+from altlas_flow.cluster.scheduler.control import ControlPlugin
+from altlas_flow.cluster.worker.plugin import HostPlugin
 from altlas_flow.errors import AltlasError, ClusterLost, ConnectError, VersionMismatch, one_line
 from altlas_flow.models.memory import estimate
 from altlas_flow.models.spec import ModelSpec

@@ -16,7 +16,7 @@ from distributed import Future, Reschedule, get_worker, secede
 
 from altlas_flow.cluster.keys import predict_key
 from altlas_flow.cluster.plain import scatter, submit_rows, submit_task
-from altlas_flow.cluster.worker import current_host
+from altlas_flow.cluster.worker.plugin import current_host
 from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA
 from altlas_flow.dataframe.columns import Input, output_names, refuse_replaced
 from altlas_flow.dataframe.frames import columns_of, to_rows

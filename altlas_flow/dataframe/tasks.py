@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from distributed import get_worker, secede
 
-from altlas_flow.cluster.worker import current_host, current_plugin, still_wanted
+from altlas_flow.cluster.worker.plugin import current_host, current_plugin, still_wanted
 from altlas_flow.dataframe.arrow import CarriesTables
 from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA, Attempt, write_attempt
 from altlas_flow.dataframe.columns import Input, infer_types, output_names, to_columns

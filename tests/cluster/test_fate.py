@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altlas_flow.cluster.fate import DEATHS, MOVES, Fate, decide, named
+from altlas_flow.cluster.client.fate import DEATHS, MOVES, Fate, decide, named
 from altlas_flow.errors import HostClosed, InvalidAnswer, NodeLost, PredictError
 from altlas_flow.records import RetryPolicy
 

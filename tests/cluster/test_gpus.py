@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 CLAIM = """
 import asyncio, os, sys
 from pathlib import Path
-from altlas_flow.cluster.gpus import claim_gpus
+from altlas_flow.cluster.worker.gpus import claim_gpus
 
 driver, folder, count = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 got = asyncio.run(claim_gpus(driver, folder, lambda: count))

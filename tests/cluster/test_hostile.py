@@ -11,8 +11,8 @@ import pytest
 from distributed import Client
 
 import altlas_flow as af
-from altlas_flow.cluster.lanes import Pool
-from altlas_flow.cluster.pulse import Pulse
+from altlas_flow.cluster.client.lanes import Pool
+from altlas_flow.cluster.client.pulse import Pulse
 from altlas_flow.errors import (
     BadRequest,
     ClusterLost,

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import altlas_flow as af
-from altlas_flow.cluster.handle import CANCELLED, Handle
-from altlas_flow.cluster.lanes import TRIP, Lane, Pace, Pool
+from altlas_flow.cluster.client.handle import CANCELLED, Handle
+from altlas_flow.cluster.client.lanes import TRIP, Lane, Pace, Pool
 
 SPEC = af.ModelSpec(id="echo", source=lambda rows: rows)
 

@@ -21,7 +21,7 @@ import pytest
 from pydantic import BaseModel
 
 import altlas_flow as af
-from altlas_flow.cluster import dispatch
+from altlas_flow.cluster.client import dispatch
 from altlas_flow.cluster.packed import Packed
 from altlas_flow.errors import (
     AltlasError,
@@ -1052,7 +1052,7 @@ def test_an_answer_that_cannot_be_sent_back_is_an_error_of_its_own(solo):
 
 def occupy(fingerprint, spec, row):
     """Run rows on the host of the worker, beside all envelopes."""
-    from altlas_flow.cluster.worker import current_host
+    from altlas_flow.cluster.worker.plugin import current_host
 
     host = current_host()
     distributed.secede()
@@ -1147,7 +1147,7 @@ def test_a_burst_leaves_the_event_loop_free(lab, way):
 
 def test_requests_for_models_that_are_not_there_do_not_stop_the_event_loop(lab, monkeypatch):
     """Whatever is looked up on the scheduler is looked up in another thread."""
-    from altlas_flow.cluster import catalog
+    from altlas_flow.cluster.client import catalog
 
     asked, call = [], catalog.call_control
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.comm.core import Comm
 
-from altlas_flow.cluster.lessor import Lessor
-from altlas_flow.cluster.losses import HEARD_LIMIT
-from altlas_flow.cluster.placer import Placer
+from altlas_flow.cluster.scheduler.lessor import Lessor
+from altlas_flow.cluster.scheduler.losses import HEARD_LIMIT
+from altlas_flow.cluster.scheduler.placer import Placer
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler

@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed import Client
 
-from altlas_flow.cluster.lanes import Pool
+from altlas_flow.cluster.client.lanes import Pool
 from altlas_flow.errors import ClusterLost
 
 #: Seconds between two pulses at most, while somebody waits for an answer.

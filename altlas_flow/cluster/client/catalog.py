@@ -8,7 +8,7 @@ from typing import Any
 from distributed import Client
 
 from altlas_flow.cluster.connect import call_control
-from altlas_flow.cluster.control import CATALOG_TOPIC
+from altlas_flow.cluster.scheduler.control import CATALOG_TOPIC
 from altlas_flow.errors import SpecError, UnknownModel
 from altlas_flow.models.catalog import builtin_models
 from altlas_flow.models.memory import estimate

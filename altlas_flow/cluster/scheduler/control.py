@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from altlas_flow._version import __version__
-from altlas_flow.cluster.hearing import Hearing
 from altlas_flow.cluster.keys import ANNOTATION, is_envelope, model_of
-from altlas_flow.cluster.lessor import Lessor, slots_for
-from altlas_flow.cluster.placer import Placer
-from altlas_flow.cluster.watchman import Watchman
-from altlas_flow.cluster.words import OPERATION
-from altlas_flow.cluster.worker import CANCEL, TOPIC
+from altlas_flow.cluster.scheduler.hearing import Hearing
+from altlas_flow.cluster.scheduler.lessor import Lessor, slots_for
+from altlas_flow.cluster.scheduler.placer import Placer
+from altlas_flow.cluster.scheduler.watchman import Watchman
+from altlas_flow.cluster.worker.plugin import CANCEL, TOPIC
+from altlas_flow.cluster.worker.words import OPERATION
 from altlas_flow.errors import ModelConflict, SpecError, describe
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.placement.node import Needs, refusal

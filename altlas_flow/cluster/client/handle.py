@@ -23,8 +23,8 @@ from altlas_flow.errors import AltlasError, BadRequest, RequestCancelled
 from altlas_flow.records import InferenceResponse, Trace, Try
 
 if TYPE_CHECKING:
-    from altlas_flow.cluster.lanes import Flight, Lane
-    from altlas_flow.cluster.transport import Transport
+    from altlas_flow.cluster.client.lanes import Flight, Lane
+    from altlas_flow.cluster.client.transport import Transport
 
 PENDING, RUNNING, COMPLETED, ERROR, CANCELLED = "pending", "running", "completed", "error", "cancelled"
 

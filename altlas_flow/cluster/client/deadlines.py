@@ -7,7 +7,7 @@ import heapq
 import itertools
 from collections.abc import Callable
 
-from altlas_flow.cluster.handle import Handle
+from altlas_flow.cluster.client.handle import Handle
 from altlas_flow.errors import DeadlineExceeded
 
 #: Deadlines that are kept before those of requests that are over are looked for.

@@ -12,7 +12,7 @@ from distributed.core import Status
 from distributed.scheduler import heartbeat_interval
 
 from altlas_flow.cluster.keys import is_envelope
-from altlas_flow.cluster.placer import Placer
+from altlas_flow.cluster.scheduler.placer import Placer
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler

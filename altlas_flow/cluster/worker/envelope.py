@@ -16,7 +16,7 @@ from distributed import get_worker, secede
 
 from altlas_flow.cluster.keys import ANNOTATION
 from altlas_flow.cluster.packed import Packed
-from altlas_flow.cluster.worker import HostPlugin, current_host, current_plugin, still_wanted
+from altlas_flow.cluster.worker.plugin import HostPlugin, current_host, current_plugin, still_wanted
 from altlas_flow.errors import (
     AltlasError,
     HostClosed,

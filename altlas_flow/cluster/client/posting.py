@@ -10,11 +10,11 @@ import dask
 from dask.sizeof import sizeof
 from distributed import Client, Future
 
-from altlas_flow.cluster.envelope import Elsewhere, Envelope, serve
-from altlas_flow.cluster.handle import Handle
+from altlas_flow.cluster.client.handle import Handle
+from altlas_flow.cluster.client.lanes import Lane, Pool
 from altlas_flow.cluster.keys import ANNOTATION, request_key
-from altlas_flow.cluster.lanes import Lane, Pool
 from altlas_flow.cluster.packed import Packed
+from altlas_flow.cluster.worker.envelope import Elsewhere, Envelope, serve
 from altlas_flow.errors import BadRequest, ClusterLost, describe
 
 #: Host priority of requests that somebody waits for; rows of a job have 0.

@@ -12,17 +12,17 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from altlas_flow.cluster.control import FELL
-from altlas_flow.cluster.deadlines import Deadlines
-from altlas_flow.cluster.handle import Handle
-from altlas_flow.cluster.hearing import BEGAN
-from altlas_flow.cluster.lanes import Flight, Lane, Pace, Pool
-from altlas_flow.cluster.lessor import LEASE
+from altlas_flow.cluster.client.deadlines import Deadlines
+from altlas_flow.cluster.client.handle import Handle
+from altlas_flow.cluster.client.lanes import Flight, Lane, Pace, Pool
+from altlas_flow.cluster.client.posting import post, weigh
+from altlas_flow.cluster.client.pulse import Pulse
+from altlas_flow.cluster.client.returns import Returns
 from altlas_flow.cluster.packed import Packed
 from altlas_flow.cluster.plain import scatter_soon
-from altlas_flow.cluster.posting import post, weigh
-from altlas_flow.cluster.pulse import Pulse
-from altlas_flow.cluster.returns import Returns
+from altlas_flow.cluster.scheduler.control import FELL
+from altlas_flow.cluster.scheduler.hearing import BEGAN
+from altlas_flow.cluster.scheduler.lessor import LEASE
 from altlas_flow.errors import (
     AltlasError,
     BadRequest,
@@ -35,7 +35,7 @@ from altlas_flow.models.memory import estimate
 from altlas_flow.records import DistributionStrategy, RetryPolicy
 
 if TYPE_CHECKING:
-    from altlas_flow.cluster.transport import Transport
+    from altlas_flow.cluster.client.transport import Transport
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
 
-from altlas_flow.cluster.assignment import Assignment
 from altlas_flow.cluster.keys import ANNOTATION, DIGITS, is_envelope, model_of
-from altlas_flow.cluster.losses import NOWHERE, Losses
+from altlas_flow.cluster.scheduler.assignment import Assignment
+from altlas_flow.cluster.scheduler.losses import NOWHERE, Losses
 from altlas_flow.errors import AltlasError, NoEligibleNode, describe
 from altlas_flow.placement.decide import Choice, decide
 from altlas_flow.placement.health import Health

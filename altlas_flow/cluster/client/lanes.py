@@ -15,8 +15,8 @@ from altlas_flow.models.spec import ModelSpec
 if TYPE_CHECKING:
     from distributed import Future
 
-    from altlas_flow.cluster.envelope import Answers
-    from altlas_flow.cluster.handle import Handle
+    from altlas_flow.cluster.client.handle import Handle
+    from altlas_flow.cluster.worker.envelope import Answers
 
 #: Seconds that sending an envelope and taking its answers costs; smaller ones than that are not worth it.
 TRIP = 0.005

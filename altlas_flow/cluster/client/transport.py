@@ -21,9 +21,9 @@ from weakref import WeakKeyDictionary
 from dask.base import tokenize
 from distributed import Client
 
-from altlas_flow.cluster.dispatch import Dispatch
-from altlas_flow.cluster.handle import CANCELLED, ERROR, Handle, cancelled, stamped
-from altlas_flow.cluster.lanes import Lane
+from altlas_flow.cluster.client.dispatch import Dispatch
+from altlas_flow.cluster.client.handle import CANCELLED, ERROR, Handle, cancelled, stamped
+from altlas_flow.cluster.client.lanes import Lane
 from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded, describe, one_line
 from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec

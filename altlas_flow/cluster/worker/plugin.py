@@ -11,16 +11,16 @@ from distributed import Worker, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from altlas_flow._version import __version__
-from altlas_flow.cluster.gpus import claim_gpus
 from altlas_flow.cluster.keys import DIGITS
-from altlas_flow.cluster.words import Words
+from altlas_flow.cluster.worker.gpus import claim_gpus
+from altlas_flow.cluster.worker.words import Words
 from altlas_flow.errors import HostClosed
 from altlas_flow.models.host import ModelHost
 from altlas_flow.models.memory import keep_freed_memory
 from altlas_flow.settings import Settings
 
 if TYPE_CHECKING:
-    from altlas_flow.cluster.envelope import Delivery
+    from altlas_flow.cluster.worker.envelope import Delivery
     from altlas_flow.models.watch import Watch
 
 logger = logging.getLogger(__name__)

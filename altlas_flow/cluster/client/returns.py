@@ -16,10 +16,10 @@ from dask.base import tokenize
 from distributed import Future
 from distributed.scheduler import KilledWorker
 
-from altlas_flow.cluster.envelope import Answers
-from altlas_flow.cluster.fate import DEATHS, Fate, decide
-from altlas_flow.cluster.handle import COMPLETED, ERROR, Handle, stamped
-from altlas_flow.cluster.lanes import Flight, Lane, Pace
+from altlas_flow.cluster.client.fate import DEATHS, Fate, decide
+from altlas_flow.cluster.client.handle import COMPLETED, ERROR, Handle, stamped
+from altlas_flow.cluster.client.lanes import Flight, Lane, Pace
+from altlas_flow.cluster.worker.envelope import Answers
 from altlas_flow.errors import (
     AltlasError,
     ClusterError,
@@ -34,7 +34,7 @@ from altlas_flow.errors import (
 from altlas_flow.records import RetryPolicy, Try
 
 if TYPE_CHECKING:
-    from altlas_flow.cluster.transport import Transport
+    from altlas_flow.cluster.client.transport import Transport
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from altlas_flow.errors import AltlasError, NodeLost
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
 
-    from altlas_flow.cluster.assignment import Assignment
+    from altlas_flow.cluster.scheduler.assignment import Assignment
 
 #: No worker has this address: a task restricted to it waits until we know better.
 NOWHERE = "altlas://nowhere"

@@ -1,0 +1,1 @@
+"""On the client: requests become envelopes, and answers come back."""

@@ -1,0 +1,1 @@
+"""On the scheduler: the plugin that places, leases, watches, and keeps the catalog."""
