@@ -78,27 +78,35 @@ class Exchange:
         cluster = LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None)
         return self._stack.enter_context(Client(self._stack.enter_context(cluster), set_as_default=False))
 
-    def lone(self, chosen: Sequence[str]) -> dict[str, list[float]]:
-        """Contestant -> the median milliseconds of a request, one a run; they take turns, a block each.
+    def lone(self, chosen: Sequence[str], pause: float = 0.0) -> dict[str, list[float]]:
+        """Contestant -> the median milliseconds of a request, one a run; they take turns.
 
-        Not at each request: Dask's client sends nothing for 10 ms after it has sent anything, so what one
-        contestant tells the scheduler afterwards would count for the next one.
+        Without a pause before each request in blocks: Dask's client sends nothing for 10 ms after it has sent
+        anything, so what one contestant tells the scheduler afterwards would count for the next one.
+
+        Parameters
+        ----------
+        pause : float
+            Seconds before each request.
         """
         self._begin()
         values: dict[str, list[float]] = {name: [] for name in chosen}
         asks = {name: self._attempt(name, self._asker, name) for name in chosen}
+        count, block = (self.args.rested, 1) if pause else (self.args.lone, BLOCK)
         for run in range(self.args.runs + 1):
             seconds: dict[str, list[float]] = {name: [] for name in chosen}
-            for block in range(-(-self.args.lone // BLOCK) if run else 1):
-                turn = block % len(chosen)
+            for number in range(-(-count // block) if run else -(-BLOCK // block)):
+                turn = number % len(chosen)
                 for name in (*chosen[turn:], *chosen[:turn]):
-                    for _ in range(BLOCK):
+                    for _ in range(block):
+                        time.sleep(pause)
                         took = self._attempt(name, _timed, asks[name], f"request {next(self._numbers)}")
                         if took is not None:
                             seconds[name].append(took)
             for name in (name for name in chosen if run and name not in self._out):
                 values[name].append(1000 * statistics.median(seconds[name]))
-                print(f"{name}: {values[name][-1]:.2f} ms", flush=True)
+                rested = f" after {1000 * pause:.0f} ms of rest" if pause else ""
+                print(f"{name}: {values[name][-1]:.2f} ms{rested}", flush=True)
         return {name: found for name, found in values.items() if name not in self._out}
 
     def bursts(self, chosen: Sequence[str]) -> dict[str, list[float]]:

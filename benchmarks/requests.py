@@ -6,7 +6,7 @@
 Sections (`benchmarks/README.md` says how each is measured):
 
 lone
-    One request at a time, each of them waited for.
+    One request at a time, each of them waited for; at once after the one before, and after a pause.
 burst
     10,000 requests to an identity model, each submitted by itself with a handle of its own.
 placement
@@ -39,7 +39,9 @@ from benchmarks._exchange import CHUNKED, RAW, RAY, SAME_WORKERS, Exchange
 from benchmarks._report import OURS, Bar, Measurement, installed, machine, show, write_json
 
 BENCHMARK = "requests"
-LONE, BURST = "lone request", "burst requests/s"
+LONE, RESTED, BURST = "lone request", "lone request after a rest", "burst requests/s"
+#: Seconds of that rest: by then, everybody has said all there is to say.
+REST = 0.06
 SHARE, ROWS, P99 = "share of the possible, %", "rows/s", "p99 latency"
 DRIFT, RATE = "scheduler memory drift, %", "requests/s"
 SIZES = {100: 100.0, 10_000: 300.0}  # nodes -> µs at most
@@ -61,7 +63,9 @@ def under(strategy: str) -> str:
 
 
 BARS = {
-    "lone": tuple(Bar(LONE, 1.3, raw, at_most=True) for raw in (RAW, SAME_WORKERS)),
+    "lone": tuple(
+        Bar(lone, 1.3, raw, at_most=True) for lone in (LONE, RESTED) for raw in (RAW, SAME_WORKERS)
+    ),
     "burst": (
         Bar(BURST, 20.0, RAW),
         *(Bar(BURST, 0.6, chunked) for chunked in CHUNKED),
@@ -132,11 +136,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _lone(args: argparse.Namespace, folder: Path, exchange: Exchange) -> Findings:
-    found = Findings(f"one at a time, medians of {args.lone} in turn a run")
+    found = Findings(
+        f"one at a time, medians of {args.lone} in turn a run, {args.rested} after {1000 * REST:g} ms"
+    )
     chosen = [name for name in LONE_NAMES if name in (args.contestants or LONE_NAMES)]
-    for name, values in exchange.lone(chosen).items():
-        found.add(name, LONE, "ms", values, True)
-    found.failures += exchange.failures
+    for metric, pause in ((LONE, 0.0), (RESTED, REST)):
+        for name, values in exchange.lone(chosen, pause).items():
+            found.add(name, metric, "ms", values, True)
+        found.failures += exchange.failures
     return found
 
 
@@ -272,7 +279,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if min(args.runs, args.requests, args.timeout) < 1 or args.seconds < 1:
         parser.error("--runs, --requests, --timeout and --seconds are at least 1")
     args.warm_up, args.outstanding = (1.0, 100) if args.quick else (4.0, 400)
-    args.lone = 40 if args.quick else 200
+    args.lone, args.rested = (40, 20) if args.quick else (200, 50)
     args.decisions = 300 if args.quick else 2_000
     return args
 

@@ -598,6 +598,29 @@ def test_a_done_callback_fires_for_results_and_for_errors(lab):
 # ---------------------------------------------------------------- keys
 
 
+def test_the_scheduler_keeps_spans_groups_messages_and_keys_of_tasks_that_are_over(lab):
+    """dask/distributed issue 7977; `cluster/ledger.py` mends it for requests."""
+
+    def submit_and_forget(count):
+        keys = [new_key("kept") for _ in range(count)]
+        with dask.annotate(span={"name": ("kept",), "ids": ("kept",)}):
+            futures = [lab.client.submit(where, key=key, pure=False) for key in keys]
+        wait(futures, timeout=LIMIT)
+        for future in futures:
+            future.release()
+        lab.until(lambda: not lab.scheduler.task_groups.get("kept"))
+
+    known = key_split.cache_info().currsize
+    submit_and_forget(3)
+    submit_and_forget(4)
+    span = lab.scheduler.extensions["spans"].spans["kept"]
+    assert len(span.groups) == 2
+    assert len(span._metadata["collections"]) == 7
+    assert key_split.cache_info().currsize - known == 7
+    assert {stream.recent_message_log.maxlen for stream in lab.scheduler.stream_comms.values()} == {1000}
+    assert lab.client.scheduler_comm.recent_message_log.maxlen == 1000
+
+
 def test_keys_of_a_prefix_a_hex_and_a_uuid_stay_one_prefix_and_one_group(lab):
     keys = [new_key() for _ in range(200)] + [f"{PREFIX}-abcdefab-{uuid.uuid4()}"]
     assert {key_split(key) for key in keys} == {key_split_group(key) for key in keys} == {PREFIX}

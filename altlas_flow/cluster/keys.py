@@ -12,6 +12,8 @@ import uuid
 PREDICT, REQUEST = "altlas-predict-", "altlas-request-"
 #: Name of the annotation that says what an envelope needs, and on the worker why it came there.
 ANNOTATION = "altlas"
+#: Dask's span of all requests: name and id.
+SPAN = "altlas-requests"
 #: Digits of a model's fingerprint that a key carries.
 DIGITS = 16
 

@@ -13,6 +13,7 @@ from distributed import Client, Future
 from altlas_flow.cluster.client.handle import Handle
 from altlas_flow.cluster.client.lanes import Lane, Pool
 from altlas_flow.cluster.keys import ANNOTATION, request_key
+from altlas_flow.cluster.ledger import IN_SPAN
 from altlas_flow.cluster.packed import Packed
 from altlas_flow.cluster.worker.envelope import Elsewhere, Envelope, serve
 from altlas_flow.errors import BadRequest, ClusterLost, describe
@@ -61,7 +62,7 @@ def post(
         "exclude": sorted(lane.exclude),
     }
     try:
-        with dask.annotate(**{ANNOTATION: said}):  # type: ignore[attr-defined]
+        with dask.annotate(**{ANNOTATION: said, "span": IN_SPAN}):  # type: ignore[attr-defined]
             future: Future[Any] = client.submit(serve, packed, *ahead, key=key, pure=False, priority=priority)
     except Exception as error:
         # a client that was closed meanwhile says so in several ways

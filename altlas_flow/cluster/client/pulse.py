@@ -11,6 +11,7 @@ from typing import Any
 from distributed import Client
 
 from altlas_flow.cluster.client.lanes import Pool
+from altlas_flow.cluster.ledger import shorten
 from altlas_flow.errors import ClusterLost
 
 #: Seconds between two pulses at most, while somebody waits for an answer.
@@ -97,6 +98,7 @@ class Pulse:
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
+        shorten(self._client.scheduler_comm)  # another one after each reconnection
         now = self._clock()
         self._reported = now
         self._number += 1

@@ -16,6 +16,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from altlas_flow._version import __version__
 from altlas_flow.cluster.keys import ANNOTATION, is_envelope, model_of
+from altlas_flow.cluster.ledger import Ledger, shorten
 from altlas_flow.cluster.scheduler.hearing import Hearing
 from altlas_flow.cluster.scheduler.lessor import Lessor, slots_for
 from altlas_flow.cluster.scheduler.placer import Placer
@@ -97,6 +98,7 @@ class ControlPlugin(SchedulerPlugin):
             heard_out=self.hearing.heard_out,
         )
         self.lessor = Lessor(scheduler, self.placer.roster)
+        self.ledger = Ledger(scheduler)
         self.hearing.begin(self.placer, self.lessor)
         self.watchman = Watchman(scheduler, self.placer, self.heartbeat_timeout, self._fell)
         scheduler.handlers.update(
@@ -263,6 +265,7 @@ class ControlPlugin(SchedulerPlugin):
             logger.warning("worker %s runs altlas_flow %s, not %s", address, msg.get("version"), __version__)
         elif ws is not None:
             self.hosts[address] = msg
+            shorten(self.scheduler.stream_comms.get(address))
             self.placer.came(ws, msg)
             self.lessor.nodes_changed()
         self._came.set()
@@ -313,6 +316,8 @@ class ControlPlugin(SchedulerPlugin):
                 self.lessor.sent(key, said["client"], said["pool"])
         elif finish in ("memory", "erred", "forgotten"):
             self.lessor.ended(key)
+        if finish == "forgotten":
+            self._guard("forgetting", self.ledger.ended)
 
     def _guard(self, what: str, function: Any, *args: Any, **kwargs: Any) -> None:
         """Call; count and log what it raises: nobody else would see it."""
