@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from altlas_flow import errors, settings
     from altlas_flow.cluster.client.handle import Handle, Handles
     from altlas_flow.dataframe.report import Plan, RunSummary
+    from altlas_flow.errors import AltlasError
     from altlas_flow.flow import Flow, connect
     from altlas_flow.models.catalog import load_catalog
     from altlas_flow.models.loaded import LoadedModel
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     )
 
 _WHERE = {
+    "AltlasError": "altlas_flow.errors",
     "DistributedModelOrchestrator": "altlas_flow.orchestrator",
     "DistributionStrategy": "altlas_flow.records",
     "Flow": "altlas_flow.flow",
@@ -58,6 +60,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "AltlasError",
     "DistributedModelOrchestrator",
     "DistributionStrategy",
     "Flow",

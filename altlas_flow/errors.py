@@ -43,7 +43,11 @@ is its ``args``. The error of a request knows its ``tries``, the ``nodes`` they 
 
 from __future__ import annotations
 
+import difflib
+import sysconfig
 from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
 
 
 def one_line(value: object, limit: int = 500) -> str:
@@ -139,8 +143,10 @@ class UnknownModel(ModelError):
         super().__init__(model, self.known)
 
     def text(self) -> str:
+        near = difflib.get_close_matches(self.model, self.known, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
         return (
-            f"no model {self.model!r} is registered (known: {names(self.known)}): "
+            f"no model {self.model!r} is registered (known: {names(self.known)}{meant}): "
             "register or pass a ModelSpec; on the command line give a catalog file, or the spec as JSON"
         )
 
@@ -393,3 +399,21 @@ def describe(error: BaseException) -> str:
         return str(error)
     text = one_line(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def located(error: BaseException) -> str:
+    """As `describe`, with the line of the user's own code that raised it, where there is one."""
+    trace, found = error.__traceback__, ""
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not code.co_filename.startswith(("<frozen", *_installed())):
+            found = f" ({Path(code.co_filename).name}:{trace.tb_lineno}, in {code.co_name})"
+        trace = trace.tb_next
+    return describe(error) + found
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    """Where code lies that is not the user's own: this package, others, Python's."""
+    folders = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return (str(Path(__file__).parent), *(str(Path(folder)) for folder in folders))

@@ -63,5 +63,5 @@ class Ledger:
             computation.groups.difference_update([group for group in computation.groups if self._over(group)])
 
     def _over(self, group: Any) -> bool:
-        name = str(group.name)
-        return name.startswith(REQUEST) and self._scheduler.task_groups.get(group.name) is not group
+        mine = str(group.name).startswith(REQUEST.rstrip("-"))
+        return mine and self._scheduler.task_groups.get(group.name) is not group

@@ -23,7 +23,7 @@ from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA, Attempt, write_at
 from altlas_flow.dataframe.columns import Input, infer_types, output_names, to_columns
 from altlas_flow.dataframe.readers import read_chunk
 from altlas_flow.dataframe.sources import Chunk
-from altlas_flow.errors import BadRow, InputError, SpecError, describe
+from altlas_flow.errors import BadRow, InputError, SpecError, located
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.models.types import declared_types
 
@@ -245,7 +245,7 @@ def _dead_letters(
         phase = "output" if row in misfits else "input" if isinstance(error, InputError) else "predict"
         excerpt = _excerpt(part.table, what.input, row)
         letters.append(
-            (part.number(row), part.row_id(row), phase, describe(error), type(error).__name__, excerpt)
+            (part.number(row), part.row_id(row), phase, located(error), type(error).__name__, excerpt)
         )
     letters.sort(key=lambda letter: letter[0])
     columns = list(zip(*letters, strict=True)) or [()] * 6

@@ -24,6 +24,7 @@ from altlas_flow.errors import (
     PredictError,
     describe,
     kinds_of,
+    located,
     root_cause,
 )
 from altlas_flow.models.faults import of_the_node
@@ -288,7 +289,7 @@ class Delivery:
 
 def portable(model: str, error: Exception) -> AltlasError:
     """An error that travels: typed, with what caused it in words."""
-    typed = copy(error) if isinstance(error, AltlasError) else PredictError(model, describe(error))
+    typed = copy(error) if isinstance(error, AltlasError) else PredictError(model, located(error))
     typed.kinds = kinds_of(error)
     cause = root_cause(error)
     if cause is not error:
