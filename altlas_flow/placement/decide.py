@@ -31,6 +31,8 @@ class Choice:
         candidates only.
     candidates : int
         Nodes that were ranked.
+    trial : bool
+        Whether it tries a node that was set aside.
     """
 
     node: Node
@@ -38,6 +40,7 @@ class Choice:
     runners_up: list[tuple[str, float]]
     refused: dict[str, int]
     candidates: int
+    trial: bool = False
 
 
 def decide(asked: Asked, strategy: Strategy, roster: Roster, health: Health, memory: Memory) -> Choice | None:
@@ -51,9 +54,9 @@ def decide(asked: Asked, strategy: Strategy, roster: Roster, health: Health, mem
         return None
     ranked = strategy(asked, nodes, memory)
     score, node = ranked[0]
-    health.probe(node.address, asked.now)
+    trial = health.probe(node.address, asked.now)
     runners_up = [(each.name or each.address, points) for points, each in ranked[1 : 1 + RUNNERS_UP]]
-    return Choice(node, score, runners_up, dict(refused), len(nodes))
+    return Choice(node, score, runners_up, dict(refused), len(nodes), trial)
 
 
 def _healthy(asked: Asked, roster: Roster, health: Health, memory: Memory) -> tuple[list[Node], Counter[str]]:

@@ -74,11 +74,16 @@ class Health:
             return now < breaker.probed + self.longest
         return now < breaker.until
 
-    def probe(self, address: str, now: float) -> None:
-        """One request is sent there: where its time is over, it stays aside for others until that ends."""
+    def probe(self, address: str, now: float) -> bool:
+        """A piece of work is sent there; whether it is the one that tries a node whose time is over.
+
+        The node stays aside for others until that one ends.
+        """
         breaker = self._aside.get(address)
-        if breaker is not None and not self.aside(address, now):
-            breaker.probed = now
+        if breaker is None or self.aside(address, now):
+            return False
+        breaker.probed = now
+        return True
 
     def until(self, address: str) -> float | None:
         """Time (seconds) until which it is set aside; None where it is not."""

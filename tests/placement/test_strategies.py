@@ -329,13 +329,14 @@ def test_a_node_that_fails_is_set_aside_then_tried_by_one_request_and_let_in_aga
     for _ in range(5):
         health.failed("a", 0.0)
 
-    def chosen(now: float) -> str:
-        return decide(Asked("m", Needs(), now=now), least_loaded, roster, health, remembered).node.name
+    def chosen(now: float) -> tuple[str, bool]:
+        choice = decide(Asked("m", Needs(), now=now), least_loaded, roster, health, remembered)
+        return choice.node.name, choice.trial
 
-    assert [chosen(1.0) for _ in range(10)] == ["well"] * 10
-    assert [chosen(10.0) for _ in range(3)] == ["sick", "well", "well"]
+    assert [chosen(1.0) for _ in range(10)] == [("well", False)] * 10
+    assert [chosen(10.0) for _ in range(3)] == [("sick", True), ("well", False), ("well", False)]
     health.succeeded("a")
-    assert [chosen(11.0) for _ in range(3)] == ["sick"] * 3
+    assert [chosen(11.0) for _ in range(3)] == [("sick", False)] * 3
 
 
 def test_what_was_left_out_is_counted_by_reason():

@@ -187,10 +187,8 @@ class Placer:
             self.assignments[key].answered = True  # its answers may still be lost before they are fetched
         elif finish in ("memory", "erred", "forgotten"):
             assignment = self.assignments.get(key)
-            if finish == "forgotten" and assignment is not None and assignment.address is not None:
-                self.health.released(
-                    assignment.address
-                )  # cancelled: had it been a trial, another may be made
+            if finish == "forgotten" and assignment is not None and assignment.trial and assignment.address:
+                self.health.released(assignment.address)  # cancelled: another one may try that node
             self._over(key)
         elif start == "no-worker":
             self._unpark(key)
@@ -234,12 +232,8 @@ class Placer:
         node = choice.node
         self._release(assignment)  # a second look at the same task
         self.scheduler.set_restrictions({ts.key: [node.address]})
-        assignment.address, assignment.name, assignment.begun, assignment.answered = (
-            node.address,
-            node.name,
-            set(),
-            False,
-        )
+        assignment.address, assignment.name = node.address, node.name
+        assignment.begun, assignment.answered, assignment.trial = set(), False, choice.trial
         assignment.seconds = assignment.rows * self._seconds(asked, node)
         # it counts from here: its siblings are placed before any of them counts as processing
         node.begin(assignment.rows, assignment.seconds)
