@@ -270,6 +270,8 @@ class Dispatch:
             self.client._stream_handlers[operation] = _ignore  # the client may live on, and be told still
 
     def _late(self, handle: Handle, error: DeadlineExceeded) -> None:
+        if not handle.done():
+            handle._tried = handle._tried_so_far(self.clock())
         if self.returns.end(handle, error):
             self.unwanted(handle)
 

@@ -191,6 +191,16 @@ class Handle:
 
     # -- what the transport does with it ------------------------------------------------------
 
+    def _tried_so_far(self, now: float) -> list[Try]:
+        """Its failed tries, and the one that is given up now, where it runs."""
+        tried, flight = list(self._tried or ()), self._flight
+        if flight is not None and flight.has_begun(self._at):
+            took = max(0.0, now - flight.sent)
+            tried.append(
+                Try(node=flight.node, error=f"it was still running after {took:.3g} s", seconds=took)
+            )
+        return tried
+
     def _settle(self, final: str, now: float, error: Exception | None = None) -> list[Any]:
         """End it; those to wake. Called with the transport's lock held."""
         self._final, self._ended, self._error = final, now, error

@@ -117,6 +117,7 @@ class Flight:
     count: int = 0  # requests in it
     live: int = 0  # those that somebody still wants
     begun: set[int] | None = field(default_factory=set)  # None: all
+    node: str = "?"  # where they run
     answers: Answers | None = None
     task: asyncio.Task[Any] | None = None  # that waits for it
     fallen: NodeLost | None = None  # why its answers will not come

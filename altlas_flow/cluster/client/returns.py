@@ -112,10 +112,11 @@ class Returns:
         for future in over:
             future.release()
 
-    def began(self, key: str, requests: list[int] | None = None) -> None:
+    def began(self, key: str, requests: list[int] | None = None, node: str = "?") -> None:
         """A worker says that members of an envelope run."""
         flight = self.flights.get(key)
         if flight is not None:
+            flight.node = node
             if requests is None:
                 flight.begun = None
             elif flight.begun is not None:

@@ -161,7 +161,8 @@ class Transport:
 
     def cancel(self, handle: Handle) -> bool:
         """Give a request up; False where it is over already."""
-        if not self.end(handle, CANCELLED, stamped(cancelled(handle), handle._tried or ())):
+        tried = handle._tried_so_far(self.clock())
+        if not self.end(handle, CANCELLED, stamped(cancelled(handle), tried)):
             return False
         with contextlib.suppress(RuntimeError):  # the loop is closed: so is everything else
             self.loop.call_soon_threadsafe(self._dispatch.unwanted, handle)

@@ -74,15 +74,17 @@ class Hearing:
             placer.began(address, said["slot"], said["runs"])
             for key, members in said["runs"]:
                 # what is quick is over by then, and needs no message
-                self.loop.call_later(TELL, self._tell_begun, key, members)
+                self.loop.call_later(TELL, self._tell_begun, key, members, address)
         elif word == "done":
             placer.done(address, said["key"], said["rows"], said["seconds"], said["faults"])
         elif word == "model":
             placer.roster.loaded(address, said["model"], said["bytes"])
 
-    def _tell_begun(self, key: Any, members: list[int] | None) -> None:
+    def _tell_begun(self, key: Any, members: list[int] | None, address: str) -> None:
         """Tell the owner of an envelope that members of it run."""
         owner = self.lessor.envelopes.get(key)
         comm = self.scheduler.client_comms.get(owner[1]) if owner is not None else None
         if comm is not None and not comm.closed():
-            comm.send({"op": BEGAN, "key": key, "requests": members})
+            node = self.placer.roster.get(address)
+            name = node.name if node is not None else "?"
+            comm.send({"op": BEGAN, "key": key, "requests": members, "node": name})
