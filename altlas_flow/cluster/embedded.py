@@ -8,10 +8,12 @@ long as the pipe to its standard input is open: however its owner ends, the work
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from dask.system import CPU_COUNT
 from distributed import Client
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 from distributed.system import MEMORY_LIMIT
+from distributed.utils import silence_logging_cmgr
 
 from altlas_flow.errors import ConnectError
 
@@ -144,6 +147,56 @@ class EmbeddedWorker(ProcessInterface):
         await super().close()
 
 
+class _Quiet:
+    """Keeps Dask's comings and goings from the screen while there is any embedded cluster.
+
+    Each cluster of Dask's own does so by itself, and one that is closed makes all others loud.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._clusters, self._stack = threading.Lock(), 0, contextlib.ExitStack()
+
+    def begin(self) -> None:
+        with self._lock:
+            self._clusters += 1
+            if self._clusters == 1:
+                for root in ("distributed", "bokeh"):
+                    self._stack.enter_context(silence_logging_cmgr(logging.WARNING, root))
+
+    def end(self) -> None:
+        with self._lock:
+            self._clusters -= 1
+            if not self._clusters:
+                self._stack.close()
+
+
+_quiet = _Quiet()
+
+
+class EmbeddedCluster(SpecCluster):
+    """A scheduler in this process, and workers as programs."""
+
+    def __init__(self, **options: Any) -> None:
+        _quiet.begin()
+        self._hushed = True
+        try:
+            super().__init__(**options)
+        except BaseException:
+            self._loud()
+            raise
+
+    async def _close(self) -> None:
+        try:
+            await super()._close()
+        finally:
+            self._loud()
+
+    def _loud(self) -> None:
+        if self._hushed:
+            self._hushed = False
+            _quiet.end()
+
+
 def worker_entry(plan: Layout) -> dict[str, Any]:
     """What `SpecCluster` takes for one worker."""
     options = {
@@ -155,12 +208,12 @@ def worker_entry(plan: Layout) -> dict[str, Any]:
     return {"cls": EmbeddedWorker, "options": {"options": options}}
 
 
-def start_cluster(settings: Settings, plan: Layout) -> SpecCluster:
+def start_cluster(settings: Settings, plan: Layout) -> EmbeddedCluster:
     """Start a scheduler here and workers as programs; returns before the workers have joined."""
     from distributed import Scheduler
 
     worker = worker_entry(plan)
-    return SpecCluster(
+    return EmbeddedCluster(
         scheduler={
             "cls": Scheduler,
             "options": {
@@ -173,7 +226,6 @@ def start_cluster(settings: Settings, plan: Layout) -> SpecCluster:
         workers=dict.fromkeys(range(plan.workers), worker),
         worker=worker,
         name="altlas-flow",
-        silence_logs=logging.WARNING,
         shutdown_on_close=True,
     )
 
