@@ -13,8 +13,8 @@ from distributed.deploy.cluster import Cluster
 
 from altlas_flow.cluster.client.catalog import Catalog
 from altlas_flow.cluster.client.transport import release, transport_for
-from altlas_flow.cluster.connect import Connection, open_connection
-from altlas_flow.errors import ConnectError
+from altlas_flow.cluster.connect import Connection, call_control, open_connection
+from altlas_flow.errors import ClusterError, ConnectError
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.requests import Requests
 from altlas_flow.settings import Settings
@@ -22,6 +22,9 @@ from altlas_flow.settings import Settings
 if TYPE_CHECKING:
     from altlas_flow.dataframe.job import Job
     from altlas_flow.dataframe.report import Plan, RunSummary
+
+#: Seconds that the scheduler gets to say what is shown of a flow.
+REPR_LIMIT = 3.0
 
 InputArgument = str | Sequence[str] | Callable[[dict[str, Any]], Any]
 JobKind = TypeVar("JobKind", bound="Job")
@@ -292,8 +295,13 @@ class Flow(Requests):
     def __repr__(self) -> str:
         if self._closed:
             return "<Flow: closed>"
-        workers = self.client.scheduler_info(n_workers=-1)["workers"]
         where = "embedded" if self._connection.embedded else self._connection.address
-        count = self._transport.faults
-        faults = f", {count} faults of placing: see the scheduler's log" if count else ""
-        return f"<Flow: {where}, {len(workers)} workers, dashboard at {self.client.dashboard_link}{faults}>"
+        try:
+            # soon or not at all: a notebook shows it
+            info = call_control(self.client, "altlas_info", limit=REPR_LIMIT)
+        except (ClusterError, OSError):
+            return f"<Flow: {where}, the scheduler does not answer>"
+        count, silent, faults = len(info["hosts"]), len(info["silent"]), info["faults"]
+        shown = f"{count} worker{'' if count == 1 else 's'}" + (f" ({silent} silent)" if silent else "")
+        wrong = f", {faults} faults of placing, the last: {info['last_fault']}" if faults else ""
+        return f"<Flow: {where}, {shown}, dashboard at {self.client.dashboard_link}{wrong}>"

@@ -10,11 +10,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from altlas_flow.cluster.client.handle import Handle, Handles
-from altlas_flow.errors import AltlasError, ConnectError
+from altlas_flow.errors import AltlasError, BadRequest, ConnectError
 from altlas_flow.flow import Flow, connect
+from altlas_flow.records import InferenceRequest
 
 if TYPE_CHECKING:
-    from altlas_flow.records import DistributionStrategy, InferenceRequest, InferenceResponse
+    from altlas_flow.records import DistributionStrategy, InferenceResponse
 
 _Step = Literal["start", "stop"]
 
@@ -77,6 +78,13 @@ class DistributedModelOrchestrator:
         """Close the flow where `start` made it; may be awaited twice, and started again."""
         await self._reach("stop")
 
+    async def __aenter__(self) -> DistributedModelOrchestrator:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        await self.stop()
+
     async def run_distributed_inference(
         self,
         request: InferenceRequest,
@@ -95,6 +103,8 @@ class DistributedModelOrchestrator:
         AltlasError
             What the request ended with, with its tries, nodes and root cause.
         """
+        if not isinstance(request, InferenceRequest):
+            raise BadRequest(f"a {type(request).__name__} is no request: give an InferenceRequest")
         flow = await self._started()
         missing = await _prepare(flow, [request])
         for error in missing.values():
@@ -117,6 +127,8 @@ class DistributedModelOrchestrator:
         list of InferenceResponse
             In the order of `requests`.
         """
+        if not isinstance(requests, Iterable):
+            raise BadRequest("run_distributed_batch_inference needs a list of InferenceRequest")
         flow = await self._started()
         asked = list(requests)
         missing = await _prepare(flow, asked)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from altlas_flow.cluster.client.catalog import Catalog
 from altlas_flow.cluster.client.handle import Handle, Handles
 from altlas_flow.cluster.client.transport import Transport
-from altlas_flow.errors import AltlasError, BadRequest, Overloaded
+from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded
 from altlas_flow.models.spec import ModelSpec, import_object
 from altlas_flow.records import InferenceRequest, RetryPolicy
 from altlas_flow.records.request import seconds
@@ -92,6 +92,8 @@ class Requests(ABC):
             raise BadRequest(f"retry={retry!r} is no policy: give RetryPolicy(tries=...)")
         if not isinstance(idempotent, bool):
             raise BadRequest(f"idempotent={idempotent!r} is neither True nor False: give one")
+        if parameters is not None and not isinstance(parameters, Mapping):
+            raise BadRequest(f"parameters={parameters!r} is no mapping: give names and values")
         within = None if deadline is None else _seconds(deadline)
         lane = self._transport.lane(
             self._find(model),
@@ -134,13 +136,14 @@ class Requests(ABC):
         if isinstance(requests, (str, ModelSpec)):
             if inputs is None or isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
                 raise BadRequest("submit_many(model, inputs) needs a list of inputs, one for each request")
-            handles = [self.submit(requests, item, **options) for item in inputs]
+            handles = self._submit_all(requests, list(inputs), options)
         elif options or inputs is not None:
             raise BadRequest("inputs= and options are for submit_many(model, inputs): requests say it all")
         elif isinstance(given, InferenceRequest) or not isinstance(given, Iterable):
             raise BadRequest("submit_many needs a list of InferenceRequest, or a model and a list of inputs")
         else:
-            handles = [self._submit_or_fail(request) for request in requests]
+            # a list first: an iterator that fails half-way has sent nothing
+            handles = [self._submit_or_fail(request) for request in list(given)]
         return Handles(handles, raise_on_error=raise_on_error)
 
     def prepare(self, model: str | ModelSpec) -> None:
@@ -168,10 +171,21 @@ class Requests(ABC):
             if not isinstance(request, InferenceRequest):
                 raise BadRequest(f"a {type(request).__name__} is no request: give an InferenceRequest")
             return self._submit(request)
-        except Overloaded:
-            raise
         except AltlasError as error:
             return self.refuse(request, error)
+
+    def _submit_all(
+        self, model: str | ModelSpec, inputs: Sequence[Any], options: Mapping[str, Any]
+    ) -> list[Handle]:
+        """One request for each input. What is wrong with all is raised; then none has been sent."""
+        handles: list[Handle] = []
+        for item in inputs:
+            try:
+                handles.append(self.submit(model, item, **options))
+            except (Overloaded, ClusterLost) as error:
+                name = model.id if isinstance(model, ModelSpec) else model
+                handles.append(self._transport.refused("", name, error))
+        return handles
 
     def _submit(self, request: InferenceRequest, strategy: Any = None) -> Handle:
         if request.model_id is None:

@@ -291,8 +291,8 @@ def _within(client: Client, timeout: float, where: str, ask: Any, *args: Any, **
         ) from error
 
 
-def call_control(client: Client, operation: str, **arguments: Any) -> Any:
-    """Ask the scheduler plugin; errors that it sends back are raised here.
+def call_control(client: Client, operation: str, *, limit: float = CONTROL_TIMEOUT, **arguments: Any) -> Any:
+    """Ask the scheduler plugin; errors that it sends back are raised here. It gets `limit` seconds.
 
     Raises
     ------
@@ -305,13 +305,10 @@ def call_control(client: Client, operation: str, **arguments: Any) -> Any:
         raise ClusterLost("the connection to the scheduler is closed: connect again with af.connect()")
     handler = getattr(client.scheduler, operation)
     try:
-        answer = client.sync(
-            handler, callback_timeout=CONTROL_TIMEOUT + arguments.get("timeout", 0), **arguments
-        )
+        answer = client.sync(handler, callback_timeout=limit + arguments.get("timeout", 0), **arguments)
     except TimeoutError as late:
         raise ClusterLost(
-            f"the scheduler does not answer within {CONTROL_TIMEOUT:.0f} s: see whether it runs, and run the "
-            "same again"
+            f"the scheduler does not answer within {limit:.0f} s: see whether it runs, and run the same again"
         ) from late
     if isinstance(answer, dict) and answer.get("error") is not None:
         error = pickle.loads(answer["error"])

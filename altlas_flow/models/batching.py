@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from altlas_flow.errors import PredictError
+from altlas_flow.models.faults import Miscount
 from altlas_flow.models.memory import is_out_of_memory, release_memory
 from altlas_flow.models.work import Work
 
@@ -138,13 +139,19 @@ def _predict(runtime: Runtime, batch: Batch, model: str, out_of_memory: Callable
     try:
         outputs = runtime.predict(items, batch.pieces[0][0].parameters)
         if len(outputs) != len(items):
-            raise PredictError(model, f"{len(outputs)} answers for {len(items)} inputs: give one for each")
+            text = f"{len(outputs)} answers for {len(items)} inputs: give one for each"
+            raise Miscount(len(outputs), text)
     except (Exception, SystemExit) as error:
         # SystemExit: a model that calls sys.exit must not take the host's thread with it
         memory = is_out_of_memory(error)
         if batch.rows == 1:
             work, row = next(batch.rows_of_works())
             work.fail_row(row, error if isinstance(error, Exception) else PredictError(model, "sys.exit()"))
+            return False
+        if isinstance(error, Miscount) and not _counts_rows(runtime, items[0], batch.pieces[0][0].parameters):
+            # halved until each row stands alone, it would seem to answer all of them
+            for work, row in batch.rows_of_works():
+                work.fail_row(row, error)
             return False
     else:
         done = 0
@@ -158,6 +165,19 @@ def _predict(runtime: Runtime, batch: Batch, model: str, out_of_memory: Callable
     for half in _halves(batch):
         _predict(runtime, half, model, out_of_memory)
     return False
+
+
+def _counts_rows(runtime: Runtime, item: Any, parameters: Any) -> bool:
+    """Whether a model that gave too few or too many answers does so because of some row.
+
+    A row that is left out is left out twice where it comes twice; the mean of all rows is one however many.
+    """
+    try:
+        return len(runtime.predict([item, item], parameters)) % 2 == 0
+    except Miscount as error:
+        return error.count % 2 == 0
+    except Exception:
+        return True  # that row may be at fault itself: halving finds out
 
 
 def _halves(batch: Batch) -> tuple[Batch, Batch]:

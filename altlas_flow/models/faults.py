@@ -9,6 +9,24 @@ from altlas_flow.models.memory import is_out_of_memory
 GPU_FAULTS = ("cuda error", "cublas", "cudnn", "nccl", "device-side assert", "no kernel image", "driver")
 
 
+class Miscount(ValueError):
+    """A model gave another number of answers than it was given inputs.
+
+    Parameters
+    ----------
+    count : int
+        Of its answers.
+    text : str
+    """
+
+    def __init__(self, count: int, text: str) -> None:
+        self.count, self.text = count, text
+        super().__init__(count, text)
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def of_the_node(error: BaseException) -> bool:
     """Whether `error` is a fault of the node: lost, closing, without the model, out of memory, a bad GPU."""
     if isinstance(error, (HostClosed, ModelLoadError, NodeLost)):

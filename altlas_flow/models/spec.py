@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: What may be asked for by name in ``allow``; each use is logged.
 UNSAFE = ("pickle", "remote-code")
+#: Names a callable: no folder, and no name of a hub, looks like that.
+_NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 #: Begins a validator that is sent by value.
 BY_VALUE = "by-value:"
 
@@ -42,7 +45,8 @@ class ModelSpec(BaseModel):
     id : str
         The name that people use.
     runtime : str
-        The engine: ``transformers``, ``torch``, ``function``, or one installed beside them.
+        The engine: ``transformers``, ``torch``, ``function``, or one installed beside them; by default
+        ``function`` where `source` is a callable or names one.
     source : str or callable
         A model folder, a hub name, a safetensors file, ``"module:callable"``, or a callable, which
         is sent by value. A relative folder is resolved where the spec is used first (the client).
@@ -130,6 +134,8 @@ class ModelSpec(BaseModel):
         if isinstance(data.get("source"), os.PathLike):
             return {**data, "source": os.fspath(data["source"])}
         if not callable(data.get("source")):
+            if isinstance(data.get("source"), str) and _NAMED.fullmatch(data["source"]):
+                return {"runtime": "function", **data}
             return data
         function = data["source"]
         import cloudpickle
@@ -162,6 +168,8 @@ class ModelSpec(BaseModel):
     def _take_validator(cls, value: Any) -> Any:
         if value is None or isinstance(value, str):
             return value
+        if not callable(getattr(value, "model_validate", value)):
+            raise ValueError("a validator is a callable, a pydantic model, or 'package.module:name'")
         import cloudpickle
 
         try:

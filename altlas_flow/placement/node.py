@@ -29,7 +29,9 @@ class Node:
         Models that are loaded, by the digits of their fingerprint, with their bytes. Changed by
         `hold` only.
     available : bool
-        Whether it takes work: running, and with a host of our version.
+        Whether it takes work.
+    absence : str
+        Why it takes none, where that is known.
     cordoned : bool
         Whether an operator keeps new work from it.
     rows, tasks : int
@@ -50,6 +52,7 @@ class Node:
     memory: int | None = None
     loaded: dict[str, int] = field(default_factory=dict)
     available: bool = True
+    absence: str = ""
     cordoned: bool = False
     rows: int = 0
     tasks: int = 0
@@ -148,7 +151,7 @@ class Asked:
 def refusal(needs: Needs, node: Node) -> str | None:
     """Why `node` cannot serve something with these `needs`, as it stands; None where it can."""
     if not node.available:
-        return "it is not taking work, or has no altlas_flow of this version"
+        return node.absence or "it is not taking work"
     if node.cordoned:
         return "it is cordoned"
     for resource, amount in needs.resources:

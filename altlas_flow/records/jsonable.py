@@ -9,7 +9,7 @@ What JSON does not know is an object with one key, its mark::
     {"$pairs": [[1, "a"], …]}                                        a dict whose keys are not all texts
     {"$dict": {"$bytes": "…"}}                                       a dict that looks like one of these
 
-Tuples become lists, and paths texts.
+Tuples become lists (but for the one that a request has as its input: ``{"$tuple": […]}``), and paths texts.
 """
 
 from __future__ import annotations
@@ -151,6 +151,12 @@ def _decode_pairs(value: Any, place: str) -> dict[Any, Any]:
     return {decode(key, place): decode(item, place) for key, item in value}
 
 
+def _decode_tuple(value: Any, place: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise TypeError("a list is needed")
+    return tuple(decode(item, place) for item in value)
+
+
 def _decode_dict(value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError("a mapping is needed")
@@ -164,6 +170,7 @@ _DECODERS = {
     "$float": _decode_float,
     "$pairs": _decode_pairs,
     "$dict": _decode_dict,
+    "$tuple": _decode_tuple,
 }
 
 

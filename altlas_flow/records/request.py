@@ -138,6 +138,8 @@ class InferenceRequest(Record):
     task_type: str | None = Field(default=None, description='a text such as "text-generation"')
     metadata: dict[str, Any] = Field(default={}, description="a mapping of names to values")
 
+    model_config = ConfigDict(validate_assignment=True)
+
     @field_validator("inputs", "parameters", "metadata", mode="before")
     @classmethod
     def _decode(cls, value: Any, info: ValidationInfo) -> Any:
@@ -145,7 +147,9 @@ class InferenceRequest(Record):
 
     @field_serializer("inputs", "parameters", "metadata", when_used="json")
     def _encode(self, value: Any, info: Any) -> Any:
-        return encode(value, info.field_name)
+        encoded = encode(value, info.field_name)
+        # one input, where a list would be many
+        return {"$tuple": encoded} if info.field_name == "inputs" and isinstance(value, tuple) else encoded
 
     # plain: pydantic would try the members of the union one after the other
     @field_validator("strategy", mode="plain")

@@ -127,6 +127,8 @@ class Trace(Record):
         ]
 
     def _chosen(self) -> str:
+        if not self.node:
+            return ""  # the tries say where it was
         parts = [part for part in (self.node, self.strategy and f"by {self.strategy}") if part]
         scores = [] if self.score is None else [f"score {self.score:.3g}"]
         if self.runners_up:

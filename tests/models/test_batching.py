@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,15 +121,33 @@ def test_a_row_that_fits_no_memory_alone_is_its_own_fault() -> None:
     assert set(work.result.errors) == {0, 1}
 
 
-def test_a_wrong_number_of_answers_is_an_error_of_the_rows() -> None:
+@pytest.mark.parametrize("count", [lambda rows: 1, lambda rows: rows // 2, lambda rows: 2 * rows - 1])
+def test_a_wrong_number_of_answers_is_an_error_of_all_rows(count: Callable[[int], int]) -> None:
     class Short(Engine):
         def predict(self, items: Sequence[int], parameters: Mapping[str, Any]) -> list[int]:
-            return [1]
+            return [1] * count(len(items))
 
-    work = Work(Prepared([1, 2, 3], None), {})
+    work = Work(Prepared([1, 2, 3, 4], None), {})
     run(Short(), [work], 8)
-    assert not work.result.errors  # alone, each row got its one answer
-    assert work.result.outputs == [1, 1, 1]
+    # alone each row might have got its one answer, and a wrong one
+    assert {str(error) for error in work.result.errors.values()} == {
+        f"{count(4)} answers for 4 inputs: give one for each"
+    }
+    assert set(work.result.errors) == {0, 1, 2, 3}
+
+
+def test_a_row_that_the_model_leaves_out_fails_alone() -> None:
+    class Picky(Engine):
+        def predict(self, items: Sequence[int], parameters: Mapping[str, Any]) -> list[int]:
+            return [item for item in items if item != 3]
+
+    for rows in ([1, 2, 3, 4], [3, 1, 2]):
+        work = Work(Prepared(rows, None), {})
+        run(Picky(), [work], 8)
+        assert set(work.result.errors) == {rows.index(3)}
+        assert [answer for at, answer in enumerate(work.result.outputs) if rows[at] != 3] == [
+            row for row in rows if row != 3
+        ]
 
 
 def test_a_model_that_exits_takes_only_its_row() -> None:

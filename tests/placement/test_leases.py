@@ -50,7 +50,9 @@ class Client:
     def reach(self) -> int:
         """The most that it may have in flight, by what it has and what is on its way to it."""
         leases = [each.count for each in self.down if each != "ended"]
-        return max(self.lease.count, self.flying, *leases)
+        # what has ended is in flight no more, though it has not heard of that yet
+        flying = self.flying - self.down.count("ended")
+        return max(self.lease.count, flying, *leases)
 
 
 class World:

@@ -201,7 +201,8 @@ def test_each_reason_names_what_is_missing():
     gpu = Needs.of({"GPU": 2}, {"zone": "a"}, 5 * 2**20)
     big = {"GPU": 2.0}
     expected = {
-        "it is not taking work, or has no altlas_flow of this version": Node("a", available=False),
+        "it is not taking work": Node("a", available=False),
+        "it is silent": Node("b", available=False, absence="it is silent"),
         "it is cordoned": Node("a", cordoned=True),
         "it declares GPU=1 and GPU=2 is needed": Node("a", resources={"GPU": 1.0}),
         "it has no label zone=a": Node("a", resources=big),

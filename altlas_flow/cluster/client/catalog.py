@@ -28,6 +28,7 @@ class Catalog:
     def __init__(self, client: Callable[[], Client]) -> None:
         self._client = client
         self._specs: dict[str, ModelSpec] = {}  # so that a known id costs no trip
+        self._passed: dict[str, str] = {}  # by calls of this client: id -> fingerprint
         client().subscribe_topic(CATALOG_TOPIC, self._replaced)
 
     def register(self, spec: ModelSpec, *, replace: bool = False) -> ModelSpec:
@@ -59,7 +60,7 @@ class Catalog:
         return {**builtin_models(), **registered}
 
     def find(self, model: str | ModelSpec) -> ModelSpec:
-        """The spec that is meant; one that was given is registered on the way.
+        """The spec that is meant; one that was given is registered on the way, where its id is free.
 
         Raises
         ------
@@ -68,9 +69,13 @@ class Catalog:
         if isinstance(model, ModelSpec):
             resolved = model.resolved()
             known = self._specs.get(model.id)
-            same = known is not None and known.fingerprint == resolved.fingerprint
-            # a function of a notebook is changed and run again: it takes its own place
-            return resolved if same else self.register(model, replace=model.code is not None)
+            if known is not None and known.fingerprint == resolved.fingerprint:
+                return resolved
+            # a function of a notebook is changed and run again: it takes its own place, but nobody else's
+            mine = known is not None and known.fingerprint == self._passed.get(model.id)
+            registered = self.register(model, replace=mine and model.code is not None)
+            self._passed[model.id] = registered.fingerprint
+            return registered
         given: Any = model
         if not isinstance(given, str):
             hint = "ModelSpec(id=..., source=the function)" if callable(given) else "a ModelSpec"

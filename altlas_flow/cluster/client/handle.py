@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
@@ -169,7 +170,7 @@ class Handle:
         over = threading.Event()
         if self._transport.when_over(self, over.set) and not over.wait(timeout):
             self._transport.forget(self, over.set)
-            raise TimeoutError(f"no answer to request {self.request_id} within {timeout} s: it goes on")
+            raise TimeoutError(f"no answer to request {self.request_id} within {timeout:.3g} s: it goes on")
 
     def __await__(self) -> Generator[Any, None, InferenceResponse]:
         return self._await().__await__()
@@ -195,9 +196,8 @@ class Handle:
         """Its failed tries, and the one that is given up now, where it runs."""
         tried, flight = list(self._tried or ()), self._flight
         if flight is not None and flight.has_begun(self._at):
-            took = max(0.0, now - flight.sent)
             tried.append(
-                Try(node=flight.node, error=f"it was still running after {took:.3g} s", seconds=took)
+                Try(node=flight.node, error="was still running", seconds=max(0.0, now - flight.sent))
             )
         return tried
 
@@ -225,7 +225,10 @@ class Handle:
         answers = flight.answers if flight is not None else None
         tried = self._tried or []
         if flight is None or answers is None:
-            trace = Trace.build(tries=list(tried)) if tried else None
+            refused = Counter(getattr(self._error, "reasons", {}).values())
+            # of one that left, when it did; of one that never did, all its time
+            held = (self._sent if flight is not None else self._ended) - self._submitted
+            trace = Trace.build(refused=dict(refused), held=held, tries=list(tried))
             return InferenceResponse.build(
                 self.request_id,
                 self.model_id,

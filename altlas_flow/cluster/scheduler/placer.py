@@ -115,7 +115,7 @@ class Placer:
         if node is None or ws is None:
             return
         was = node.available
-        self._set_available(node, ws.status == Status.running)
+        self._set_available(node, ws.status == Status.running, f"it is {ws.status.name}: it takes no work")
         if node.available and not was:
             self.unpark()
 
@@ -248,12 +248,12 @@ class Placer:
         ws = self.scheduler.workers.get(node.address)
         if ws is not None and ws.status == Status.running:
             return True
-        self._set_available(node, False)
+        self._set_available(node, False, "it is gone" if ws is None else f"it is {ws.status.name}")
         return False
 
-    def _set_available(self, node: Node, available: bool) -> None:
+    def _set_available(self, node: Node, available: bool, why: str) -> None:
         if node.available != available:
-            node.available = available
+            node.available, node.absence = available, "" if available else why
             self.roster.changed(node.address)
 
     def _asked(self, ts: TaskState, assignment: Assignment) -> Asked:
@@ -342,5 +342,5 @@ class Placer:
         """A worker is silent: it gets nothing more, and its work moves; how many tasks."""
         node = self.roster.get(ws.address)
         if node is not None:
-            self._set_available(node, False)
+            self._set_available(node, False, "it is silent: it may be stopped, or its event loop blocked")
         return self.losses.silent(ws, self.assignments)

@@ -6,7 +6,9 @@ decides what is tried again, and where.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import inspect
+from collections.abc import Awaitable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,7 +151,7 @@ class Delivery:
         node: str,
     ) -> None:
         self.key, self.envelope, self.host, self.plugin = key, envelope, host, plugin
-        self.answers = Answers(node)
+        self.answers = Answers(node, rows=[])
         inputs = [ahead[item.at].open() if isinstance(item, Elsewhere) else item for item in envelope.inputs]
         self.count = len(inputs)
         self.first: np.ndarray | None = None  # row at which each request begins
@@ -180,18 +182,20 @@ class Delivery:
         self.plugin.begin(self.key, watch, self)
         predictions = None
         try:
-            predictions = host.predict(
-                envelope.spec,
-                self.rows,
-                parameters=envelope.parameters,
-                batch=1 if envelope.once else None,
-                priority=envelope.priority,
-                wanted=still_wanted(),
-                watch=watch,
-                # Out of the worker's thread pool before any waiting: tasks that read and write need its
-                # threads, and so do envelopes that could share the batch. What is quick spares itself that.
-                settle=secede,
-            )
+            if self.rows:  # no model is loaded for an empty list
+                predictions = host.predict(
+                    envelope.spec,
+                    self.rows,
+                    parameters=envelope.parameters,
+                    batch=1 if envelope.once else None,
+                    priority=envelope.priority,
+                    wanted=still_wanted(),
+                    watch=watch,
+                    # Out of the worker's thread pool before any waiting: tasks that read and write need
+                    # its threads, and so do envelopes that could share the batch. What is quick spares
+                    # itself that.
+                    settle=secede,
+                )
         except Exception as error:
             # whatever ended it ends all of its requests, and their sender says what is tried again
             typed, faulty = portable(envelope.spec.id, error), of_the_node(error)
@@ -298,11 +302,23 @@ def portable(model: str, error: Exception) -> AltlasError:
 
 
 def complaint(validator: Any, outputs: Any) -> str | None:
-    """What a validator, a callable or a pydantic model, has against an answer; None where nothing."""
+    """What a validator, a callable or a pydantic model, has against an answer; None where nothing.
+
+    It says no with False, also NumPy's or in an array of booleans, or with any error.
+    """
     check = getattr(validator, "model_validate", validator)
     try:
         verdict = check(outputs)
+        if inspect.isawaitable(verdict):
+            verdict = asyncio.run(_awaited(verdict))
+        kind = str(getattr(verdict, "dtype", type(verdict).__name__))
+        if kind in ("bool", "boolean", "torch.bool") and not np.all(verdict):
+            return f"{getattr(validator, '__name__', 'its validator')} says no"
     except (Exception, SystemExit) as error:
         # a validator says no with whatever error it likes
         return describe(error)
-    return f"{getattr(validator, '__name__', 'its validator')} says no" if verdict is False else None
+    return None
+
+
+async def _awaited(verdict: Awaitable[Any]) -> Any:
+    return await verdict

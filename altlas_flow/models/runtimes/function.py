@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from altlas_flow.errors import SpecError
+from altlas_flow.models.faults import Miscount
 from altlas_flow.models.runtimes.base import Prepared
 from altlas_flow.models.runtimes.common import BaseRuntime, as_list, check_options, is_null, null_fault
 from altlas_flow.models.types import declared_types
@@ -133,8 +134,9 @@ def _checked(answer: Any, count: int) -> np.ndarray | list[Any]:
             "with one entry for each input, or give a function of one row single=True"
         )
     if len(result) != count:
-        raise ValueError(
+        raise Miscount(
+            len(result),
             f"returned {len(result)} answer{'s' * (len(result) != 1)} for {count} "
-            f"input{'s' * (count != 1)}: return one for each"
+            f"input{'s' * (count != 1)}: return one for each",
         )
     return result

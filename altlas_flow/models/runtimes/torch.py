@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from altlas_flow.errors import InputError, SpecError, one_line
+from altlas_flow.models.faults import Miscount
 from altlas_flow.models.runtimes.base import Prepared
 from altlas_flow.models.runtimes.common import (
     PICKLES,
@@ -151,9 +152,10 @@ class TorchRuntime(BaseRuntime):
             if not isinstance(answer, torch.Tensor):
                 raise TypeError(f"the module returned a {type(answer).__name__}: return one tensor")
             if answer.ndim == 0 or answer.shape[0] != len(items):
-                raise ValueError(
+                raise Miscount(
+                    answer.shape[0] if answer.ndim else 1,
                     f"the module returned shape {tuple(answer.shape)} for {len(items)} inputs: "
-                    "return one entry for each"
+                    "return one entry for each",
                 )
             if answer.dtype is torch.bfloat16:
                 answer = answer.float()  # NumPy has no bfloat16
