@@ -1,11 +1,14 @@
-"""An embedded cluster whose workers may declare resources, come late, go and be killed."""
+"""Clusters: embedded ones, whose workers declare resources, come late, go and are killed; and programs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import dask
@@ -14,8 +17,11 @@ from distributed.deploy.spec import SpecCluster
 
 import altlas_flow as af
 from altlas_flow.cluster.embedded import Layout, worker_entry
+from tests.dataframe import jobs
 
 LIMIT = 40  # seconds that any one wait may take
+
+until = functools.partial(jobs.until, limit=LIMIT, pause=0.002)
 
 
 class Lab:
@@ -51,10 +57,22 @@ class Lab:
             self.client.wait_for_workers(count, timeout=LIMIT)
         assert not self.client.sync(self.client.scheduler.altlas_ready, timeout=LIMIT)
 
+    def await_host(self, name):
+        """Wait until a worker of that name is there, and its host."""
+        self.until(lambda info: name in {host["name"] for host in info["hosts"].values()})
+
+    def address_of(self, name):
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        (address,) = (address for address, worker in workers.items() if worker["name"] == name)
+        return address
+
+    def pid_of(self, name):
+        address = self.address_of(name)
+        return self.client.run(os.getpid, workers=[address])[address]
+
     def kill(self, name):
         """SIGKILL the worker's process, once its nanny knows that it runs."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"]
-        (address,) = (a for a, worker in workers.items() if worker["name"] == name)
+        address = self.address_of(name)
         self.client.run(nanny_runs, nanny=True, workers=[address])
         os.kill(self.client.run(os.getpid, workers=[address])[address], signal.SIGKILL)
 
@@ -83,3 +101,37 @@ def laboratory(workers, **settings):
                 lab.add(name, **options)
             lab.await_hosts(len(workers))
             yield lab
+
+
+@contextlib.contextmanager
+def programs(folder, *workers):
+    """A scheduler and workers as people start them by hand; the scheduler file and the processes."""
+    file = folder / "scheduler.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    where = ["--host", "127.0.0.1", "--no-dashboard"]
+    started = []
+
+    def start(program, *arguments):
+        command = [sys.executable, "-m", f"distributed.cli.dask_{program}", *where, *arguments]
+        started.append(subprocess.Popen(command, **quiet))
+
+    try:
+        start("scheduler", "--port", "0", "--scheduler-file", str(file))
+        jobs.until(file.exists)
+        for name, *more in workers:
+            start(
+                "worker",
+                "--scheduler-file",
+                str(file),
+                "--nthreads",
+                "1",
+                "--no-nanny",
+                "--name",
+                name,
+                *more,
+            )
+        yield file, started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait(jobs.LIMIT)

@@ -18,7 +18,7 @@ from altlas_flow import (
     get_distributed_orchestrator,
 )
 from altlas_flow import orchestrator as orchestrators
-from altlas_flow.errors import ConnectError, PredictError, UnknownModel
+from altlas_flow.errors import BadRequest, ConnectError, PredictError, UnknownModel
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -211,6 +211,19 @@ def test_stopped_it_starts_again_and_leaves_no_process(own):
         return first.outputs, alive, second.outputs
 
     assert asyncio.run(ask()) == (4, [], 4)
+
+
+@pytest.mark.asyncio
+async def test_it_is_an_asynchronous_context_manager(flow):
+    async with DistributedModelOrchestrator(flow=flow) as orchestrator:
+        assert orchestrator.flow is flow
+        for requests in (None, 5):
+            with pytest.raises(BadRequest, match="list of InferenceRequest"):
+                await orchestrator.run_distributed_batch_inference(requests)
+        with pytest.raises(BadRequest, match="InferenceRequest"):
+            await orchestrator.run_distributed_inference("minilm")
+    with pytest.raises(ConnectError):
+        _ = orchestrator.flow
 
 
 def test_uses_at_the_same_time_start_one_cluster(own, monkeypatch):

@@ -57,6 +57,8 @@ class Connection:
         Started for this connection.
     plan : Layout, optional
         Of that cluster, where nobody asked for another number of workers or another memory limit.
+    address : str
+        Of the scheduler.
     """
 
     client: Client
@@ -70,10 +72,9 @@ class Connection:
         """Whether the cluster was started for this connection."""
         return self.cluster is not None
 
-    @property
-    def address(self) -> str:
-        """Of the scheduler."""
-        return str(self.client.scheduler_info(n_workers=0)["address"])
+    def __post_init__(self) -> None:
+        # asked once: later nobody may be there to say
+        self.address = str(self.client.scheduler_info(n_workers=0)["address"])
 
     def fit(self, spec: ModelSpec) -> None:
         """Start fewer, larger workers where the model does not fit into those there are."""

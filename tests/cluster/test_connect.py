@@ -22,10 +22,10 @@ import altlas_flow as af
 from altlas_flow.cluster.embedded import layout
 from altlas_flow.errors import ConnectError, VersionMismatch
 from altlas_flow.models.host import ModelHost
+from tests.laboratory import LIMIT
 
 pytestmark = pytest.mark.timeout(90)
 
-LIMIT = 40  # seconds that any one wait may take
 GIB = 2**30
 
 
@@ -405,3 +405,17 @@ def test_a_cluster_of_programs_that_has_altlas_flow_is_joined(tmp_path):
     with programs(tmp_path) as file, af.connect(Path(file)) as flow:
         spec = af.ModelSpec(id="sizes", source=lambda rows: [len(row) for row in rows])
         assert flow.submit(spec, ["abc"]).result(LIMIT).outputs == [3]
+
+
+def test_closing_one_embedded_cluster_does_not_make_another_one_loud(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import altlas_flow as af\n"
+        "first, second = af.connect(workers=1), af.connect(workers=1)\n"
+        "first.close()\n"
+        "second.client.submit(sum, [1, 2]).result(60)\n"
+        "second.close()\n"
+        "print('closed')\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")

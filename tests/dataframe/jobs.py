@@ -154,11 +154,16 @@ def committed(path: Path) -> int:
         return 0
 
 
-def until(true: Callable[[], Any], limit: float = LIMIT, pause: float = 0.005) -> Any:
-    """Wait for what nothing announces; fails loudly at the limit."""
+def until(
+    true: Callable[[], Any],
+    limit: float = LIMIT,
+    pause: float = 0.005,
+    instead: Callable[[], Any] | None = None,
+) -> Any:
+    """Wait for what nothing announces; fails loudly at the limit, with what is there instead."""
     end = time.monotonic() + limit
     while not (found := true()):
-        assert time.monotonic() < end, f"not within {limit} s: {true}"
+        assert time.monotonic() < end, instead() if instead else f"not within {limit} s: {true}"
         time.sleep(pause)
     return found
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 
@@ -18,42 +16,9 @@ from altlas_flow.errors import ClusterLost
 from tests.dataframe import jobs
 from tests.dataframe.jobs import frame, nodes_of, read, spec, write
 from tests.dataframe.test_job import InFlight
+from tests.laboratory import programs
 
 pytestmark = pytest.mark.timeout(90)
-
-
-@contextlib.contextmanager
-def programs(folder, *workers):
-    """A scheduler and workers as people start them by hand; the scheduler file and the processes."""
-    file = folder / "scheduler.json"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    where = ["--host", "127.0.0.1", "--no-dashboard"]
-    started = []
-
-    def start(program, *arguments):
-        command = [sys.executable, "-m", f"distributed.cli.dask_{program}", *where, *arguments]
-        started.append(subprocess.Popen(command, **quiet))
-
-    try:
-        start("scheduler", "--port", "0", "--scheduler-file", str(file))
-        jobs.until(file.exists)
-        for name, *more in workers:
-            start(
-                "worker",
-                "--scheduler-file",
-                str(file),
-                "--nthreads",
-                "1",
-                "--no-nanny",
-                "--name",
-                name,
-                *more,
-            )
-        yield file, started
-    finally:
-        for process in started:
-            process.kill()
-            process.wait(jobs.LIMIT)
 
 
 def test_a_worker_that_comes_late_gets_parts_while_all_others_are_busy(tmp_path):

@@ -94,6 +94,27 @@ def test_types_survive_the_json_round_trip():
     assert found["tuple"] == [1, 2]
 
 
+def test_a_tuple_is_one_input_before_and_after_json():
+    for inputs in (("a", ("b", 1)), (), (np.arange(3),)):
+        request = InferenceRequest(inputs=inputs)
+        found = again(request)
+        assert type(found.inputs) is tuple
+        assert found == request
+    with pytest.raises(BadRequest, match=r"\$tuple is wrong"):
+        InferenceRequest.model_validate_json('{"inputs": {"$tuple": "ab"}}')
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("deadline", "x"), ("priority", 2000), ("retry", 3), ("validator", 3), ("inputz", 1)]
+)
+def test_a_field_that_is_set_later_is_checked_as_well(field, value):
+    request = InferenceRequest(inputs=1)
+    with pytest.raises(BadRequest, match=f"(?i){field}"):
+        setattr(request, field, value)
+    request.deadline = "300ms"
+    assert request.deadline == 0.3
+
+
 def test_marks_are_read_from_json_only():
     assert InferenceRequest(inputs={"$bytes": "AA=="}).inputs == {"$bytes": "AA=="}
     assert InferenceRequest.model_validate_json('{"inputs": {"$bytes": "AA=="}}').inputs == b"\x00"

@@ -67,28 +67,36 @@ class Returns:
         """Wait for an envelope."""
         flight.task = asyncio.current_task()
         error: Exception | None = None
+        caught: Exception | None = None  # the future has it, too
         try:
             answers: Answers = await self.client._gather(flight.future)
             answers.rows = answers.rows.open()
         except AltlasError as problem:
-            error = problem
+            error = caught = problem
         except KilledWorker as problem:
+            caught = problem
             node = str(getattr(problem.last_worker, "name", "?"))
             error = NodeLost(node, "died", tuple(range(flight.count)))
         except (CancelledError, asyncio.CancelledError):
             error = self._given_up(flight)
         except Exception as problem:
             # whatever Dask itself raises on the way
+            caught = problem
             error = ClusterError(f"the envelope failed on its way: {describe(problem)}")
         finally:
             flight.pool.in_flight -= 1
             self.flights.pop(flight.key, None)
+        # or what came of it would stay on the cluster for as long as a handle lives
+        self._over.append(flight.future)
+        if self._letting_go is None:
+            self._letting_go = self.transport.loop.call_later(LET_GO, self.let_go)
         try:
             if error is None:
                 self._deliver(flight, answers)
             else:
-                # its frames would keep the future, and that the task on the scheduler
-                error.__traceback__ = getattr(getattr(flight.future, "_state", None), "traceback", None)
+                if caught is not None:
+                    # its frames would keep the future, and that the task on the scheduler
+                    caught.__traceback__ = getattr(getattr(flight.future, "_state", None), "traceback", None)
                 self._lost(flight, error)
         except Exception as problem:
             logger.exception("answers could not be taken in")
@@ -179,10 +187,6 @@ class Returns:
         good = flight.handles
         if errors:
             good = [handle for at, handle in enumerate(good) if at not in errors]
-        # or the answers would stay on the cluster for as long as a handle lives
-        self._over.append(flight.future)
-        if self._letting_go is None:
-            self._letting_go = self.transport.loop.call_later(LET_GO, self.let_go)
         self.transport.complete(good, COMPLETED)
         began = set(answers.began)
         for at, (faulty, error) in errors.items():

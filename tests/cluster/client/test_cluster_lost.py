@@ -17,24 +17,15 @@ import pytest
 
 import altlas_flow as af
 from altlas_flow.errors import ClusterLost
-from tests.cluster.test_failing_over import Stage, named, over, until
-from tests.dataframe.test_job_cluster import programs
-from tests.laboratory import LIMIT, laboratory
+from altlas_flow.flow import REPR_LIMIT
+from tests.cluster.stages import named, over
+from tests.laboratory import LIMIT, laboratory, programs, until
 
 pytestmark = pytest.mark.timeout(90)
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 #: Seconds that the scheduler may be silent, and what may be added on a machine that does much else.
 TIMEOUT, SLACK = 3.0, 3.0
-
-
-@pytest.fixture
-def stage(tmp_path):
-    """Its gates are open at the end, so that no model is left that waits."""
-    made = Stage(tmp_path)
-    yield made
-    made.open()
-    made.open("second")
 
 
 # ---------------------------------------------------------------- a client is killed
@@ -44,11 +35,11 @@ SECOND = """
 import sys
 from pathlib import Path
 import altlas_flow as af
-from tests.cluster.test_failing_over import Stage
+from tests.cluster.stages import Stage
 
 with af.connect(sys.argv[1]) as flow:
     spec = Stage(Path(sys.argv[2])).model()
-    handles = flow.submit_many(spec, [(1000 + i, "wait", "second") for i in range(50)])
+    handles = flow.submit_many(spec, [{"n": 1000 + i, "wait": "second"} for i in range(50)])
     handles.result(100)
 """
 
@@ -67,9 +58,10 @@ def second_client(lab, stage):
 def test_when_one_of_two_clients_is_killed_the_other_is_answered_and_has_all_credits_again(stage):
     with laboratory(named("ab")) as lab, second_client(lab, stage) as other:
         spec, mine = stage.model(), lab.client.id
-        handles = lab.flow.submit_many(spec, [(i, "sleep", 0.005) for i in range(300)])
+        handles = lab.flow.submit_many(spec, [{"n": i, "sleep": 0.005} for i in range(300)])
         until(lambda: any(number >= 1000 for number, _ in stage.book("began")))
-        handles = [*handles, *lab.flow.submit_many(spec, [(i, "sleep", 0.005) for i in range(300, 600)])]
+        more = lab.flow.submit_many(spec, [{"n": i, "sleep": 0.005} for i in range(300, 600)])
+        handles = [*handles, *more]
         lab.until(lambda info: set(info["held"]) - {mine})
         other.kill()
         other.wait(LIMIT)
@@ -79,7 +71,7 @@ def test_when_one_of_two_clients_is_killed_the_other_is_answered_and_has_all_cre
         assert {handle.result().tries for handle in handles} == {1}
         assert over(lab)
         assert not {number for number, _ in stage.book("began") if number >= 1004}, "nobody wants these"
-        waiting = [lab.flow.submit(stage.model(), (i, "wait", "open")) for i in range(600, 606)]
+        waiting = [lab.flow.submit(stage.model(), {"n": i, "wait": "open"}) for i in range(600, 606)]
         lab.until(lambda info: info["envelopes"] == 4)
         stage.open()
         assert [handle.result(LIMIT).outputs for handle in waiting] == list(range(600, 606))
@@ -94,7 +86,7 @@ class Waiting:
 
     def __init__(self, flow, spec):
         self.errors, self.times = {}, {}
-        self.handles = [flow.submit(spec, (i, "wait", "open")) for i in range(6)]
+        self.handles = [flow.submit(spec, {"n": i, "wait": "open"}) for i in range(6)]
         self.threads = [threading.Thread(target=self._block, args=(i,)) for i in (0, 1)]
         self.threads.append(threading.Thread(target=lambda: asyncio.run(self._gather())))
         for thread in self.threads:
@@ -148,6 +140,9 @@ def test_whoever_waits_is_told_in_time_that_the_scheduler_is_lost(stage, tmp_pat
                 assert {type(error) for error in errors.values()} == {ClusterLost}
                 assert all("\n" not in str(error) for error in errors.values())
                 assert {handle.status for handle in waiting.handles} == {"error"}
+                began = time.monotonic()
+                assert "the scheduler does not answer" in repr(flow)  # a notebook shows it
+                assert time.monotonic() - began < REPR_LIMIT + SLACK
             finally:
                 if how == signal.SIGSTOP:
                     os.kill(started[0].pid, signal.SIGCONT)

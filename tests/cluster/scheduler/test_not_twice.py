@@ -11,10 +11,8 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from altlas_flow.cluster.keys import REQUEST
 from altlas_flow.errors import NodeLost
-from tests.cluster.test_failing_over import four, here, in_one_envelope, over, shared, stage
+from tests.cluster.stages import in_one_envelope, over
 from tests.laboratory import LIMIT
-
-__all__ = ["four", "shared", "stage"]  # fixtures
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -22,9 +20,9 @@ pytestmark = pytest.mark.timeout(120)
 def test_what_may_not_run_twice_ends_with_its_worker_and_is_answered_where_it_merely_waited(four, stage):
     spec = stage.model()
     options = {"idempotent": False}
-    running = [four.flow.submit(spec, (i, "wait", "open"), **options) for i in range(4)]
-    nodes = stage.until_began(*range(4))
-    waiting = [four.flow.submit(spec, (i, "wait", "open"), **options) for i in range(4, 8)]
+    running = [four.flow.submit(spec, {"n": i, "wait": "open"}, **options) for i in range(4)]
+    nodes = stage.await_running(*range(4))
+    waiting = [four.flow.submit(spec, {"n": i, "wait": "open"}, **options) for i in range(4, 8)]
     four.until(lambda info: sorted(info["in_flight"].values()) == [2] * 4)
     four.kill("b")
     died = running[nodes.index("b")]
@@ -41,9 +39,9 @@ def test_what_may_not_run_twice_ends_with_its_worker_and_is_answered_where_it_me
 def test_what_may_not_run_twice_does_not_though_its_envelope_dies_after_it_has_run(four, stage):
     """Batches of one row: the first two have run, and the third kills what holds their answers."""
     spec = stage.model(batch=1)
-    inputs = [(0, "wait", "open"), (1, "sleep", 0), (2, "kill", None), (3, "sleep", 0)]
+    inputs = [{"n": 0, "wait": "open"}, {"n": 1, "sleep": 0}, {"n": 2, "kill": True}, {"n": 3, "sleep": 0}]
     handles = in_one_envelope(four.flow, spec, inputs, idempotent=False)
-    stage.until_began(0)
+    stage.await_running(0)
     assert len({handle.future.key for handle in handles}) == 1
     stage.open()
     responses = [handle.response(LIMIT) for handle in handles]
@@ -54,12 +52,12 @@ def test_what_may_not_run_twice_does_not_though_its_envelope_dies_after_it_has_r
 
 def test_what_is_answered_does_not_run_again_though_the_worker_that_has_the_answer_dies(four, stage):
     spec = stage.model()
-    handles = [four.flow.submit(spec, (i, "sleep", 0), idempotent=False) for i in range(8)]
+    handles = [four.flow.submit(spec, {"n": i, "sleep": 0}, idempotent=False) for i in range(8)]
     nodes = {handle.result(LIMIT).node_id for handle in handles}
     four.until(lambda info: info["envelopes"] == 0)
     four.kill(min(nodes))
     four.until(lambda info: min(nodes) not in {host["name"] for host in info["hosts"].values()})
-    here(four, min(nodes))
+    four.await_host(min(nodes))
     assert over(four)
     assert max(Counter(number for number, _ in stage.book("began")).values()) == 1
     assert [handle.result().outputs for handle in handles] == list(range(8))
@@ -92,7 +90,7 @@ def test_answers_that_die_with_their_worker_are_made_again_only_where_that_is_al
         lambda dask_scheduler: dask_scheduler.add_plugin(DieWithAnswers(dask_scheduler, pids))
     )
     try:
-        response = four.flow.submit(spec, (1, "sleep", 0), idempotent=idempotent).response(LIMIT)
+        response = four.flow.submit(spec, {"n": 1, "sleep": 0}, idempotent=idempotent).response(LIMIT)
     finally:
         four.client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.remove_plugin(DieWithAnswers.name))
     runs = len(stage.book("began"))

@@ -13,7 +13,7 @@ from distributed import Client
 import altlas_flow as af
 from altlas_flow.errors import BadRequest, NoEligibleNode, SpecError
 from altlas_flow.models.spec import ModelSpec
-from tests.laboratory import LIMIT, laboratory
+from tests.laboratory import LIMIT, laboratory, until
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -40,13 +40,6 @@ def echo(**fields):
 
 def node_of(lab, spec, strategy, row=0):
     return lab.flow.submit(spec, row, strategy=strategy).result(LIMIT).node_id
-
-
-def until(true):
-    end = time.monotonic() + LIMIT
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 # ---------------------------------------------------------------- the five

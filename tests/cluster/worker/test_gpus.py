@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.timeout(60)
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 #: A worker: it says how many it got, and which, and lives until its input ends.
 CLAIM = """
 import asyncio, os, sys

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,16 +12,19 @@ import numpy as np
 import pytest
 
 import altlas_flow as af
-from altlas_flow.errors import AltlasError, ClusterError, ParameterError, PredictError, RequestCancelled
+from altlas_flow.errors import (
+    AltlasError,
+    BadRequest,
+    ClusterError,
+    ParameterError,
+    PredictError,
+    RequestCancelled,
+)
+from tests.cluster.stages import model
 from tests.dataframe.jobs import tasks_of
+from tests.laboratory import LIMIT, until
 
 pytestmark = pytest.mark.timeout(60)
-
-LIMIT = 40  # seconds that any one wait may take
-
-
-def model(function, **fields):
-    return af.ModelSpec(id=f"{function.__name__}-{uuid.uuid4()}", source=function, **fields)
 
 
 def double(rows, factor=2):
@@ -138,9 +140,7 @@ def test_failed_requests_are_let_go_of(flow):
     handle = ask()
     with pytest.raises(PredictError):
         handle.result(LIMIT)
-    end = time.monotonic() + LIMIT
-    while keys := left():  # though its handle is held
-        assert time.monotonic() < end, keys
+    until(lambda: not left(), instead=left)  # though its handle is held
     assert handle.status == "error"
 
 
@@ -181,27 +181,8 @@ def test_errors_are_raised_where_a_handle_is_awaited(flow):
         asyncio.run(ask())
 
 
-@pytest.fixture
-def waits(tmp_path):
-    """A model that waits for the file ``open``, which is there at the end of the test at the latest."""
-    gate = tmp_path / "open"
-
-    def wait(rows):
-        import time
-
-        end = time.monotonic() + 30
-        while not gate.exists():
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        return rows
-
-    yield model(wait), gate
-    gate.touch()
-
-
-def test_whoever_gives_up_waiting_leaves_the_answer_to_others(flow, waits):
-    spec, gate = waits
-    handle = flow.submit(spec, ["kept"])
+def test_whoever_gives_up_waiting_leaves_the_answer_to_others(flow, stage):
+    handle = flow.submit(stage.model(), [{"n": 7, "wait": "open"}])
     with pytest.raises(TimeoutError):
         handle.result(0.05)
 
@@ -210,8 +191,8 @@ def test_whoever_gives_up_waiting_leaves_the_answer_to_others(flow, waits):
 
     with pytest.raises(TimeoutError):
         asyncio.run(impatient())
-    gate.touch()
-    assert handle.result(LIMIT).outputs == ["kept"]
+    stage.open()
+    assert handle.result(LIMIT).outputs == [7]
 
 
 def test_submit_does_not_block_a_running_event_loop(flow):
@@ -234,12 +215,9 @@ def test_submit_does_not_block_a_running_event_loop(flow):
     assert asyncio.run(beat()) > 0
 
 
-def test_a_cancelled_request_ends_with_a_typed_error(flow, waits):
-    spec, _ = waits
-    handle = flow.submit(spec, [1])
-    end = time.monotonic() + LIMIT
-    while handle.future is None:
-        assert time.monotonic() < end
+def test_a_cancelled_request_ends_with_a_typed_error(flow, stage):
+    handle = flow.submit(stage.model(), [{"n": 1, "wait": "open"}])
+    until(lambda: handle.future is not None)
     handle.future.cancel()
     with pytest.raises(RequestCancelled):
         handle.result(LIMIT)
@@ -255,6 +233,24 @@ def test_an_input_that_kills_its_workers_ends_with_a_typed_error_and_is_let_go_o
         af.connect(workers=2, threads_per_worker=1) as flow,
     ):
         ask()
-        end = time.monotonic() + LIMIT
-        while tasks_of(flow):
-            assert time.monotonic() < end, "the failed task stays on the scheduler"
+        until(lambda: not tasks_of(flow), instead=lambda: tasks_of(flow))
+
+
+def test_a_spec_that_names_a_function_needs_no_runtime(flow):
+    spec = af.ModelSpec(id="lengths-by-name", source="builtins:len", single=True)
+    assert spec.runtime == "function"
+    assert flow.submit(spec, "four").result(LIMIT).outputs == 4
+
+
+@pytest.mark.parametrize("parameters", [[1], "n=1", 5])
+def test_parameters_that_are_no_mapping_are_refused(flow, parameters):
+    with pytest.raises(BadRequest, match="no mapping"):
+        flow.submit(model(double), 1, parameters=parameters)
+
+
+def test_what_no_node_can_do_has_a_trace_that_counts_the_reasons(flow):
+    spec = model(double, resources={"GPU": 1})
+    response = flow.submit(spec, [1]).response(LIMIT)
+    assert response.error.type == "NoEligibleNode"
+    assert response.trace.refused == {"it declares GPU=0 and GPU=1 is needed": 2}
+    assert "refused" in str(response.trace)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import uuid
 
 import pytest
 from distributed import Client
@@ -22,26 +21,11 @@ from altlas_flow.errors import (
     SpecError,
 )
 from altlas_flow.placement.strategies import STRATEGIES
-from tests.laboratory import LIMIT, laboratory
+from tests.cluster.stages import echo, model
+from tests.dataframe.jobs import tasks_of
+from tests.laboratory import LIMIT, laboratory, until
 
 pytestmark = pytest.mark.timeout(90)
-
-
-@pytest.fixture(scope="module")
-def lab():
-    """Two workers."""
-    with laboratory({"a": {}, "b": {}}) as made:
-        yield made
-
-
-def model(function, **fields):
-    return af.ModelSpec(
-        id=f"{getattr(function, '__name__', 'model')}-{uuid.uuid4()}", source=function, **fields
-    )
-
-
-def echo(rows):
-    return rows
 
 
 def answers_still_come(lab):
@@ -158,6 +142,7 @@ def test_an_input_that_no_worker_can_open_fails_alone(lab):
     spec = lab.flow.register(model(echo))
     responses = lab.flow.submit_many(spec.id, [Here() if i == 7 else i for i in range(20)]).result(LIMIT)
     assert [i for i, response in enumerate(responses) if not response.ok] == [7]
+    until(lambda: tasks_of(lab.flow) == [], instead=lambda: tasks_of(lab.flow))
 
 
 def test_a_strategy_that_fails_with_what_is_no_text_hurts_nobody(lab):
@@ -241,19 +226,8 @@ def test_a_timeout_that_is_no_number_is_refused(lab):
         lab.flow.submit(model(echo), 1).result("3s")
 
 
-def test_waiting_in_vain_leaves_nothing_behind(lab, tmp_path):
-    gate = tmp_path / "open"
-
-    def wait(rows):
-        import time
-
-        end = time.monotonic() + LIMIT
-        while not gate.exists():
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        return rows
-
-    handle = lab.flow.submit(model(wait), 1)
+def test_waiting_in_vain_leaves_nothing_behind(lab, stage):
+    handle = lab.flow.submit(stage.model(), {"n": 1, "wait": "open"})
     for _ in range(5):
         with pytest.raises(TimeoutError):
             handle.result(0.01)
@@ -264,7 +238,7 @@ def test_waiting_in_vain_leaves_nothing_behind(lab, tmp_path):
     with pytest.raises(TimeoutError):
         asyncio.run(impatient())
     assert not handle._waiters
-    gate.touch()
+    stage.open()
     assert handle.result(LIMIT).outputs == 1
 
 
@@ -286,7 +260,7 @@ def test_a_scheduler_that_answers_late_but_answers_is_not_taken_for_lost():
         loop, lost, answers = asyncio.get_running_loop(), [], []
 
         class Slow:
-            status = "running"
+            status, scheduler_comm = "running", None
 
             def _send_to_scheduler(self, message):
                 loop.call_later(0.2, pulse.leased, {}, message["pulse"])

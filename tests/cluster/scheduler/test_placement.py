@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 import uuid
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 import altlas_flow as af
 from altlas_flow.errors import NoEligibleNode
 from tests.dataframe import jobs
-from tests.laboratory import LIMIT, laboratory
+from tests.laboratory import LIMIT, laboratory, until
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -22,46 +21,6 @@ def lab():
     """Workers ``gpu`` and ``cpu``; tests that kill or add workers put back what they found."""
     with laboratory({"gpu": {"resources": {"GPU": 1}}, "cpu": {}}, no_workers_timeout="60s") as made:
         yield made
-
-
-class Gate:
-    """What models of other processes wait for: a file."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def open(self):
-        (self.folder / "open").touch()
-
-    def await_somebody(self):
-        end = time.monotonic() + LIMIT
-        while not (self.folder / "began").exists():
-            assert time.monotonic() < end
-            time.sleep(0.01)
-
-    def model(self, **fields):
-        """A model that waits for the gate, and says before that it is there."""
-        folder, limit = self.folder, LIMIT
-
-        def wait(rows):
-            import time
-
-            (folder / "began").touch()
-            end = time.monotonic() + limit
-            while not (folder / "open").exists():
-                assert time.monotonic() < end
-                time.sleep(0.01)
-            return rows
-
-        return af.ModelSpec(id=f"waiting-{uuid.uuid4()}", source=wait, **fields)
-
-
-@pytest.fixture
-def gate(tmp_path):
-    """Opened at the end, so that no test leaves a model behind that waits."""
-    made = Gate(tmp_path)
-    yield made
-    made.open()
 
 
 def echo(**fields):
@@ -130,24 +89,24 @@ def test_a_task_waits_for_a_node_that_was_there_a_moment_ago(lab):
     lab.await_hosts(2)
 
 
-def test_what_a_killed_worker_was_predicting_is_answered_elsewhere(lab, gate):
-    spec = gate.model()
-    handles = [lab.flow.submit(spec, [i]) for i in range(4)]
-    gate.await_somebody()
+def test_what_a_killed_worker_was_predicting_is_answered_elsewhere(lab, stage):
+    spec = stage.model()
+    handles = [lab.flow.submit(spec, [{"n": i, "wait": "open"}]) for i in range(4)]
+    until(lambda: stage.book("began"))
     lab.kill("cpu")
     lab.until(lambda info: "cpu" not in {host["name"] for host in info["hosts"].values()})
-    gate.open()
+    stage.open()
     assert [handle.result(LIMIT).outputs for handle in handles] == [[0], [1], [2], [3]]
     lab.await_hosts(2)
     lab.until(lambda info: info["in_flight"] == {} and info["parked"] == 0)
 
 
-def test_what_waits_on_a_retired_worker_is_answered_elsewhere(lab, gate):
-    spec = gate.model()
-    handles = [lab.flow.submit(spec, [i]) for i in range(6)]
-    gate.await_somebody()
+def test_what_waits_on_a_retired_worker_is_answered_elsewhere(lab, stage):
+    spec = stage.model()
+    handles = [lab.flow.submit(spec, [{"n": i, "wait": "open"}]) for i in range(6)]
+    until(lambda: stage.book("began"))
     lab.remove("cpu")
-    gate.open()
+    stage.open()
     assert [handle.result(LIMIT).outputs for handle in handles] == [[i] for i in range(6)]
     lab.add("cpu")
     lab.await_hosts(2)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 
 import pytest
 
 import altlas_flow as af
 from altlas_flow.errors import ModelConflict, ModelLoadError, SpecError, UnknownModel
+from tests.laboratory import LIMIT, until
 
 pytestmark = pytest.mark.timeout(60)
-
-LIMIT = 40  # seconds that any one wait may take
 
 
 def constant(value, **fields):
@@ -47,10 +45,27 @@ def test_an_id_means_one_recipe_unless_it_is_replaced_on_purpose(flow, second):
 
 def test_a_function_given_to_a_call_takes_its_own_place_and_other_recipes_do_not(flow):
     # a notebook's cell is changed and run again
-    first = flow.register(constant("first"))
+    first = constant("first")
+    assert flow.submit(first, ["row"]).result(LIMIT).outputs == ["first"]
     assert flow.submit(constant("changed", id=first.id), ["row"]).result(LIMIT).outputs == ["changed"]
+    assert flow.submit(first.id, ["row"]).result(LIMIT).outputs == ["changed"]
     with pytest.raises(ModelConflict):
         flow.submit(af.ModelSpec(id=first.id, runtime="function", source="operator:not_"), ["row"])
+
+
+@pytest.mark.parametrize("put", ["register", "submit"])
+def test_a_function_given_to_a_call_takes_nobody_elses_place_nor_that_of_what_was_registered(
+    flow, second, put
+):
+    first = constant("first")
+    if put == "register":
+        flow.register(first)
+    else:
+        second.submit(first, ["row"]).result(LIMIT)
+    with pytest.raises(ModelConflict):
+        flow.submit(constant("another", id=first.id), ["row"])
+    for each in (flow, second):
+        assert each.submit(first.id, ["row"]).result(LIMIT).outputs == ["first"]
 
 
 def test_a_replaced_recipe_reaches_clients_that_have_used_the_old_one(flow, second):
@@ -58,9 +73,8 @@ def test_a_replaced_recipe_reaches_clients_that_have_used_the_old_one(flow, seco
     assert second.submit(first.id, ["row"]).result(LIMIT).outputs == ["old"]
     flow.register(constant("new", id=first.id), replace=True)
     assert flow.submit(first.id, ["row"]).result(LIMIT).outputs == ["new"]
-    end = time.monotonic() + LIMIT
-    while second.submit(first.id, ["row"]).result(LIMIT).outputs != ["new"]:  # told, not asked each time
-        assert time.monotonic() < end
+    # told, not asked each time
+    until(lambda: second.submit(first.id, ["row"]).result(LIMIT).outputs == ["new"])
 
 
 def test_an_unknown_model_is_refused_with_those_that_are_known(flow):

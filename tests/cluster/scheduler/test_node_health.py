@@ -14,11 +14,9 @@ import pytest
 import altlas_flow as af
 from altlas_flow.errors import ModelLoadError, PredictError
 from altlas_flow.placement.decide import ASIDE
-from tests.cluster.test_failing_over import address_of, named, over, pid_of, stage, until
+from tests.cluster.stages import model, named, over, sent_ahead
 from tests.dataframe import jobs
-from tests.laboratory import LIMIT, laboratory
-
-__all__ = ["stage"]  # a fixture
+from tests.laboratory import LIMIT, laboratory, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -43,7 +41,7 @@ def pair(shared):
 @contextlib.contextmanager
 def stopped(lab, name, folder):
     """The worker's process stands still."""
-    pid = pid_of(lab, name)
+    pid = lab.pid_of(name)
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -54,7 +52,7 @@ def stopped(lab, name, folder):
 @contextlib.contextmanager
 def blocked(lab, name, folder):
     """The worker's event loop stands still, as with a function of Dask's that holds it up."""
-    address, limit = address_of(lab, name), LIMIT
+    address, limit = lab.address_of(name), LIMIT
 
     def block():
         import time
@@ -78,15 +76,15 @@ def blocked(lab, name, folder):
 
 
 def falls_silent(lab, stage, stand, *, timeout, longer=0.0):
-    """Worker a stands still with one request that runs there and one that waits."""
+    """Worker a stands still with one request that runs there and one that waits; who answers them."""
     spec = stage.model()
-    handles = [lab.flow.submit(spec, (i, "wait", "open")) for i in range(2)]
-    nodes = stage.until_began(0, 1)
+    handles = [lab.flow.submit(spec, {"n": i, "wait": "open"}) for i in range(2)]
+    nodes = stage.await_running(0, 1)
     assert sorted(nodes) == ["a", "b"]
     ran = nodes.index("a")
-    handles += [lab.flow.submit(spec, (i, "wait", "open")) for i in (2, 3)]
+    handles += [lab.flow.submit(spec, {"n": i, "wait": "open"}) for i in (2, 3)]
     lab.until(lambda info: list(info["in_flight"].values()) == [2, 2])
-    silent = address_of(lab, "a")
+    silent = lab.address_of("a")
     with stand(lab, "a", stage.folder):
         began = time.monotonic()
         stage.open()
@@ -97,28 +95,28 @@ def falls_silent(lab, stage, stand, *, timeout, longer=0.0):
         assert [response.tries for response in responses] == [2 if i == ran else 1 for i in range(4)]
         assert responses[ran].trace.tries[0].error == "silent"
         assert list(lab.info()["silent"]) == [silent]
-        others = [lab.flow.submit(spec, (i, "echo", None)) for i in range(4, 12)]
+        others = [lab.flow.submit(spec, {"n": i}) for i in range(4, 12)]
         assert {handle.result(LIMIT).node_id for handle in others} == {"b"}
         until(lambda: time.monotonic() - began > longer)
     lab.until(lambda info: not info["silent"])
     until(lambda: (ran, "a") in stage.book("ended"))  # late, and nobody's any more
-    until(lambda: lab.flow.submit(spec, (12, "echo", None)).result(LIMIT).node_id == "a")
+    until(lambda: lab.flow.submit(spec, {"n": 12}).result(LIMIT).node_id == "a")
     assert [handle.result().outputs for handle in handles] == [0, 1, 2, 3]
-    assert [handle.result().node_id for handle in handles] == ["b"] * 4
     assert over(lab)
+    return [handle.result().node_id for handle in handles]
 
 
 @pytest.mark.parametrize("stand", [stopped, blocked])
 def test_what_a_silent_worker_has_is_answered_elsewhere_and_it_is_used_again_once_it_speaks(
     pair, stage, stand
 ):
-    falls_silent(pair, stage, stand, timeout=2)
+    assert falls_silent(pair, stage, stand, timeout=2) == ["b"] * 4
 
 
 @pytest.mark.long
 def test_a_worker_that_stands_still_for_15_s_is_silent_after_10_s(stage):
     with laboratory(named("ab")) as lab:
-        falls_silent(lab, stage, stopped, timeout=10, longer=15)
+        assert falls_silent(lab, stage, stopped, timeout=10, longer=15) == ["b"] * 4
 
 
 @pytest.mark.parametrize("stand", [stopped, blocked])
@@ -151,15 +149,10 @@ def test_large_inputs_that_were_sent_ahead_to_a_worker_that_falls_silent_are_ans
 ):
     """2 MB each: they lie on a worker, and nowhere else, before their requests leave."""
     spec, text = stage.model(), "x" * 2_000_000
-    handles = [pair.flow.submit(spec, (i, "wait", "open")) for i in range(4)]
+    handles = [pair.flow.submit(spec, {"n": i, "wait": "open"}) for i in range(4)]
     pair.until(lambda info: sorted(info["in_flight"].values()) == [2, 2])
-    large = [pair.flow.submit(spec, (i, "echo", text)) for i in range(4, 10)]
-
-    def sent_ahead(dask_scheduler):
-        held = [ts for ts in dask_scheduler.tasks.values() if ts.state == "memory" and ts.nbytes > 1e6]
-        return len(held), {ws.name for ts in held for ws in ts.who_has}
-
-    until(lambda: pair.client.run_on_scheduler(sent_ahead) == (6, {"a", "b"}))
+    large = [pair.flow.submit(spec, {"n": i, "text": text}) for i in range(4, 10)]
+    until(lambda: sent_ahead(pair) == (6, {"a", "b"}))
     with stand(pair, "a", stage.folder):
         began = time.monotonic()
         stage.open()
@@ -223,25 +216,17 @@ def test_what_no_node_can_load_ends_with_its_tries_its_nodes_and_what_began_it(p
 
 
 def faulty(stage, error, node="a"):
-    """Fails on a node until the file ``mended`` is there; a row *wait* waits for the gate."""
-    folder, limit = stage.folder, LIMIT
+    """Fails on a node until the gate ``mended`` is open."""
+    mended, act = stage.gate("mended"), stage.function()
 
-    def act(rows):
+    def faulty(rows):
         import os
-        import time
 
-        name = os.environ["STAGE_NAME"]
-        if name == node and not (folder / "mended").exists():
+        if os.environ["STAGE_NAME"] == node and not mended.exists():
             raise error
-        with open(folder / "began", "a") as stream:
-            stream.writelines(f"{row} {name} 0\n" for row in rows)
-        end = time.monotonic() + limit
-        while 99 in rows and not (folder / "open").exists():
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        return rows
+        return act(rows)
 
-    return af.ModelSpec(id=f"faulty-{uuid.uuid4()}", source=act)
+    return model(faulty)
 
 
 def health(lab, change):
@@ -262,9 +247,9 @@ def forgive(lab):
     health(lab, forget)
 
 
-def ask(lab, spec, row):
+def ask(lab, spec, n):
     """One request, in turn."""
-    return lab.flow.submit(spec, row, strategy="ROUND_ROBIN").response(LIMIT)
+    return lab.flow.submit(spec, {"n": n}, strategy="ROUND_ROBIN").response(LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -309,8 +294,8 @@ def test_a_node_that_fails_five_times_in_a_row_is_set_aside_until_one_request_su
             breaker.until = 0.0
 
     health(pair, time_is_up)
-    probe = pair.flow.submit(spec, 99, strategy="ROUND_ROBIN")
-    assert stage.until_began(99) == ["a"]
+    probe = pair.flow.submit(spec, {"n": 99, "wait": "open"}, strategy="ROUND_ROBIN")
+    assert stage.await_running(99) == ["a"]
     assert {ask(pair, spec, i).node_id for i in range(20, 24)} == {"b"}, "one at a time"
     stage.open()
     assert probe.result(LIMIT).node_id == "a"

@@ -1,0 +1,118 @@
+"""Backpressure: whose turn it is, how many may wait, and how many envelopes are in flight."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from altlas_flow.cluster.client import dispatch
+from altlas_flow.errors import Overloaded
+from tests.cluster.stages import another, echo, fill, held, model, quiet
+from tests.laboratory import LIMIT
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_of_what_waits_higher_priorities_go_first(solo, stage, gate):
+    fill(solo, gate, 1)
+    spec = stage.model()
+    low = [solo.flow.submit(spec, {"n": n}, priority=-1) for n in range(5)]
+    middle = [solo.flow.submit(spec, {"n": n}) for n in range(10, 15)]
+    high = [solo.flow.submit(spec, {"n": n}, priority=5) for n in range(20, 25)]
+    held(solo, 14)
+    # the first that was ready has left for the worker already
+    (left,) = (handle for handle in low + middle + high if handle.future is not None)
+    gate.open("fill")
+    gone = left.result(LIMIT).outputs
+    for handle in low + middle + high:
+        handle.result(LIMIT)
+    order = [n for n in stage.predicted if n != gone]
+    ranks = [n // 10 for n in order]
+    assert ranks == sorted(ranks, reverse=True)
+    for rank in (0, 1, 2):
+        same = [n for n in order if n // 10 == rank]
+        assert same == sorted(same)
+
+
+def test_beyond_the_limit_requests_wait_or_are_refused_as_is_set(solo, stage):
+    with another(solo, waiting_limit=5, overload="raise") as flow:
+        spec = flow.register(stage.model())
+        handles = [flow.submit(spec, {"n": n, "wait": "go"}) for n in range(5)]
+        with pytest.raises(Overloaded, match="waiting-limit"):
+            flow.submit(spec, {"n": 9})
+        assert handles[4].cancel()
+        handles[4] = flow.submit(spec, {"n": 4})
+        stage.open("go")
+        assert [handle.result(LIMIT).outputs for handle in handles] == list(range(5))
+        assert flow.submit(spec, {"n": 6}).result(LIMIT).outputs == 6
+    with another(solo, waiting_limit=5) as flow:
+        handles = flow.submit_many(spec, [{"n": n} for n in range(60)])
+        assert [response.outputs for response in handles.result(LIMIT)] == list(range(60))
+
+
+def test_over_all_clients_at_most_two_envelopes_a_slot_are_in_flight(lab, stage):
+    def watch(dask_scheduler):
+        lessor = dask_scheduler.plugins["altlas-control"].lessor
+        lessor.most, sent = 0, lessor.sent
+
+        def counted(*args):
+            sent(*args)
+            lessor.most = max(lessor.most, len(lessor.envelopes))
+
+        lessor.sent = counted
+
+    def most(dask_scheduler):
+        lessor = dask_scheduler.plugins["altlas-control"].lessor
+        lessor.__dict__.pop("sent", None)
+        return lessor.most
+
+    quiet(lab)
+    lab.client.run_on_scheduler(watch)
+    try:
+        with another(lab) as other:
+            spec = stage.model()
+            flows = [lab.flow, other]
+            handles = [flows[n % 2].submit(spec, {"n": n, "wait": "go"}) for n in range(400)]
+
+            def settled(info):
+                kept = [sum(one.values()) for one in info["held"].values()]
+                return info["envelopes"] + sum(kept) == 400
+
+            lab.until(settled)
+            info = lab.info()
+            assert 2 <= info["envelopes"] <= 4
+            assert {name for one in info["held"].values() for name in one} == {spec.id}
+            assert len(info["held"]) == 2  # both clients say so
+            stage.open("go")
+            assert [handle.result(LIMIT).outputs for handle in handles] == list(range(400))
+            quiet(lab)
+    finally:
+        found = lab.client.run_on_scheduler(most)
+    assert 2 <= found <= 4
+
+
+def test_a_lease_that_arrives_before_the_pool_is_known_is_not_lost(solo, monkeypatch):
+    """It comes by the client's stream, and the answer that names the pool by another connection."""
+    quiet(solo)
+    assert solo.flow.submit(model(echo), 1).result(LIMIT).outputs == 1  # it has the whole pool now
+    ask = dispatch.Dispatch._ask
+
+    async def late(self, operation, **arguments):
+        answer = await ask(self, operation, **arguments)
+        pool = self.pulse.pools.get(answer.get("pool"))
+        if operation == "altlas_open" and not answer["lease"][0] and (pool is None or not pool.count):
+            told, leased = asyncio.Event(), self.pulse.leased
+
+            def noticed(pools, **options):
+                leased(pools, **options)
+                if pools:
+                    told.set()
+
+            self.client._stream_handlers["altlas-lease"] = noticed
+            await asyncio.wait_for(told.wait(), LIMIT)
+        return answer
+
+    monkeypatch.setattr(dispatch.Dispatch, "_ask", late)
+    with another(solo) as other:
+        assert other.submit(model(echo), 2).result(10).outputs == 2

@@ -1,0 +1,155 @@
+"""Many who ask at once: bursts that leave the event loop free, threads, and several clients."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import distributed
+import pytest
+
+import altlas_flow as af
+from tests.cluster.stages import another, echo, model, quiet, waiting_rows
+from tests.laboratory import LIMIT, until
+
+pytestmark = pytest.mark.timeout(120)
+
+
+# ---------------------------------------------------------------- event loops
+
+
+async def longest_pause(work):
+    """Seconds that the loop was not to be had while it worked, and what came of the work."""
+    pauses, loop = [], asyncio.get_running_loop()
+
+    async def tick():
+        last = loop.time()
+        while True:
+            await asyncio.sleep(0.001)
+            now = loop.time()
+            pauses.append(now - last - 0.001)
+            last = now
+
+    ticker = asyncio.create_task(tick())
+    await asyncio.sleep(0.01)
+    try:
+        found = await work()
+    finally:
+        ticker.cancel()
+    return max(pauses), found
+
+
+def best_of(attempts, limit, attempt):
+    """The least of some measurements: what else the machine does is not ours."""
+    found = []
+    while not found or (min(found) > limit and len(found) < attempts):
+        gc.collect()  # what earlier tests left
+        found.append(attempt())
+    return min(found)
+
+
+@pytest.mark.parametrize("way", ["gather submit", "gather orchestrator", "batch"])
+def test_a_burst_leaves_the_event_loop_free(lab, way):
+    quiet(lab)
+    spec = lab.flow.register(model(echo))
+    orchestrator = af.DistributedModelOrchestrator(flow=lab.flow)
+
+    def request(i):
+        return af.InferenceRequest(model_id=spec.id, inputs=i)
+
+    async def submits():
+        return await asyncio.gather(*(lab.flow.submit(spec.id, i) for i in range(2000)))
+
+    async def runs():
+        return await asyncio.gather(*(orchestrator.run_distributed_inference(ask) for ask in asks[:500]))
+
+    async def batch():
+        return await orchestrator.run_distributed_batch_inference(asks)
+
+    work = {"gather submit": submits, "gather orchestrator": runs, "batch": batch}[way]
+    asks = [request(i) for i in range(5000)]
+
+    def attempt():
+        pause, found = asyncio.run(longest_pause(work))
+        assert [response.outputs for response in found] == list(range(len(found)))
+        return pause
+
+    assert best_of(6, 0.05, attempt) <= 0.05
+
+
+def test_requests_for_models_that_are_not_there_do_not_stop_the_event_loop(lab, monkeypatch):
+    """Whatever is looked up on the scheduler is looked up in another thread."""
+    from altlas_flow.cluster.client import catalog
+
+    asked, call = [], catalog.call_control
+
+    def counted(*args, **options):
+        asked.append(threading.get_ident())
+        return call(*args, **options)
+
+    monkeypatch.setattr(catalog, "call_control", counted)
+    orchestrator = af.DistributedModelOrchestrator(flow=lab.flow)
+
+    async def ask():
+        requests = [af.InferenceRequest(model_id="nobody-knows", inputs=i) for i in range(20)]
+        return await orchestrator.run_distributed_batch_inference(requests)
+
+    responses = asyncio.run(ask())
+    assert {response.error.type for response in responses} == {"UnknownModel"}
+    assert threading.get_ident() not in asked
+
+
+# ---------------------------------------------------------------- threads
+
+
+def test_many_threads_that_ask_and_wait_at_once_get_their_own_answers(lab):
+    spec = lab.flow.register(model(echo))
+    start = threading.Barrier(20)
+
+    def ask(thread):
+        start.wait(LIMIT)
+        one_by_one = [lab.flow.submit(spec.id, (thread, i)).result(LIMIT).outputs for i in range(10)]
+        handles = lab.flow.submit_many(spec.id, [(thread, i) for i in range(10, 40)])
+        return one_by_one + [response.outputs for response in handles.result(LIMIT)]
+
+    with ThreadPoolExecutor(20) as pool:
+        for thread, found in enumerate(pool.map(ask, range(20))):
+            assert found == [(thread, i) for i in range(40)]
+
+
+# ---------------------------------------------------------------- clients whose requests share a batch
+
+
+def occupy(fingerprint, spec, row):
+    """Run rows on the host of the worker, beside all envelopes."""
+    from altlas_flow.cluster.worker.plugin import current_host
+
+    host = current_host()
+    distributed.secede()
+    return host.predict(spec, [row]).outputs
+
+
+@pytest.mark.parametrize("resources", [{}, {"GPU": 1}], ids=["cpu", "gpu"])
+def test_a_batch_holds_requests_of_several_clients(solo, gpu, stage, resources):
+    lab = gpu if resources else solo
+    quiet(lab)
+
+    def count(rows):
+        return [len(rows)] * len(rows)
+
+    blocker = stage.model(resources=resources)
+    busy = lab.client.submit(occupy, blocker.fingerprint, blocker, {"n": 0, "wait": "go"}, pure=False)
+    stage.await_running(0)
+    with another(lab) as other:
+        spec = model(count, resources=resources)
+        other.register(spec)
+        handles = [lab.flow.submit(spec, [0, 1]), other.submit(spec, [2, 3, 4])]
+        until(lambda: waiting_rows(lab) == 5)
+        stage.open("go")
+        first, second = (handle.result(LIMIT) for handle in handles)
+    assert busy.result(LIMIT) == [0]
+    assert first.outputs == [5, 5] and second.outputs == [5, 5, 5]
+    assert first.batch_size == second.batch_size == 5
+    assert first.trace.envelope == second.trace.envelope == 1

@@ -1,0 +1,82 @@
+"""Deadlines: a request ends at its own, wherever it is."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+import altlas_flow as af
+from altlas_flow.errors import DeadlineExceeded
+from tests.cluster.stages import Stage, another, echo, fill, model, quiet, waiting_rows
+from tests.laboratory import LIMIT, until
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def lateness(handle, given):
+    """Seconds between a deadline and the end, by the handle's own clock."""
+    return handle._ended - handle._submitted - given
+
+
+def test_a_request_ends_at_its_deadline_wherever_it_is(solo, stage, gate):
+    """At most 50 ms after it, and what had not begun is never predicted."""
+    late = []
+    for n in range(5):
+        spec = stage.model()
+        fresh = Stage(gate.folder / str(n))
+        fresh.folder.mkdir()
+        fill(solo, fresh, 1)
+        waits = solo.flow.submit(spec, {"n": 1}, deadline="400ms")
+        # earlier than the other, or it would take the place of that one
+        kept = solo.flow.submit(spec, {"n": 2}, deadline="200ms")
+        for handle in (kept, waits):
+            with pytest.raises(DeadlineExceeded, match=handle.request_id):
+                handle.result(LIMIT)
+            assert handle.status == "error"
+        assert waits.future is not None and kept.future is None
+        until(lambda: waiting_rows(solo) == 0)  # the worker knows
+        fresh.open("fill")
+        quiet(solo)
+        assert stage.predicted == []
+        late.append(max(lateness(waits, 0.4), lateness(kept, 0.2)))
+        if late[-1] < 0.05:
+            break
+    assert 0 <= min(late) < 0.05
+
+
+def test_a_running_request_ends_at_its_deadline(solo, stage):
+    late, spec = [], stage.model()
+    for n in range(5):
+        quiet(solo)
+        handle = solo.flow.submit(spec, {"n": n, "wait": f"{n}"}, deadline=timedelta(seconds=1))
+        stage.await_running(n)
+        with pytest.raises(DeadlineExceeded) as caught:
+            handle.result(LIMIT)
+        stage.open(n)
+        assert caught.value.tries <= 1  # where its word that it runs has come by then
+        late.append(lateness(handle, 1.0))
+        if late[-1] < 0.05:
+            break
+    assert 0 <= min(late) < 0.05
+    assert handle.status == "error"
+
+
+def test_a_deadline_holds_for_what_waits_beyond_the_limit(solo, gate):
+    with another(solo, waiting_limit=2) as flow:
+        fill(solo, gate, 1, flow)
+        spec = model(echo)
+        inside = flow.submit(spec, 1)
+        outside = flow.submit(spec, 2, deadline="300ms")
+        with pytest.raises(DeadlineExceeded):
+            outside.result(10)
+        assert lateness(outside, 0.3) < 5
+        gate.open("fill")
+        assert inside.result(LIMIT).outputs == 1
+
+
+def test_a_deadline_that_is_kept_changes_nothing(lab):
+    handle = lab.flow.submit(model(echo), [1], deadline=LIMIT)
+    assert handle.result(LIMIT).outputs == [1]
+    request = af.InferenceRequest(model_id=lab.flow.register(model(echo)).id, inputs=2, deadline="40s")
+    assert lab.flow.submit(request).result(LIMIT).outputs == 2

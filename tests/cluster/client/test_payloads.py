@@ -1,0 +1,138 @@
+"""Payloads: large ones, all kinds of them, and what cannot be sent."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import altlas_flow as af
+from altlas_flow.cluster.packed import Packed
+from altlas_flow.errors import AltlasError, BadRequest
+from tests.cluster.stages import echo, fill, model, together
+from tests.dataframe.jobs import tasks_of
+from tests.laboratory import LIMIT, until
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_a_large_input_is_sent_once_however_often_it_is_tried(lab, monkeypatch, tmp_path):
+    mark = tmp_path / "mark"
+
+    def once(rows):
+        first = not mark.exists()
+        mark.touch()
+        if first:
+            raise TimeoutError("not yet")
+        return [int(row.sum()) for row in rows]
+
+    sent, envelopes = [], []
+    scatter, of = lab.client._scatter, Packed.of
+
+    async def counted(*args, **options):
+        sent.append(1)
+        return await scatter(*args, **options)
+
+    def weighed(value):
+        packed = of(value)
+        if type(value).__name__ == "Envelope":
+            envelopes.append(packed.nbytes)
+        return packed
+
+    monkeypatch.setattr(lab.client, "_scatter", counted)
+    monkeypatch.setattr(Packed, "of", weighed)
+    array = np.ones(3_000_000, np.uint8)
+    handle = lab.flow.submit(model(once), array, retry=af.RetryPolicy(on=("TimeoutError",)))
+    response = handle.result(LIMIT)
+    assert response.outputs == array.sum() and response.tries == 2
+    assert len(sent) == 1
+    assert len(envelopes) == 2 and max(envelopes) < 50_000
+    # a list of inputs, each small, is as large as all of them
+    parts = [np.ones(600_000, np.uint8)] * 2
+    assert lab.flow.submit(model(once), parts).result(LIMIT).outputs == [600_000] * 2
+    assert len(sent) == 2
+    assert lab.flow.submit(model(once), [array[:1000]]).result(LIMIT).outputs == [1000]
+    assert len(sent) == 2
+
+
+def len_of(rows):
+    return [len(row) for row in rows]
+
+
+def test_large_inputs_leave_nothing_on_the_cluster(lab):
+    spec = model(len_of)
+    handles = [lab.flow.submit(spec, np.ones(2_000_000, np.uint8)) for _ in range(4)]
+    assert handles[3].cancel() in (True, False)
+    assert [handle.result(LIMIT).outputs for handle in handles[:3]] == [2_000_000] * 3
+    handles = None
+    until(lambda: tasks_of(lab.flow) == [], instead=lambda: tasks_of(lab.flow))
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("size", [10, 2_000_000])
+def test_inputs_of_every_kind_arrive_equal(lab, size):
+    array = np.arange(size, dtype=np.uint8)
+    table = pa.table({"x": array})
+    for value in (array, array[::2], {"deep": {"array": array}, "text": "a"}, array.tobytes(), "é" * size):
+        found = lab.flow.submit(model(echo), value).result(LIMIT).outputs
+        np.testing.assert_equal(found, value)
+        (found,) = lab.flow.submit(model(echo), [value]).result(LIMIT).outputs
+        np.testing.assert_equal(found, value)
+    for value in (table, table.to_batches()[0], pa.array(array), table.column(0)):
+        found = lab.flow.submit(model(echo), value).result(LIMIT).outputs
+        assert type(found) is type(value) and found.equals(value)
+
+
+def test_a_slice_of_a_table_travels_without_the_rest(lab, monkeypatch):
+    sizes, of = [], Packed.of
+
+    def weighed(value):
+        packed = of(value)
+        sizes.append(packed.nbytes)
+        return packed
+
+    monkeypatch.setattr(Packed, "of", weighed)
+    table = pa.table({"x": np.arange(1_000_000)})
+    for piece in (table.slice(10, 5), table.to_batches()[0].slice(10, 5), table["x"].slice(10, 5)):
+        sizes.clear()
+        assert lab.flow.submit(model(echo), piece).result(LIMIT).outputs.equals(piece)
+        assert max(sizes) < 50_000
+
+
+def test_an_input_that_cannot_be_sent_fails_alone(solo, gate):
+    fill(solo, gate)
+    spec = model(echo)
+    together(solo.flow, spec)
+    inputs = [1, threading.Lock(), 2, (i for i in range(3)), 3]
+    handles = [solo.flow.submit(spec, item) for item in inputs]
+    gate.open("fill")
+    responses = [handle.response(LIMIT) for handle in handles]
+    assert [response.outputs for response in responses] == [1, None, 2, None, 3]
+    for at in (1, 3):
+        assert responses[at].error.type == "BadRequest"
+        assert handles[at].request_id in responses[at].error.message
+    large = [np.zeros(2_000_000, np.uint8), threading.Lock()]
+    with pytest.raises(BadRequest, match="cannot be sent"):
+        solo.flow.submit(spec, large).result(LIMIT)
+
+
+def test_a_parameter_that_cannot_be_sent_is_a_bad_request(solo):
+    def take(rows, lock=None):
+        return rows
+
+    with pytest.raises(BadRequest, match="cannot be sent"):
+        solo.flow.submit(model(take), 1, lock=threading.Lock()).result(LIMIT)
+
+
+def test_an_answer_that_cannot_be_sent_back_is_an_error_of_its_own(solo):
+    def lock(rows):
+        import threading
+
+        return [threading.Lock() for _ in rows]
+
+    with pytest.raises(AltlasError):
+        solo.flow.submit(model(lock), 1).result(LIMIT)
+    assert solo.flow.submit(model(echo), 1).result(LIMIT).outputs == 1

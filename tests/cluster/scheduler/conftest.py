@@ -1,0 +1,40 @@
+"""Four workers that tests may kill: all of them are there again when the next test begins."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.cluster.stages import FOUR, named
+from tests.laboratory import LIMIT, laboratory, nanny_runs, until
+
+
+@pytest.fixture(scope="module")
+def four_workers():
+    with laboratory(named(FOUR)) as made:
+        yield made
+
+
+@pytest.fixture
+def four(four_workers):
+    """Workers a to d, one thread each; their nannies start them again. All are there when a test begins."""
+    ends = time.monotonic() + LIMIT / 2
+    while lacking := set(FOUR) - {host["name"] for host in four_workers.info()["hosts"].values()}:
+        if time.monotonic() > ends:
+            # Dask's nannies do not start a worker again that dies while it starts
+            for name in lacking:
+                four_workers.remove(name)
+                four_workers.add(name, **named([name])[name])
+            ends += LIMIT
+        time.sleep(0.01)
+
+    def nannies_know():
+        try:
+            four_workers.client.run(nanny_runs, nanny=True, workers=list(four_workers.info()["hosts"]))
+        except OSError:
+            return False  # the scheduler has a connection that is closed: it will make another
+        return True
+
+    until(nannies_know)
+    return four_workers
