@@ -275,6 +275,7 @@ class Flow(Requests):
     def _check_open(self) -> None:
         if self._closed:
             raise ConnectError("this flow is closed: make another with af.connect()")
+        self._transport.check_process()
 
     def _find(self, model: str | ModelSpec) -> ModelSpec:
         """The spec that is meant, and workers large enough for it where they are ours."""

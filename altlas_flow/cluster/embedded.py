@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import dask.config
 from dask.system import CPU_COUNT
 from distributed import Client
+from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 from distributed.system import MEMORY_LIMIT
 from distributed.utils import silence_logging_cmgr
@@ -35,8 +36,13 @@ if TYPE_CHECKING:
 LOOK = 1.0
 #: Seconds that a worker gets to close before it is killed.
 CLOSE_TIMEOUT = 10.0
+#: Seconds after which it is seen whether a worker that was lost is back.
+AGAIN = 5.0
 #: Of the machine's memory, what workers may plan with.
 MEMORY_SHARE = 0.8
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -190,6 +196,25 @@ class EmbeddedCluster(SpecCluster):
             await super()._close()
         finally:
             self._loud()
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        # not as SpecCluster's, which gives up a worker that is not back 15 s after it was lost
+        super(SpecCluster, self)._update_worker_status(op, msg)
+        if op == "remove" and self.status == Status.running:
+            asyncio.get_running_loop().call_later(AGAIN, self._start_again)
+
+    def _start_again(self) -> None:
+        """Nannies start their workers again, however often; a program that has ended itself is replaced."""
+        if self.status != Status.running:
+            return
+        for name, worker in list(self.workers.items()):
+            if worker.exit_code is not None:
+                logger.warning("the program of worker %s has ended: another one is started", name)
+                self._futures.add(asyncio.ensure_future(worker.close()))
+                del self.workers[name]
+                self._correct_state()
+        if len(self.scheduler_info["workers"]) < len(self.workers):
+            asyncio.get_running_loop().call_later(AGAIN, self._start_again)
 
     def _loud(self) -> None:
         if self._hushed:

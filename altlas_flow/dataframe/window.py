@@ -17,6 +17,7 @@ from distributed.scheduler import KilledWorker
 from altlas_flow.cluster.connect import call_control
 from altlas_flow.errors import AltlasError, ClusterError, ClusterLost, HostClosed, NoEligibleNode, describe
 from altlas_flow.models.spec import ModelSpec
+from altlas_flow.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -128,10 +129,7 @@ class Window:
         """Send a piece of work; `submit` is called again where the piece was lost with its worker."""
         future = self._submit(name, submit)
         # waits and fetches on Dask's loop: results arrive while this thread commits others
-        answer = asyncio.run_coroutine_threadsafe(
-            self.client._gather(future),
-            self._loop,
-        )
+        answer = asyncio.run_coroutine_threadsafe(self._fetch(future), self._loop)
         self._flying[name] = (future, answer, submit, tries)
         answer.add_done_callback(lambda ended: self._ended.put((name, ended)))
 
@@ -180,6 +178,24 @@ class Window:
         self._flying.clear()
         if futures and self.client.status == "running":
             self.client.cancel(futures, force=True)
+
+    async def _fetch(self, future: Future[Any]) -> Any:
+        """The result of a piece. Dask waits for ever for a worker that has it and is silent."""
+        limit = 1.5 * Settings.current().heartbeat_timeout
+        while True:
+            gathering, finished = asyncio.ensure_future(self.client._gather(future)), 0.0
+            try:
+                while future.status != "cancelled" and finished <= limit:
+                    await asyncio.wait({gathering}, timeout=LOOK)
+                    if gathering.done():
+                        return gathering.result()
+                    # by then the scheduler plugin has had it made anew, or given up
+                    finished = finished + LOOK if future.status == "finished" else 0.0
+            finally:
+                gathering.cancel()
+            if future.status == "cancelled":
+                raise CancelledError
+            limit *= 2  # it may be that there is much to fetch
 
     def _submit(self, name: Any, submit: Callable[[], Future[Any]]) -> Future[Any]:
         """Sending rows fails where the worker that is to have them dies: another one gets them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,3 +54,28 @@ def plain(value: Any, place: str) -> Any:
         f"{place} is {one_line(repr(value), 60)}, which JSON cannot hold: "
         "use texts, finite numbers, lists and mappings"
     )
+
+
+def frozen(values: Mapping[str, Any]) -> bytes:
+    """Values by name as bytes: equal ones of the same types give the same bytes, in whatever order.
+
+    Raises
+    ------
+    Exception
+        Whatever a value that cannot be pickled raises.
+    """
+    if not values:
+        return b""
+    ordered = dict(sorted(values.items()))
+    try:
+        return pickle.dumps(ordered, protocol=5)
+    except Exception:
+        # functions and classes of a notebook go by value
+        import cloudpickle
+
+        return bytes(cloudpickle.dumps(ordered))
+
+
+def thawed(data: bytes) -> dict[str, Any]:
+    """A copy of what `frozen` was given, in this process."""
+    return dict(pickle.loads(data)) if data else {}

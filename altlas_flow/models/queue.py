@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ from dask.base import tokenize
 
 from altlas_flow.errors import PredictError, describe
 from altlas_flow.models.batching import Batch
+from altlas_flow.models.frozen import frozen
 from altlas_flow.models.loaded import LoadedModel
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.models.work import Work
@@ -45,7 +45,7 @@ class Queue:
         self.gpus, self._free, self._clock = gpus, gpus, clock
         self.running: list[Batch] = []
         self._on_gpu: list[ModelSpec] = []  # of each running batch that holds tokens
-        self._lanes: dict[tuple[str, str, int | None], Lane] = {}
+        self._lanes: dict[tuple[str, bytes, int | None], Lane] = {}
         self._order = itertools.count()
 
     @property
@@ -55,7 +55,11 @@ class Queue:
 
     def put(self, model: LoadedModel, work: Work) -> None:
         """A work waits."""
-        parameters = json.dumps(work.parameters, sort_keys=True, default=tokenize)
+        try:
+            parameters = frozen(work.parameters)
+        except Exception:
+            # what came packed by value may refuse to be packed again
+            parameters = tokenize(work.parameters).encode()
         key = (model.spec.fingerprint, parameters, work.rows_limit)
         lane = self._lanes.setdefault(key, Lane(model))
         lane.works.append((next(self._order), work))

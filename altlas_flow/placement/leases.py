@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from typing import NamedTuple
 
 #: Seconds that a client keeps its turn, where there are more clients than room.
@@ -36,6 +37,7 @@ class _Client:
     grants: list[Lease] = field(default_factory=lambda: [Lease(0, 0)])
     turn: float | None = None  # since when it has its turn
     place: int = 0  # in the queue for turns: a counter
+    since: float | None = None  # when it was first seen not to have taken over its last lease
 
     @property
     def granted(self) -> int:
@@ -64,10 +66,12 @@ class Leases:
     capacity : int
         Envelopes in flight, over all clients. May be set at any time; what was granted before it
         shrank is waited for.
+    patience : float
+        Seconds after which a client that does not take over a lease is not waited for: it may be stopped.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int, patience: float = inf) -> None:
+        self.capacity, self.patience = capacity, patience
         self._clients: dict[str, _Client] = {}
         self._left: Counter[str] = Counter()  # in flight still, of clients that have left
         self._versions, self._places = count(1), count()
@@ -86,6 +90,11 @@ class Leases:
         if client not in self._clients:
             # behind those that wait already, or clients that come and go would starve them
             self._clients[client] = _Client(place=next(self._places))
+
+    def rejoin(self, client: str) -> None:
+        """A client that has left goes on, by a lease that it had: it gets a new one, which replaces that."""
+        self.join(client)
+        self._grant(self._clients[client], 0)
 
     def leave(self, client: str) -> None:
         """A client has gone; what it has in flight keeps its room until that ends."""
@@ -124,6 +133,11 @@ class Leases:
         if version <= self._latest:  # else it is of another scheduler, and says nothing of ours
             while len(known.grants) > 1 and known.grants[0].version < version:
                 known.grants.pop(0)
+                known.since = None
+
+    def knows(self, client: str) -> bool:
+        """Whether a client is there."""
+        return client in self._clients
 
     def lease(self, client: str) -> Lease:
         """The last lease given to a client; ``Lease(0, 0)`` for one that is not there."""
@@ -132,6 +146,13 @@ class Leases:
 
     def rebalance(self, now: float) -> dict[str, Lease]:
         """Leases that have changed and must be sent, at time `now` (seconds)."""
+        for client in self._clients.values():
+            if len(client.grants) == 1:
+                client.since = None
+            elif client.since is None:
+                client.since = now
+            elif now - client.since > self.patience:
+                client.grants, client.since = client.grants[-1:], None
         targets = self._targets(now)
         clients = self._clients
         before = {name: client.granted for name, client in clients.items()}

@@ -419,3 +419,20 @@ def test_closing_one_embedded_cluster_does_not_make_another_one_loud(tmp_path):
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
+
+
+def test_an_embedded_worker_is_started_again_however_often_it_dies():
+    def pid():
+        return next(iter(flow.client.run(os.getpid).values()))
+
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}), af.connect(workers=1) as flow:
+        spec = flow.register(af.ModelSpec(id="lengths", source="builtins:len", single=True))
+        for n in range(3):
+            assert flow.submit(spec.id, "x" * n).result(60).outputs == n
+            os.kill(pid(), signal.SIGKILL)
+        # now the program itself: nobody is left that would start its worker again
+        assert flow.submit(spec.id, "xxx").result(60).outputs == 3
+        parent = psutil.Process(pid()).parent()
+        os.kill(pid(), signal.SIGKILL)
+        parent.kill()
+        assert flow.submit(spec.id, "four").result(90).outputs == 4

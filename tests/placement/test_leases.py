@@ -259,6 +259,36 @@ def test_a_second_client_gets_its_share_as_soon_as_the_first_has_taken_over_its_
     assert {name: lease.count for name, lease in leases.rebalance(0.3).items()} == {"second": 2}
 
 
+def test_a_client_that_does_not_take_over_its_lease_is_not_waited_for_for_ever():
+    leases = Leases(2, patience=10.0)
+    for name in ("first", "second"):
+        leases.join(name)
+    leases.rebalance(0.0)
+    for name in ("first", "second"):
+        leases.report(name, 0, leases.lease(name).version)
+    leases.join("third")
+    leases.report("third", 1, 0)
+    assert [leases.lease(name).count for name in ("first", "second")] == [1, 1]
+    assert "third" not in leases.rebalance(1.0)  # the others may still act on theirs: they are stopped
+    assert "third" not in leases.rebalance(1.1)
+    assert "third" not in leases.rebalance(11.0)
+    assert leases.rebalance(11.2)["third"].count == 1
+    assert leases.exposed <= 2
+
+
+def test_a_client_that_comes_back_gets_a_lease_that_replaces_the_one_it_had():
+    leases = Leases(4)
+    leases.join("first")
+    had = leases.rebalance(0.0)["first"]
+    leases.leave("first")
+    assert not leases.knows("first")
+    leases.rejoin("first")
+    leases.report("first", 3, had.version)
+    leases.rebalance(0.1)
+    assert leases.lease("first").version > had.version
+    assert leases.lease("first").count == 4
+
+
 def test_what_is_in_flight_keeps_its_room_until_it_ends():
     leases = Leases(4)
     leases.join("first")

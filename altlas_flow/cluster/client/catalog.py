@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 from distributed import Client
 
@@ -14,6 +16,13 @@ from altlas_flow.models.catalog import builtin_models
 from altlas_flow.models.memory import estimate
 from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec
+
+_listeners: WeakKeyDictionary[Client, WeakSet[Catalog]] = WeakKeyDictionary()
+
+
+def _replaced(listeners: WeakSet[Catalog], event: tuple[float, Any]) -> None:
+    for catalog in list(listeners):
+        catalog.replaced(event[1])
 
 
 class Catalog:
@@ -29,7 +38,10 @@ class Catalog:
         self._client = client
         self._specs: dict[str, ModelSpec] = {}  # so that a known id costs no trip
         self._passed: dict[str, str] = {}  # by calls of this client: id -> fingerprint
-        client().subscribe_topic(CATALOG_TOPIC, self._replaced)
+        listeners = _listeners.setdefault(client(), WeakSet())
+        listeners.add(self)
+        # Dask keeps one handler for each topic of a client, and flows may share one
+        client().subscribe_topic(CATALOG_TOPIC, partial(_replaced, listeners))
 
     def register(self, spec: ModelSpec, *, replace: bool = False) -> ModelSpec:
         """Put a model into the catalog; the spec with its source resolved.
@@ -93,9 +105,8 @@ class Catalog:
         name = model.id if isinstance(model, ModelSpec) else model
         return self._specs.get(name) if name is not None else None
 
-    def _replaced(self, event: tuple[float, Any]) -> None:
+    def replaced(self, message: Mapping[str, Any]) -> None:
         """Somebody has put another recipe in the place of this id: ask again."""
-        _, message = event
         known = self._specs.get(message["id"])
         if known is not None and known.fingerprint != message["fingerprint"]:
             del self._specs[message["id"]]

@@ -9,6 +9,8 @@ from altlas_flow.records import RetryPolicy
 
 #: Workers that may die of one request.
 DEATHS = 3
+#: Moves from workers that died after which a request counts as having begun, whatever was heard of it.
+UNHEARD = 9
 #: Moves that use up no try: from nodes that closed, or died while the request merely waited.
 MOVES = 20
 
@@ -54,7 +56,7 @@ def decide(
         Tries, where the policy does not say.
     """
     gone = isinstance(error, (HostClosed, NodeLost))
-    if isinstance(error, NodeLost) and error.cause != "left" and moves >= DEATHS:
+    if isinstance(error, NodeLost) and error.cause != "left" and moves >= UNHEARD:
         began = True  # too often to be chance: the worker's word that it began may have been lost
     late = isinstance(error, NodeLost) and error.cause == "silent"  # it may still run there
     if not idempotent and (began or ever or late):

@@ -165,6 +165,9 @@ class Handle:
             raise BadRequest(f"timeout={timeout!r} is no number: give seconds")
         if self._final is not None:
             return
+        self._transport.check_process()
+        if timeout is not None and timeout > threading.TIMEOUT_MAX:
+            timeout = None
         if threading.get_ident() == self._transport.thread:
             raise BadRequest("result() on the client's own event loop would never return: await the handle")
         over = threading.Event()

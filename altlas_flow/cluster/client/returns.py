@@ -6,17 +6,15 @@ Lives on the event loop of Dask's client, beside `Dispatch`, which sends.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
-from dask.base import tokenize
 from distributed import Future
 from distributed.scheduler import KilledWorker
 
-from altlas_flow.cluster.client.fate import DEATHS, Fate, decide
+from altlas_flow.cluster.client.fate import DEATHS, UNHEARD, Fate, decide
 from altlas_flow.cluster.client.handle import COMPLETED, ERROR, Handle, stamped
 from altlas_flow.cluster.client.lanes import Flight, Lane, Pace
 from altlas_flow.cluster.worker.envelope import Answers
@@ -31,6 +29,7 @@ from altlas_flow.errors import (
     RequestCancelled,
     describe,
 )
+from altlas_flow.models.frozen import frozen
 from altlas_flow.records import RetryPolicy, Try
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Seconds that the scheduler gets to say what ran of an envelope that was lost.
+ASK_LIMIT = 10.0
 #: Seconds after which answers are forgotten where no envelope leaves meanwhile.
 LET_GO = 0.05
 _DEFAULT_RETRY = RetryPolicy()
@@ -78,7 +79,7 @@ class Returns:
             node = str(getattr(problem.last_worker, "name", "?"))
             error = NodeLost(node, "died", tuple(range(flight.count)))
         except (CancelledError, asyncio.CancelledError):
-            error = self._given_up(flight)
+            error = await self._given_up(flight)
         except Exception as problem:
             # whatever Dask itself raises on the way
             caught = problem
@@ -148,7 +149,7 @@ class Returns:
         """A request is over, with an error."""
         return self.transport.end(handle, ERROR, stamped(error, handle._tried or ()))
 
-    def _given_up(self, flight: Flight) -> Exception:
+    async def _given_up(self, flight: Flight) -> Exception:
         """What it means that Dask says that a task was cancelled."""
         if flight.fallen is not None:
             return flight.fallen
@@ -156,11 +157,23 @@ class Returns:
             return ClusterLost(
                 "the request was given up: the flow or its scheduler was closed; connect and ask again"
             )
-        if any(handle._ahead is not None for handle in flight.handles):
-            for handle in flight.handles:
-                handle._ahead = None  # the worker that had it is gone: it is sent again
-            return NodeLost("?", "left")
-        return RequestCancelled("the Dask future of the request was cancelled: ask again")
+        gone = [
+            handle
+            for handle in flight.handles
+            if handle._ahead is not None and handle._ahead.status != "finished"
+        ]
+        if not gone:
+            return RequestCancelled("the Dask future of the request was cancelled: ask again")
+        for handle in gone:
+            handle._ahead = None  # the worker that had it is gone: it is sent again
+        scheduler: Any = self.client.scheduler
+        try:
+            said = await asyncio.wait_for(scheduler.altlas_lost(key=flight.key), ASK_LIMIT)
+        except (OSError, TimeoutError, AttributeError) as error:
+            return ClusterLost(f"the scheduler cannot be asked ({describe(error)}): connect and ask again")
+        if said is None:
+            return NodeLost("?", "left")  # its inputs were lost before it was anywhere
+        return NodeLost(said["node"], said["cause"], tuple(said["started"]), tuple(said["begun"]))
 
     def _lost(self, flight: Flight, error: Exception) -> None:
         """An envelope came back without answers."""
@@ -214,7 +227,7 @@ class Returns:
             self.end(handle, error)
             return
         died = isinstance(error, NodeLost) and error.cause != "left"
-        handle._deaths += died and (began or handle._moves >= DEATHS)
+        handle._deaths += died and (began or handle._moves >= UNHEARD)
         fate = decide(
             error,
             faulty=faulty,
@@ -242,8 +255,9 @@ class Returns:
         """Queue a request for another node, with those that go the same way."""
         old = flight.lane
         exclude = old.exclude if node == "?" else old.exclude | {node}
-        solo = handle._deaths > 0
-        parameters = json.dumps(old.parameters, sort_keys=True, default=tokenize)
+        # what has moved that often may be what kills, or stand beside it: alone, one knows
+        solo = handle._deaths > 0 or handle._moves >= DEATHS
+        parameters = frozen(old.parameters)
         key = (
             (old.spec.fingerprint, old.spec.id, parameters, old.strategy, old.priority),
             (id(old.validator), exclude, solo, old.once, alone),

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import contextvars
 import hashlib
-import json
 import os
 import threading
 import time
@@ -18,13 +18,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from dask.base import tokenize
 from distributed import Client
 
 from altlas_flow.cluster.client.dispatch import Dispatch
 from altlas_flow.cluster.client.handle import CANCELLED, ERROR, Handle, cancelled, stamped
 from altlas_flow.cluster.client.lanes import Lane
 from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded, describe, one_line
+from altlas_flow.models.frozen import frozen, thawed
 from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.records import DistributionStrategy, RetryPolicy
@@ -59,8 +59,9 @@ class Transport:
         self._lock = threading.Lock()
         self._lanes: dict[Any, Lane] = {}
         self._awake = self._closed = False
+        self._process = os.getpid()
         self._dispatch = Dispatch(self)
-        self.loop.call_soon_threadsafe(self._begin)
+        self._call(self._begin)
 
     @property
     def faults(self) -> int:
@@ -84,9 +85,11 @@ class Transport:
         ParameterError, BadRequest
         """
         try:
-            given = json.dumps(parameters, sort_keys=True, default=tokenize) if parameters else ""
-        except (TypeError, ValueError) as error:
-            raise BadRequest(f"the parameters cannot be used ({error}): give names and values") from error
+            given = frozen(parameters)
+        except Exception as error:
+            # what people pass may refuse to be pickled with any error
+            text = f"the parameters cannot be used ({describe(error)}): give names and values"
+            raise BadRequest(text) from error
         key = (spec.fingerprint, spec.id, spec.validator, given, strategy, priority, validator, idempotent)
         try:
             lane = self._lanes.get(key)
@@ -104,7 +107,8 @@ class Transport:
                 f"validator={validator!r} is none: give a callable, a pydantic model, or its name"
             )
         runtime_class(spec.runtime)(spec).check_parameters({**spec.parameters, **parameters})
-        lane = Lane(spec, dict(parameters), priority=priority, validator=validator or spec.checks())
+        # a copy: the caller may go on with its own
+        lane = Lane(spec, thawed(given), priority=priority, validator=validator or spec.checks())
         lane.once = not idempotent
         lane.strategy, lane.code = self._strategy(strategy)
         with self._lock:
@@ -132,6 +136,7 @@ class Transport:
             Where too much waits, and the settings say so.
         ClusterLost
         """
+        self.check_process()
         if self._closed or self.client.status not in ("running", "connecting"):
             raise ClusterLost("the connection to the scheduler is closed: connect again with af.connect()")
         now = self.clock()
@@ -165,7 +170,7 @@ class Transport:
         if not self.end(handle, CANCELLED, stamped(cancelled(handle), tried)):
             return False
         with contextlib.suppress(RuntimeError):  # the loop is closed: so is everything else
-            self.loop.call_soon_threadsafe(self._dispatch.unwanted, handle)
+            self._call(self._dispatch.unwanted, handle)
         return True
 
     def when_over(self, handle: Handle, waiter: Any) -> bool:
@@ -229,11 +234,13 @@ class Transport:
         if not self._awake:
             self._awake = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: `submit` says so next time
-                self.loop.call_soon_threadsafe(self._pump)
+                self._call(self._pump)
 
     def close(self) -> None:
         """Send nothing more; whoever still waits is told."""
         self._closed = True
+        if os.getpid() != self._process:
+            return  # a forked child has no such thread, and nothing that is its own
         over = threading.Event()
 
         def end() -> None:
@@ -246,13 +253,27 @@ class Transport:
             end()
             return
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(end)
+            self._call(end)
             over.wait(5.0)
 
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
         return self._closed
+
+    def check_process(self) -> None:
+        """Raise where this is a process that was forked: the threads that would answer are not in it.
+
+        Raises
+        ------
+        ClusterLost
+        """
+        if os.getpid() != self._process:
+            raise ClusterLost("a forked process cannot use its parent's flow: connect in it, or spawn it")
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Call on the client's loop, without what the calling thread has set, such as Dask's annotations."""
+        self.loop.call_soon_threadsafe(function, *arguments, context=contextvars.Context())
 
     def _begin(self) -> None:
         self.thread = threading.get_ident()
@@ -314,6 +335,8 @@ def release(transport: Transport) -> None:
         transport.users -= 1
         last = transport.users <= 0
         transport._closed |= last  # nobody gets it any more
+        if last and _transports.get(transport.client) is transport:
+            del _transports[transport.client]  # it holds its client, which would never be freed
     if last:
         transport.close()
 

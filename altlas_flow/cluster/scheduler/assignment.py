@@ -23,7 +23,7 @@ class Assignment:
     seconds: float = 0.0
     begun: set[int] = field(default_factory=set)  # members that have begun on its node
     lost: bool = False  # its node is gone, and its sender is about to be told
-    trial: bool = False  # of a node that was set aside
+    trial: str | None = None  # address of a node that was set aside, and that this one tries
     answered: bool = False  # its answers are in memory
 
     @property

@@ -97,7 +97,7 @@ class ControlPlugin(SchedulerPlugin):
             fault=self._fault,
             heard_out=self.hearing.heard_out,
         )
-        self.lessor = Lessor(scheduler, self.placer.roster)
+        self.lessor = Lessor(scheduler, self.placer.roster, self.heartbeat_timeout)
         self.ledger = Ledger(scheduler)
         self.hearing.begin(self.placer, self.lessor)
         self.watchman = Watchman(scheduler, self.placer, self.heartbeat_timeout, self._fell)
@@ -110,6 +110,7 @@ class ControlPlugin(SchedulerPlugin):
                 "altlas_eligible": self.eligible,
                 "altlas_open": self.open,
                 "altlas_strategy": self.add_strategy,
+                "altlas_lost": self.lost,
                 "altlas_cordon": self.cordon,
                 OPERATION: self.hearing.listen,
             }
@@ -187,6 +188,10 @@ class ControlPlugin(SchedulerPlugin):
         model = ModelSpec.model_validate_json(spec)
         self.placer.note(model, memory)
         return self.lessor.open(client, model.resources, model.labels)
+
+    async def lost(self, key: str) -> dict[str, Any] | None:
+        """What ran of an envelope that was lost together with the inputs that were sent ahead for it."""
+        return await self.placer.losses.what_was_lost(key)
 
     async def add_strategy(self, name: str, function: bytes | None = None) -> dict[str, Any]:
         """Know a strategy: an entry point by its name, or a client's own callable."""

@@ -33,8 +33,8 @@ def pool_of(resources: Mapping[str, float], labels: Mapping[str, str]) -> str:
 class Lessor:
     """Keeps the leases of each pool of slots."""
 
-    def __init__(self, scheduler: Scheduler, roster: Roster) -> None:
-        self.scheduler, self.roster = scheduler, roster
+    def __init__(self, scheduler: Scheduler, roster: Roster, patience: float) -> None:
+        self.scheduler, self.roster, self.patience = scheduler, roster, patience
         self.loop = asyncio.get_running_loop()
         self.pools: dict[str, tuple[Needs, Leases]] = {}
         self.envelopes: dict[Any, tuple[str, str]] = {}  # in flight: key -> pool, client
@@ -45,7 +45,7 @@ class Lessor:
         pool = pool_of(resources, labels)
         if pool not in self.pools:
             needs = Needs.of(resources, labels, 0)
-            self.pools[pool] = needs, Leases(self._capacity(needs))
+            self.pools[pool] = needs, Leases(self._capacity(needs), self.patience)
         leases = self.pools[pool][1]
         leases.join(client)
         mine = self._balance(pool).get(client)
@@ -68,6 +68,8 @@ class Lessor:
         for pool, (count, version) in pools.items():
             if pool in self.pools:
                 leases = self.pools[pool][1]
+                if not leases.knows(client):
+                    leases.rejoin(client)  # its connection broke, and it has made another
                 leases.report(client, count, version)
                 self._balance(pool)
                 if (mine := leases.lease(client)).version > version:

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from distributed.core import Status
+
 from altlas_flow.cluster.keys import is_envelope
 from altlas_flow.errors import AltlasError, NodeLost
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 NOWHERE = "altlas://nowhere"
 #: Seconds within which the last words of a lost host are heard.
 HEARD_LIMIT = 2.0
+#: Lost envelopes whose senders may ask what ran of them.
+KEPT = 1000
 #: What of a silent worker is ours: tasks of jobs, and inputs that were sent ahead.
 OURS = ("altlas-", "Packed-", "Rows-")
 
@@ -49,6 +53,8 @@ class Losses:
         self.leaving: set[str] = set()  # workers that go on purpose
         self._running: dict[str, dict[str, list[tuple[Any, list[int] | None]]]] = {}  # by address and slot
         self._tellings: set[asyncio.Task[None]] = set()
+        # envelopes that Dask forgot as their inputs were lost: the assignment, and where and why it was lost
+        self._forgotten: dict[Any, tuple[Assignment, str, str, str]] = {}
 
     def began(self, address: str, slot: str, runs: Iterable[tuple[Any, list[int] | None]]) -> None:
         """A batch of that slot is about to run; what the slot ran before is over."""
@@ -75,10 +81,37 @@ class Losses:
         if assignment.lost:
             return  # it is about to be told
         assignment.lost = True
-        cause = "left" if assignment.answered or address in self.leaving else "died"
+        cause = self._cause(assignment, address)
+        self._note(assignment, address or "", name, cause)
         telling = self.loop.create_task(self._tell_lost(assignment, address or "", name, cause))
         self._tellings.add(telling)
         telling.add_done_callback(self._tellings.discard)
+
+    def forgotten(self, assignment: Assignment) -> None:
+        """An envelope is gone: keep what ran of it, where its node is gone, too."""
+        address = assignment.address
+        ws = self.scheduler.workers.get(address) if address is not None else None
+        if address is not None and (ws is None or ws.status in (Status.closed, Status.closing)):
+            self._note(assignment, address, assignment.name, self._cause(assignment, address))
+
+    async def what_was_lost(self, key: Any) -> dict[str, Any] | None:
+        """What was lost of an envelope with its node; None where it was on none, or on one that is there."""
+        found = self._forgotten.pop(key, None)
+        if found is None:
+            return None
+        assignment, address, name, cause = found
+        if not assignment.answered:
+            await self._heard_out(address)
+        lost = self._lost(assignment, address, name, cause)
+        return {"node": lost.node, "cause": lost.cause, "started": lost.started, "begun": lost.begun}
+
+    def _cause(self, assignment: Assignment, address: str | None) -> str:
+        return "left" if assignment.answered or address in self.leaving else "died"
+
+    def _note(self, assignment: Assignment, address: str, name: str, cause: str) -> None:
+        self._forgotten[assignment.key] = assignment, address, name, cause
+        while len(self._forgotten) > KEPT:
+            del self._forgotten[next(iter(self._forgotten))]
 
     async def _tell_lost(self, assignment: Assignment, address: str, name: str, cause: str) -> None:
         if not assignment.answered:

@@ -155,9 +155,11 @@ class Placer:
             if not was and self.health.aside(address, now):
                 logger.warning("node %s is set aside: its requests failed again and again", node.name)
             return
+        if not rows or seconds is None:
+            return  # nothing ran: it says nothing of the node
         self.health.succeeded(address)
         model = model_of(key)
-        if model is not None and rows and seconds is not None:
+        if model is not None:
             node.latency.setdefault(model, Latency()).observe(seconds / rows, now)
 
     # -- tasks --------------------------------------------------------------------------------
@@ -187,11 +189,19 @@ class Placer:
             self.assignments[key].answered = True  # its answers may still be lost before they are fetched
         elif finish in ("memory", "erred", "forgotten"):
             assignment = self.assignments.get(key)
-            if finish == "forgotten" and assignment is not None and assignment.trial and assignment.address:
-                self.health.released(assignment.address)  # cancelled: another one may try that node
+            if assignment is not None:
+                self._try_no_more(assignment)
+                if finish == "forgotten" and is_envelope(key):
+                    self.losses.forgotten(assignment)
             self._over(key)
         elif start == "no-worker":
             self._unpark(key)
+
+    def _try_no_more(self, assignment: Assignment) -> None:
+        """A trial is over. Where its outcome said nothing of the node, another one may try it."""
+        if assignment.trial is not None:
+            self.health.released(assignment.trial)
+            assignment.trial = None
 
     def _release(self, assignment: Assignment) -> None:
         """Count a task out of the node where it was placed."""
@@ -223,8 +233,11 @@ class Placer:
         if assignment.address is not None and self.scheduler.workers.get(assignment.address) is None:
             self._release(assignment)
         asked = self._asked(ts, assignment)
+        self._try_no_more(assignment)  # a second look at the same task
         choice, used, notes = self._decide(asked, assignment)
         while choice is not None and not self._is_there(choice.node):
+            if choice.trial:
+                self.health.released(choice.node.address)
             choice, used, notes = self._decide(asked, assignment)
         if choice is None:
             self._park(ts, asked)
@@ -233,7 +246,8 @@ class Placer:
         self._release(assignment)  # a second look at the same task
         self.scheduler.set_restrictions({ts.key: [node.address]})
         assignment.address, assignment.name = node.address, node.name
-        assignment.begun, assignment.answered, assignment.trial = set(), False, choice.trial
+        assignment.begun, assignment.answered = set(), False
+        assignment.trial = node.address if choice.trial else None
         assignment.seconds = assignment.rows * self._seconds(asked, node)
         # it counts from here: its siblings are placed before any of them counts as processing
         node.begin(assignment.rows, assignment.seconds)

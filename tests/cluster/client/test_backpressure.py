@@ -9,7 +9,7 @@ import pytest
 from altlas_flow.cluster.client import dispatch
 from altlas_flow.errors import Overloaded
 from tests.cluster.stages import another, echo, fill, held, model, quiet
-from tests.laboratory import LIMIT
+from tests.laboratory import LIMIT, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -116,3 +116,25 @@ def test_a_lease_that_arrives_before_the_pool_is_known_is_not_lost(solo, monkeyp
     monkeypatch.setattr(dispatch.Dispatch, "_ask", late)
     with another(solo) as other:
         assert other.submit(model(echo), 2).result(10).outputs == 2
+
+
+@pytest.mark.parametrize("leased", [False, True])
+def test_a_client_whose_connection_broke_has_its_share_again(solo, stage, leased):
+    quiet(solo)
+    spec = stage.model()
+    with another(solo, envelope_rows=1) as one, another(solo, envelope_rows=1) as other:
+        if leased:
+            assert other.submit(spec, {"n": 9}).result(LIMIT).outputs == 9
+        busy = [one.submit(spec, {"n": n, "wait": "go"}) for n in range(4)]
+        solo.until(lambda info: info["envelopes"] >= 1)
+        waiting = other.submit(spec, {"n": 5})
+        other.client.loop.add_callback(other.client.scheduler_comm.comm.abort)
+        until(lambda: other.client.status != "running")
+        until(lambda: other.client.status == "running")
+        stage.open("go")
+        assert [handle.result(LIMIT).outputs for handle in busy] == [0, 1, 2, 3]
+        # Dask's client may have given up what was under way
+        lost = waiting.response(LIMIT).error
+        assert waiting.response().outputs == 5 or lost.type in ("RequestCancelled", "ClusterLost")
+        assert other.submit(spec, {"n": 6}).result(LIMIT).outputs == 6
+    quiet(solo)

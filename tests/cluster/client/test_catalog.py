@@ -132,3 +132,13 @@ def test_a_built_in_id_yields_to_the_users_own():
         assert flow.submit("minilm", ["row"]).result(LIMIT).outputs == ["mine"]
         with af.connect(flow.client.cluster) as second:
             assert second.submit("minilm", ["row"]).result(LIMIT).outputs == ["mine"]
+
+
+def test_flows_that_share_a_client_both_hear_of_a_replaced_recipe(flow):
+    first = flow.register(constant("old"))
+    with af.connect(flow.client) as other:
+        assert other.submit(first.id, ["row"]).result(LIMIT).outputs == ["old"]
+        other.register(constant("new", id=first.id), replace=True)
+        until(lambda: flow.submit(first.id, ["row"]).result(LIMIT).outputs == ["new"])
+    flow.register(constant("newer", id=first.id), replace=True)
+    assert flow.submit(first.id, ["row"]).result(LIMIT).outputs == ["newer"]

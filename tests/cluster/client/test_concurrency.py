@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
+import os
 import threading
+import time
+import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import distributed
@@ -153,3 +158,39 @@ def test_a_batch_holds_requests_of_several_clients(solo, gpu, stage, resources):
     assert first.outputs == [5, 5] and second.outputs == [5, 5, 5]
     assert first.batch_size == second.batch_size == 5
     assert first.trace.envelope == second.trace.envelope == 1
+
+
+def test_a_forked_process_is_told_that_it_cannot_use_the_flow(solo):
+    handle = solo.flow.submit(model(echo), 1)
+    context = multiprocessing.get_context("fork")
+    told = context.SimpleQueue()
+
+    def use():
+        for ask in (lambda: solo.flow.submit(model(echo), 2), lambda: handle.result(5)):
+            try:
+                ask()
+            except Exception as error:
+                told.put(f"{type(error).__name__}: {error}")
+        os._exit(0)  # Dask's own cleaning up is the parent's
+
+    assert handle.result(LIMIT).outputs == 1
+    handle = solo.flow.submit(model(lambda rows: [time.sleep(1) or 1 for _ in rows]), 1)
+    child = context.Process(target=use)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads
+        child.start()
+    child.join(LIMIT)
+    assert [told.get() for _ in range(2)] == [
+        "ClusterLost: a forked process cannot use its parent's flow: connect in it, or spawn it"
+    ] * 2
+    assert handle.result(LIMIT).outputs == 1
+
+
+def test_what_was_closed_is_freed(lab):
+    kept = []
+    for _ in range(3):
+        with another(lab) as flow:
+            assert flow.submit(model(echo), 1).result(LIMIT).outputs == 1
+            kept.append(weakref.ref(flow.client))
+        del flow
+    until(lambda: gc.collect() is not None and all(ref() is None for ref in kept))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 
+import dask
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -136,3 +137,29 @@ def test_an_answer_that_cannot_be_sent_back_is_an_error_of_its_own(solo):
     with pytest.raises(AltlasError):
         solo.flow.submit(model(lock), 1).result(LIMIT)
     assert solo.flow.submit(model(echo), 1).result(LIMIT).outputs == 1
+
+
+def test_parameters_are_those_of_the_call_and_keep_their_types(lab):
+    def given(rows, words=None, table=None):
+        return [(words, table) for _ in rows]
+
+    spec = lab.flow.register(model(given))
+    words = ["a"]
+    first = lab.flow.submit(spec.id, 0, words=words)
+    words.append("b")
+    assert first.result(LIMIT).outputs == (["a"], None)
+    handles = [
+        lab.flow.submit(spec.id, 0, **parameters)
+        for parameters in ({"words": ["a"]}, {"words": ("a",)}, {"table": {1: "x"}}, {"table": {"1": "x"}})
+    ]
+    expected = [(["a"], None), (("a",), None), (None, {1: "x"}), (None, {"1": "x"})]
+    assert [handle.result(LIMIT).outputs for handle in handles] == expected
+
+
+def test_annotations_of_the_caller_stay_with_the_caller(lab):
+    """Dask's annotations are variables of the context, which event loops hand on."""
+    spec = lab.flow.register(model(echo))
+    with dask.annotate(resources={"nobody has it": 1}):
+        within = [lab.flow.submit(spec.id, n) for n in range(100)]
+    after = [lab.flow.submit(spec.id, n) for n in range(20)]
+    assert [handle.result(LIMIT).outputs for handle in (*within, *after)] == [*range(100), *range(20)]

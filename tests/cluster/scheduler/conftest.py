@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -29,12 +30,15 @@ def four(four_workers):
             ends += LIMIT
         time.sleep(0.01)
 
-    def nannies_know():
+    def all_run():
+        hosts = list(four_workers.info()["hosts"])
         try:
-            four_workers.client.run(nanny_runs, nanny=True, workers=list(four_workers.info()["hosts"]))
+            # one that was killed a moment ago may be listed still
+            four_workers.client.run(os.getpid, workers=hosts)
+            four_workers.client.run(nanny_runs, nanny=True, workers=hosts)
         except OSError:
             return False  # the scheduler has a connection that is closed: it will make another
-        return True
+        return len(hosts) == len(FOUR)
 
-    until(nannies_know)
+    until(all_run)
     return four_workers

@@ -82,6 +82,17 @@ def test_a_poisonous_request_is_stopped_after_three_deaths_on_workers_with_two_t
         assert over(lab)
 
 
+@pytest.mark.parametrize(("idempotent", "runs"), [(True, 3), (False, 1)])
+def test_a_large_poisonous_input_is_stopped_as_any_other(four, stage, idempotent, runs):
+    """It lies on the worker that dies of it: Dask forgets the envelope together with it."""
+    row = {"n": 1, "kill": True, "text": "x" * 2_000_000}
+    with pytest.raises(NodeLost) as caught:
+        four.flow.submit(stage.model(), row, idempotent=idempotent).result(LIMIT)
+    assert caught.value.tries == runs
+    assert len(stage.book("began")) == runs
+    assert over(four)
+
+
 def test_what_merely_waited_on_a_worker_that_died_uses_up_no_try(four, stage):
     spec = stage.model()
     running = [four.flow.submit(spec, {"n": i, "wait": "open"}) for i in range(4)]

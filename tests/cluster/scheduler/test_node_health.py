@@ -144,6 +144,31 @@ def test_a_job_completes_with_the_right_rows_though_a_worker_falls_silent(pair, 
 
 
 @pytest.mark.parametrize("stand", [stopped, blocked])
+def test_a_frame_is_mapped_with_the_right_rows_though_a_worker_falls_silent(pair, tmp_path, stand):
+    silent, done, stood = pair.address_of("a"), threading.Event(), threading.Event()
+
+    def stand_still():
+        pair.until(lambda info: silent in info["in_flight"])
+        with stand(pair, "a", tmp_path):
+            stood.set()
+            assert done.wait(LIMIT)
+
+    helper = threading.Thread(target=stand_still)
+    helper.start()
+    frame = jobs.frame(200)
+    try:
+        found = pair.flow.map(frame, jobs.spec(jobs.Slow(0.05)), input="text")
+    finally:
+        done.set()
+        helper.join(LIMIT)
+    assert stood.is_set()
+    assert list(found["n"]) == list(range(200))
+    assert list(found["prediction"]) == list(frame["text"])
+    pair.until(lambda info: not info["silent"])
+    assert over(pair)
+
+
+@pytest.mark.parametrize("stand", [stopped, blocked])
 def test_large_inputs_that_were_sent_ahead_to_a_worker_that_falls_silent_are_answered_elsewhere(
     pair, stage, stand
 ):
