@@ -99,8 +99,8 @@ class Flow(Requests):
         self._connection, self._settings = connection, settings
         self._closed = False
         self._fitted: set[str] = set()  # fingerprints of models that embedded workers have room for
-        self._catalog = Catalog(lambda: self.client)
         self._transport = transport_for(connection.client, settings)
+        self._catalog = Catalog(lambda: self.client)
 
     @property
     def client(self) -> Client:
