@@ -12,11 +12,13 @@ from dask.sizeof import sizeof
 from distributed import Client, Future
 
 from altlas_flow.cluster.keys import ANNOTATION, predict_key
-from altlas_flow.errors import ClusterError
+from altlas_flow.errors import ClusterError, ClusterLost
 from altlas_flow.settings import Settings
 
 #: Bytes a second that a way to a worker has at least.
 SLOWEST = 1e6
+#: Seconds between two looks whether the scheduler is there.
+LOOK = 1.0
 #: Workers that may fall silent while data is on its way to them.
 WAYS = 3
 
@@ -42,6 +44,8 @@ def scatter(client: Client, value: Any) -> Future[Any]:
     ------
     ClusterError
         Where no worker takes it.
+    ClusterLost
+        Where the scheduler has gone.
     """
     sent: Future[Any] = client.sync(scatter_soon, client, value)
     return sent
@@ -55,9 +59,18 @@ async def scatter_soon(client: Client, value: Any) -> Future[Any]:
     """
     limit = 1.5 * Settings.current().heartbeat_timeout + sizeof(value) / SLOWEST
     for _ in range(WAYS):
+        sending: asyncio.Future[list[Future[Any]]] = asyncio.ensure_future(
+            client._scatter([value], hash=False)
+        )
         try:
-            sent: list[Future[Any]] = await asyncio.wait_for(client._scatter([value], hash=False), limit)
-        except TimeoutError:
-            continue
-        return sent[0]
+            waited = 0.0
+            while waited < limit:
+                await asyncio.wait({sending}, timeout=LOOK)
+                if sending.done():
+                    return sending.result()[0]
+                if client.status != "running":
+                    raise ClusterLost("the scheduler went away: start it again, and run the same again")
+                waited += LOOK
+        finally:
+            sending.cancel()
     raise ClusterError(f"no worker took the data within {WAYS * limit:.0f} s: see whether they run")

@@ -128,7 +128,8 @@ def test_collected_rows_have_null_and_their_error_and_all_others_their_answer(fl
     assert list(found.columns) == ["text", "number", "prediction", "prediction_error"]
     assert list(np.flatnonzero(found.prediction.isna())) == sorted([*at, 100])
     assert list(np.flatnonzero(found.prediction_error.notna())) == sorted([*at, 100])
-    assert set(found.prediction_error[at]) == {"ValueError: a bad one"}
+    line = picky.__code__.co_firstlineno + 2
+    assert set(found.prediction_error[at]) == {f"ValueError: a bad one (test_mapping.py:{line}, in picky)"}
     assert "null" in found.prediction_error[100]
     good = found[found.prediction.notna()]
     assert good.prediction.tolist() == [len(text) for text in good.text]
@@ -151,7 +152,8 @@ def test_where_no_row_has_an_answer_all_are_null(flow):
 
     found = flow.map(frame(100), model(never), input="text", on_error="collect")
     assert found.prediction.isna().all()
-    assert set(found.prediction_error) == {"ValueError: never"}
+    line = never.__code__.co_firstlineno + 1
+    assert set(found.prediction_error) == {f"ValueError: never (test_mapping.py:{line}, in never)"}
 
 
 def test_types_are_those_of_all_answers_and_what_fits_no_type_is_refused(flow):

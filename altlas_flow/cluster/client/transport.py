@@ -88,7 +88,7 @@ class Transport:
             given = frozen(parameters)
         except Exception as error:
             # what people pass may refuse to be pickled with any error
-            text = f"the parameters cannot be used ({describe(error)}): give names and values"
+            text = f"the parameters cannot be sent to a worker ({describe(error)}): give names and values"
             raise BadRequest(text) from error
         key = (spec.fingerprint, spec.id, spec.validator, given, strategy, priority, validator, idempotent)
         try:
