@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
+import altlas_flow as af
 from altlas_flow.cluster.client import dispatch
 from altlas_flow.errors import Overloaded
 from tests.cluster.stages import another, echo, fill, held, model, quiet
-from tests.laboratory import LIMIT, until
+from tests.laboratory import LIMIT, laboratory, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -138,3 +144,33 @@ def test_a_client_whose_connection_broke_has_its_share_again(solo, stage, leased
         assert waiting.response().outputs == 5 or lost.type in ("RequestCancelled", "ClusterLost")
         assert other.submit(spec, {"n": 6}).result(LIMIT).outputs == 6
     quiet(solo)
+
+
+#: A program with a flow of its own, that has asked once and then waits.
+CLIENT = """
+import sys
+import altlas_flow as af
+flow = af.connect(sys.argv[1])
+print(flow.submit("echo", 1).result(40).outputs, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_clients_that_stand_still_do_not_keep_what_others_wait_for(stage):
+    """Two of them hold the leases of the one slot that there is."""
+    with laboratory({"only": {}}, heartbeat_timeout="2s") as lab:
+        lab.flow.register(af.ModelSpec(id="echo", source=echo))
+        command = [sys.executable, "-c", CLIENT, lab.cluster.scheduler_address]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with contextlib.ExitStack() as ends:
+            others = [ends.enter_context(subprocess.Popen(command, **pipes)) for _ in range(2)]
+            for other in others:
+                ends.callback(other.kill)
+                assert other.stdout.readline() == "1\n"
+            for other in others:
+                os.kill(other.pid, signal.SIGSTOP)
+            handles = [lab.flow.submit("echo", n) for n in range(20)]
+            assert [handle.result(LIMIT).outputs for handle in handles] == list(range(20))
+            for other in others:
+                os.kill(other.pid, signal.SIGCONT)
+        assert lab.flow.submit("echo", 20).result(LIMIT).outputs == 20

@@ -327,6 +327,69 @@ def test_a_node_that_fails_five_times_in_a_row_is_set_aside_until_one_request_su
     assert {ask(pair, spec, i).node_id for i in range(24, 28)} == {"a", "b"}
 
 
+def on(name):
+    """A strategy that likes one node best."""
+
+    def likes(request, nodes):
+        return sorted(nodes, key=lambda node: node.name != name)
+
+    return likes
+
+
+class Closed:
+    """What nobody can open."""
+
+    def __reduce__(self):
+        def opened():
+            raise RuntimeError("cannot be opened")
+
+        return opened, ()
+
+
+def breaker_of(lab, name):
+    """Whether a node is set aside, and whether a request is trying it."""
+    address = lab.address_of(name)
+
+    def look(dask_scheduler):
+        breaker = dask_scheduler.plugins["altlas-control"].placer.health._aside.get(address)
+        return breaker is not None, breaker is not None and breaker.probed is not None
+
+    return lab.client.run_on_scheduler(look)
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "too late", "cannot be opened"])
+def test_a_trial_that_says_nothing_of_the_node_leaves_it_set_aside_and_the_next_may_try_it(pair, stage, ends):
+    spec, address = stage.model(), pair.address_of("a")
+    busy = pair.flow.submit(spec, {"n": 0, "wait": "open"}, strategy=on("a"))
+    assert stage.await_running(0) == ["a"]
+
+    def fails(health):
+        for _ in range(health.limit):
+            health.failed(address, -1000.0)  # long ago: its time is up
+
+    health(pair, fails)
+    options = {"deadline": 1.0} if ends == "too late" else {}
+    trial = pair.flow.submit(spec, Closed() if "opened" in ends else {"n": 1}, strategy=on("a"), **options)
+    if ends == "cancelled":
+        until(lambda: breaker_of(pair, "a") == (True, True))
+        assert trial.cancel()
+    error = trial.response(LIMIT).error
+    kinds = {
+        "cancelled": "RequestCancelled",
+        "too late": "DeadlineExceeded",
+        "cannot be opened": "ClusterError",
+    }
+    assert error.type == kinds[ends], error
+    until(lambda: breaker_of(pair, "a") == (True, False))  # neither forgiven nor under trial
+    again = pair.flow.submit(spec, {"n": 2}, strategy=on("a"))
+    until(lambda: breaker_of(pair, "a") == (True, True))
+    stage.open()
+    assert [handle.result(LIMIT).node_id for handle in (busy, again)] == ["a", "a"]
+    until(lambda: breaker_of(pair, "a") == (False, False))
+    assert 1 not in stage.predicted
+    assert over(pair)
+
+
 def test_the_last_node_that_can_do_it_is_never_set_aside(pair, stage):
     health(pair, lambda health: setattr(health, "first", 600.0))
     spec = faulty(stage, RuntimeError("CUDA error: out of luck"))
