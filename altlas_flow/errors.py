@@ -27,7 +27,8 @@
     ├── OutputError
     │   ├── OutputNotWritable    the folder cannot be written (rights, full disk)
     │   ├── OutputLocked         another job works on the folder
-    │   └── OutputMismatch       the folder holds something else
+    │   ├── OutputMismatch       the folder holds something else
+    │   └── HistoryError         the history file cannot be used
     └── ClusterError
         ├── ConnectError         no cluster could be reached or started
         ├── VersionMismatch      a scheduler or worker runs another altlas_flow
@@ -318,6 +319,10 @@ class OutputLocked(OutputError):
 
 class OutputMismatch(OutputError):
     """The folder holds something else than this job's output."""
+
+
+class HistoryError(OutputError):
+    """The history file cannot be used."""
 
 
 class ClusterError(AltlasError):

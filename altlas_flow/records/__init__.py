@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from altlas_flow.records.node import ModelLatency, NodeInfo, NodeStatus
 from altlas_flow.records.request import DistributionStrategy, InferenceRequest, RetryPolicy
 from altlas_flow.records.response import ErrorRecord, InferenceResponse
+from altlas_flow.records.task import TaskInfo, TaskStatus
 from altlas_flow.records.trace import Trace, Try
 
 __all__ = [
@@ -11,7 +13,12 @@ __all__ = [
     "ErrorRecord",
     "InferenceRequest",
     "InferenceResponse",
+    "ModelLatency",
+    "NodeInfo",
+    "NodeStatus",
     "RetryPolicy",
+    "TaskInfo",
+    "TaskStatus",
     "Trace",
     "Try",
 ]

@@ -1,0 +1,66 @@
+"""What people see of a task: the life of one request."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from altlas_flow.records.base import Record
+
+
+class TaskStatus(StrEnum):
+    """Where a task is.
+
+    ``pending`` -> ``running`` -> ``completed``, ``error`` or ``cancelled``; the last three are final. One
+    that has to be tried again elsewhere is pending again, and one may end without having run.
+    """
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more comes."""
+        return self in (TaskStatus.COMPLETED, TaskStatus.ERROR, TaskStatus.CANCELLED)
+
+
+class TaskInfo(Record):
+    """One request of whichever client.
+
+    Attributes
+    ----------
+    task_id : str
+        The request's id.
+    model_id : str
+    client : str
+        Dask's name of the client that asked.
+    status : TaskStatus
+    submitted, started, ended : float, optional
+        Seconds since 1970: when it was asked for, began to run (as its worker says), and was over.
+    node_id : str, optional
+        Where it runs, or was answered.
+    tries : int
+        How often it was tried.
+    error : str, optional
+        What it ended with.
+    """
+
+    task_id: str
+    model_id: str
+    client: str
+    status: TaskStatus
+    submitted: float | None = Field(default=None, description="seconds since 1970")
+    started: float | None = Field(default=None, description="seconds since 1970")
+    ended: float | None = Field(default=None, description="seconds since 1970")
+    node_id: str | None = None
+    tries: int = 0
+    error: str | None = None
+
+    def __repr__(self) -> str:
+        where = f" on {self.node_id}" if self.node_id else ""
+        why = f": {self.error}" if self.error else ""
+        return f"<TaskInfo {self.task_id} of {self.model_id}: {self.status}{where}{why}>"
