@@ -31,6 +31,10 @@
     │   └── HistoryError         the history file cannot be used
     └── ClusterError
         ├── ConnectError         no cluster could be reached or started
+        ├── CertificateError     a certificate cannot be made, read or used
+        ├── Forbidden            the certificate's role does not allow it
+        ├── UnknownNode          no node of that name is known
+        ├── UnknownTask          no task of that id is known
         ├── VersionMismatch      a scheduler or worker runs another altlas_flow
         ├── NoEligibleNode       no worker can serve the model
         ├── ClusterLost          the scheduler or all workers went away
@@ -331,6 +335,53 @@ class ClusterError(AltlasError):
 
 class ConnectError(ClusterError):
     """No cluster could be reached or started."""
+
+
+class CertificateError(ClusterError):
+    """A certificate cannot be made, read or used."""
+
+
+class Forbidden(ClusterError):
+    """The role of a certificate does not allow what was asked."""
+
+
+class UnknownNode(ClusterError):
+    """No node of that name is known.
+
+    Parameters
+    ----------
+    node : str
+    known : sequence of str
+        The nodes there are.
+    """
+
+    def __init__(self, node: str, known: Iterable[str] = ()) -> None:
+        self.node, self.known = node, tuple(known)
+        super().__init__(node, self.known)
+
+    def text(self) -> str:
+        near = difflib.get_close_matches(self.node, self.known, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        return f"no node {self.node!r} is known (known: {names(self.known)}{meant}): flow.nodes() lists them"
+
+
+class UnknownTask(ClusterError):
+    """No task of that id is known.
+
+    Parameters
+    ----------
+    task : str
+    """
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+        super().__init__(task)
+
+    def text(self) -> str:
+        return (
+            f"no task {self.task!r} is known: give the request_id of a request that is under way, or among "
+            "the last that ended (altlas.history keeps all of them)"
+        )
 
 
 class VersionMismatch(ClusterError):

@@ -1,0 +1,1 @@
+"""Certificates with roles in them, and who may do what: no Dask."""

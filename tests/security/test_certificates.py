@@ -1,0 +1,132 @@
+"""Certificates: of one authority, with a role in each, keys for their owner only."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import stat
+import threading
+
+import pytest
+
+from altlas_flow.errors import CertificateError
+from altlas_flow.security.certificates import make_authority, make_certificate
+from altlas_flow.security.roles import Role, name_in, role_of
+
+LIMIT = 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = make_authority(tmp_path_factory.mktemp("certs") / "lab")
+    for role in (Role.NODE, Role.CLIENT, Role.OPERATOR):
+        make_certificate(made, role, role.value)
+    return made
+
+
+def context(folder, name, *, server, authority=None):
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    made.check_hostname = False
+    made.verify_mode = ssl.CERT_REQUIRED
+    made.load_verify_locations((authority or folder) / "ca.pem")
+    made.load_cert_chain(folder / f"{name}.pem", folder / f"{name}-key.pem")
+    return made
+
+
+def shake(server, client):
+    """What each sees of the other; raises what went wrong."""
+    left, right = socket.socketpair()
+    seen = {}
+
+    def serve():
+        with contextlib.suppress(OSError), server.wrap_socket(left, server_side=True) as tls:
+            seen["server"] = tls.getpeercert()
+            tls.send(b"x")
+
+    helper = threading.Thread(target=serve)
+    helper.start()
+    try:
+        right.settimeout(LIMIT)
+        with client.wrap_socket(right) as tls:
+            assert tls.recv(1) == b"x"
+            return tls.getpeercert(), seen["server"], tls.version()
+    finally:
+        right.close()
+        helper.join(LIMIT)
+        left.close()
+
+
+@pytest.mark.parametrize("name", ["node", "client", "operator", "scheduler"])
+def test_each_side_sees_the_role_and_the_name_of_the_other(folder, name):
+    theirs, ours, version = shake(
+        context(folder, "scheduler", server=True), context(folder, name, server=False)
+    )
+    assert (role_of(theirs), name_in(theirs)) == (Role.SCHEDULER, "scheduler")
+    assert (role_of(ours), name_in(ours)) == (Role(name), name)
+    assert version == "TLSv1.3"
+
+
+def test_a_client_cannot_serve(folder):
+    with pytest.raises(ssl.SSLError):
+        shake(context(folder, "client", server=True), context(folder, "node", server=False))
+
+
+def test_another_authority_is_refused_on_both_sides(folder, tmp_path):
+    other = make_authority(tmp_path / "other")
+    with pytest.raises((ssl.SSLError, OSError, AssertionError)):
+        shake(
+            context(folder, "scheduler", server=True),
+            context(other, "scheduler", server=False, authority=folder),
+        )
+    with pytest.raises((ssl.SSLError, OSError)):
+        shake(
+            context(other, "scheduler", server=True, authority=folder), context(folder, "node", server=False)
+        )
+
+
+def test_an_expired_certificate_is_refused(folder):
+    make_certificate(folder, Role.NODE, "old", days=-1)
+    with pytest.raises((ssl.SSLError, OSError, AssertionError)):
+        shake(context(folder, "scheduler", server=True), context(folder, "old", server=False))
+    with pytest.raises(ssl.SSLError, match="expired"):
+        shake(context(folder, "old", server=True), context(folder, "node", server=False))
+
+
+def test_keys_are_for_their_owner_only(folder):
+    keys = list(folder.glob("*-key.pem"))
+    assert len(keys) >= 5
+    assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "-x", "ca", "ca-key", "x" * 65, "ä", "a b"])
+def test_a_name_that_could_be_a_path_is_refused(folder, name):
+    before = sorted(folder.iterdir())
+    with pytest.raises(CertificateError, match="cannot name a certificate"):
+        make_certificate(folder, Role.NODE, name)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_nothing_is_written_over(folder, tmp_path):
+    before = (folder / "node.pem").read_bytes()
+    with pytest.raises(CertificateError, match="already"):
+        make_certificate(folder, Role.NODE, "node")
+    with pytest.raises(CertificateError, match="has an authority already"):
+        make_authority(folder)
+    with pytest.raises(CertificateError, match="certs init"):
+        make_certificate(tmp_path, Role.NODE, "node")
+    assert (folder / "node.pem").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "certificate",
+    [
+        None,
+        {},
+        {"subject": ((("commonName", "node"),),)},
+        {"subject": ((("organizationName", "altlas_flow"),), (("organizationalUnitName", "king"),))},
+        {"subject": ((("organizationName", "other"),), (("organizationalUnitName", "operator"),))},
+    ],
+)
+def test_what_bears_no_role_of_ours_has_none(certificate):
+    assert role_of(certificate) is None
