@@ -281,7 +281,7 @@ class BadRow(InputError):
     def text(self) -> str:
         return (
             f"row {self.row_id} failed at {self.phase} with model {self.model!r}: {self.cause}: "
-            'mend the row, or collect such rows with on_error="collect"'
+            'mend the row; flow.map and flow.run collect such rows with on_error="collect"'
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
@@ -127,7 +127,7 @@ class DistributedModelOrchestrator:
         list of InferenceResponse
             In the order of `requests`.
         """
-        if not isinstance(requests, Iterable):
+        if not isinstance(requests, Iterable) or isinstance(requests, (InferenceRequest, str, Mapping)):
             raise BadRequest("run_distributed_batch_inference needs a list of InferenceRequest")
         flow = await self._started()
         asked = list(requests)

@@ -139,11 +139,18 @@ class Requests(ABC):
             handles = self._submit_all(requests, list(inputs), options)
         elif options or inputs is not None:
             raise BadRequest("inputs= and options are for submit_many(model, inputs): requests say it all")
-        elif isinstance(given, InferenceRequest) or not isinstance(given, Iterable):
+        elif isinstance(given, (InferenceRequest, Mapping)) or not isinstance(given, Iterable):
             raise BadRequest("submit_many needs a list of InferenceRequest, or a model and a list of inputs")
         else:
             # a list first: an iterator that fails half-way has sent nothing
-            handles = [self._submit_or_fail(request) for request in list(given)]
+            asked = list(given)
+            for request in asked:
+                if not isinstance(request, InferenceRequest):
+                    raise BadRequest(
+                        f"a {type(request).__name__} is no request: give InferenceRequests, or a model "
+                        "and a list of inputs"
+                    )
+            handles = [self._submit_or_fail(request) for request in asked]
         return Handles(handles, raise_on_error=raise_on_error)
 
     def prepare(self, model: str | ModelSpec) -> None:
@@ -168,8 +175,6 @@ class Requests(ABC):
     def _submit_or_fail(self, request: InferenceRequest) -> Handle:
         """As `_submit`; an error of the request becomes its outcome."""
         try:
-            if not isinstance(request, InferenceRequest):
-                raise BadRequest(f"a {type(request).__name__} is no request: give an InferenceRequest")
             return self._submit(request)
         except AltlasError as error:
             return self.refuse(request, error)

@@ -217,7 +217,7 @@ def test_stopped_it_starts_again_and_leaves_no_process(own):
 async def test_it_is_an_asynchronous_context_manager(flow):
     async with DistributedModelOrchestrator(flow=flow) as orchestrator:
         assert orchestrator.flow is flow
-        for requests in (None, 5):
+        for requests in (None, 5, "ab", {"a": 1}, af.InferenceRequest(model_id="minilm", inputs="a")):
             with pytest.raises(BadRequest, match="list of InferenceRequest"):
                 await orchestrator.run_distributed_batch_inference(requests)
         with pytest.raises(BadRequest, match="InferenceRequest"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from altlas_flow.errors import (
     AltlasError,
     BadRow,
+    InputError,
     ModelLoadError,
     SpecError,
     UnsafeModel,
@@ -214,8 +215,12 @@ class LoadedModel:
         ------
         BadRow
             For the first row that has no answer; its text names the row.
-        ParameterError
+        InputError, ParameterError
         """
+        if isinstance(rows, (str, bytes, Mapping)):
+            raise InputError(
+                f"predict takes a list of rows, and a {type(rows).__name__} is one: put it into a list"
+            )
         work = self.work(list(rows), self.parameters(parameters), batch=batch)
         while work.waiting:
             self.execute(self.cut([work]))

@@ -25,6 +25,7 @@ from pydantic import (
 from altlas_flow.errors import SpecError, UnsafeModel, one_line
 from altlas_flow.models.digest import digest_callable as digest_callable
 from altlas_flow.models.frozen import plain
+from altlas_flow.records.base import explain
 
 if TYPE_CHECKING:
     from altlas_flow.models.loaded import LoadedModel
@@ -96,19 +97,21 @@ class ModelSpec(BaseModel):
 
     id: str = Field(min_length=1, max_length=200)
     runtime: str = "transformers"
-    source: str
+    source: str = Field(description='a folder, a file, a hub name, a callable, or "module:callable"')
     task: str | None = None
     revision: str | None = None
     entry: str | None = None
-    options: dict[str, Any] = {}
-    parameters: dict[str, Any] = {}
-    outputs: dict[str, str] | None = None
-    single: bool = False
-    batch: Literal["auto"] | int = "auto"
-    resources: dict[str, float] = {}
-    labels: dict[str, str] = {}
+    options: dict[str, Any] = Field(default={}, description="a mapping of names to values")
+    parameters: dict[str, Any] = Field(default={}, description="a mapping of names to values")
+    outputs: dict[str, str] | None = Field(
+        default=None, description='columns and their Arrow types such as {"label": "string"}'
+    )
+    single: bool = Field(default=False, description="True or False")
+    batch: Literal["auto"] | int = Field(default="auto", description='a number of rows, or "auto"')
+    resources: dict[str, float] = Field(default={}, description='amounts by name such as {"GPU": 1}')
+    labels: dict[str, str] = Field(default={}, description='values by name such as {"zone": "a"}')
     validator: str | None = None
-    memory: int | None = Field(default=None, ge=0)
+    memory: int | None = Field(default=None, ge=0, description="bytes of at least 0")
     device: str = "auto"
     allow: tuple[Literal["pickle", "remote-code"], ...] = ()
     code: str | None = None
@@ -120,7 +123,8 @@ class ModelSpec(BaseModel):
             try:
                 super().__init__(**data)
             except ValidationError as error:
-                raise SpecError(_explain(error, data.get("id"))) from error
+                label = f"model {data['id']!r}" if data.get("id") else "a model"
+                raise SpecError(explain(ModelSpec, error, label)) from error
 
     @model_validator(mode="before")
     @classmethod
@@ -315,6 +319,10 @@ def import_object(path: str) -> Any:
     from importlib import import_module
 
     module, _, name = path.partition(":")
+    if not name:
+        head, _, tail = path.rpartition(".")
+        written = f"{head}:{tail}" if head else "package.module:name"
+        raise SpecError(f"cannot import {path!r}: write the module, a colon and the name, such as {written}")
     try:
         found: Any = import_module(module)
         for part in name.split("."):
@@ -325,15 +333,6 @@ def import_object(path: str) -> Any:
             "or pass the callable itself"
         ) from error
     return found
-
-
-def _explain(error: ValidationError, model_id: object) -> str:
-    """One line out of pydantic's several: the first fault, and where it is."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "spec"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    label = f"model {model_id!r}" if model_id else "a model"
-    return f"{label}: {place}: {one_line(first['msg'].removeprefix('Value error, '))}{more}"
 
 
 def refuse_code(spec: ModelSpec, path: str) -> None:

@@ -26,7 +26,7 @@ class Record(BaseModel):
         try:
             return handler(data)
         except ValidationError as error:
-            raise BadRequest(_one_line(cls, error)) from error
+            raise BadRequest(explain(cls, error)) from error
 
     if not TYPE_CHECKING:
         # as pydantic's, but for the kind of the error; its signatures are long
@@ -81,12 +81,15 @@ class Record(BaseModel):
         return repr(self)
 
 
-def _one_line(kind: type[BaseModel], error: ValidationError) -> str:
-    """One line out of pydantic's several: the first fault, where it is, and what is taken there."""
-    first = error.errors()[0]
+def explain(kind: type[BaseModel], error: ValidationError, label: str | None = None) -> str:
+    """One line out of pydantic's several: a fault, where it is, and what is taken there.
+
+    Of several that which is no field comes first: mistyped, it is what makes another one missing.
+    """
+    first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    label = kind.__name__
+    label = label or kind.__name__
     if first["type"] == "extra_forbidden":
         return f"{label}: {place} is no field: {_nearest(place, tuple(kind.model_fields))}{more}"
     if not first["loc"]:

@@ -9,7 +9,9 @@ What JSON does not know is an object with one key, its mark::
     {"$pairs": [[1, "a"], …]}                                        a dict whose keys are not all texts
     {"$dict": {"$bytes": "…"}}                                       a dict that looks like one of these
 
-Tuples become lists (but for the one that a request has as its input: ``{"$tuple": […]}``), and paths texts.
+    {"$tuple": [1, 2]}                                               an input or answer that is one tuple
+
+Other tuples become lists, and paths texts.
 """
 
 from __future__ import annotations
@@ -59,6 +61,21 @@ def encode(value: Any, place: str, depth: int = DEPTH) -> Any:
     if isinstance(value, Mapping):
         return _encode_mapping(value, place, depth - 1)
     return _encode_other(value, place)
+
+
+def encode_rows(value: Any, place: str) -> Any:
+    """As `encode`, of inputs or answers: a list is many of them, and a tuple is one.
+
+    Raises
+    ------
+    BadRequest
+    """
+    if type(value) is list and any(isinstance(item, tuple) for item in value):
+        return [
+            encode_rows(item, place) if isinstance(item, tuple) else encode(item, place) for item in value
+        ]
+    encoded = encode(value, place)
+    return {"$tuple": encoded} if isinstance(value, tuple) else encoded
 
 
 def _encode_mapping(value: Mapping[Any, Any], place: str, depth: int) -> Any:

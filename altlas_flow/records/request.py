@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_serializer, field_
 
 from altlas_flow.errors import BadRequest
 from altlas_flow.records.base import Record, short
-from altlas_flow.records.jsonable import decode, encode
+from altlas_flow.records.jsonable import decode, encode, encode_rows
 from altlas_flow.records.naming import is_name, name_of
 
 _SECONDS = {
@@ -147,9 +147,7 @@ class InferenceRequest(Record):
 
     @field_serializer("inputs", "parameters", "metadata", when_used="json")
     def _encode(self, value: Any, info: Any) -> Any:
-        encoded = encode(value, info.field_name)
-        # one input, where a list would be many
-        return {"$tuple": encoded} if info.field_name == "inputs" and isinstance(value, tuple) else encoded
+        return (encode_rows if info.field_name == "inputs" else encode)(value, info.field_name)
 
     # plain: pydantic would try the members of the union one after the other
     @field_validator("strategy", mode="plain")

@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_serializer, field
 from altlas_flow import errors
 from altlas_flow.errors import AltlasError, BadRequest, RequestError, describe, root_cause
 from altlas_flow.records.base import Record, short
-from altlas_flow.records.jsonable import decode, encode
+from altlas_flow.records.jsonable import decode, encode, encode_rows
 from altlas_flow.records.trace import Trace
 
 
@@ -229,7 +229,7 @@ class InferenceResponse(Record):
 
     @field_serializer("outputs", "metadata", when_used="json")
     def _encode(self, value: Any, info: Any) -> Any:
-        return encode(value, info.field_name)
+        return (encode_rows if info.field_name == "outputs" else encode)(value, info.field_name)
 
     def __repr__(self) -> str:
         where = "" if self.node_id is None else f" on {self.node_id}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from altlas_flow.errors import BadRow, ModelLoadError, ParameterError, SpecError
+from altlas_flow.errors import BadRow, InputError, ModelLoadError, ParameterError, SpecError
 from altlas_flow.models.loaded import LoadedModel
 from altlas_flow.models.memory import used_memory
 from altlas_flow.models.spec import ModelSpec
@@ -19,6 +19,9 @@ def test_answers_come_in_order_and_a_bad_row_is_named() -> None:
         assert model.predict([1, 2, 5]) == [10, 5, 2]
         with pytest.raises(BadRow, match=r"row 1 .*ZeroDivisionError"):
             model.predict([1, 0, 5])
+        for one in ("abc", b"abc", {"a": 1}):
+            with pytest.raises(InputError, match="put it into a list"):
+                model.predict(one)
 
 
 def test_a_batch_that_would_not_fit_into_memory_is_not_tried() -> None:
@@ -65,6 +68,14 @@ def test_what_cannot_be_loaded_says_why(fields: dict[str, str], error: type[Exce
 
 
 def test_unknown_parameters_are_refused() -> None:
-    model = ModelSpec(id="plain", source=len).load()
-    with pytest.raises(ParameterError):
-        model.predict(["a"], parameters={"nope": 1})
+    def warm(rows: list[str], temperature: float = 1.0) -> list[str]:
+        return rows
+
+    with ModelSpec(id="warm", source=warm).load() as model:
+        for name, hint in (
+            ("nope", "remove it"),
+            ("temprature", r"mean temperature=\?"),
+            ("dedline", "deadline="),
+        ):
+            with pytest.raises(ParameterError, match=hint):
+                model.predict(["a"], parameters={name: 1})

@@ -129,7 +129,10 @@ def test_code_without_a_digest_is_told_apart() -> None:
     [
         ({"source": "a"}, "id"),
         ({"id": "", "source": "a"}, "id"),
-        ({"id": "m", "source": "a", "colour": 1}, "colour"),
+        ({"id": "m", "source": "a", "colour": 1}, "colour is no field: use one of"),
+        ({"id": "m", "sorce": "a"}, r"model 'm': sorce is no field: did you mean source\?"),
+        ({"id": "m", "source": "a", "labels": "home"}, "labels is 'home': .*: give values by name"),
+        ({"id": "m", "runtime": "torch"}, "source is missing: give a folder"),
         ({"id": "m", "source": "a", "batch": 0}, "batch"),
         ({"id": "m", "source": "a", "memory": "much"}, "memory"),
         ({"id": "m", "source": "a", "resources": {"GPU": 0}}, "resource"),

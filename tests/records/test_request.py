@@ -100,6 +100,11 @@ def test_a_tuple_is_one_input_before_and_after_json():
         found = again(request)
         assert type(found.inputs) is tuple
         assert found == request
+    many = again(InferenceRequest(inputs=[(1, 2), [3, 4], 5]))
+    assert [type(item) for item in many.inputs] == [tuple, list, int]
+    mistyped = {"model_id": "m", "input": 1}
+    with pytest.raises(BadRequest, match="input is no field: did you mean inputs"):
+        InferenceRequest(**mistyped)
     with pytest.raises(BadRequest, match=r"\$tuple is wrong"):
         InferenceRequest.model_validate_json('{"inputs": {"$tuple": "ab"}}')
 

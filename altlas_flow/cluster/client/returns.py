@@ -190,7 +190,12 @@ class Returns:
         for at, handle in enumerate(flight.handles):
             self._failed(handle, flight, error, node, faulty=faulty, began=at in running, ever=at in begun)
         if isinstance(error, NoEligibleNode):
-            self.refuse(flight.lane, error)  # what waits behind them would fare no better
+            # what waits behind them, and what of this model has been elsewhere, would fare no better
+            alike = [
+                lane for lane in flight.pool.lanes if lane.spec.fingerprint == flight.lane.spec.fingerprint
+            ]
+            for lane in {flight.lane, *alike}:
+                self.refuse(lane, error)
 
     def _deliver(self, flight: Flight, answers: Answers) -> None:
         flight.answers = answers

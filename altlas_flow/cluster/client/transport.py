@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import contextvars
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -29,6 +30,8 @@ from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.records import DistributionStrategy, RetryPolicy
 from altlas_flow.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 #: Kinds of requests (model, parameters, strategy, priority, validator) that are kept ready.
 KINDS = 1000
@@ -325,6 +328,8 @@ def transport_for(client: Client, settings: Settings) -> Transport:
         transport = _transports.get(client)
         if transport is None or transport.closed:
             transport = _transports[client] = Transport(client, settings)
+        elif transport.settings != settings:
+            logger.warning("this Client has a flow already: its requests go by the settings of that one")
         transport.users += 1
         return transport
 

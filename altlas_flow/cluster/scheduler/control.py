@@ -203,7 +203,7 @@ class ControlPlugin(SchedulerPlugin):
             own = [known for known in self.placer.strategies if "#" in known]
             for old in own[: max(0, len(own) - STRATEGIES)]:
                 del self.placer.strategies[old]
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             # whatever importing it may raise is for whoever asked for it
             label, built_in = name.partition("#")[0], ", ".join(STRATEGY_NAMES)
             wrong = SpecError(

@@ -19,7 +19,7 @@ from distributed.core import Status
 from altlas_flow.cluster.keys import ANNOTATION, DIGITS, is_envelope, model_of
 from altlas_flow.cluster.scheduler.assignment import Assignment
 from altlas_flow.cluster.scheduler.losses import NOWHERE, Losses
-from altlas_flow.errors import AltlasError, NoEligibleNode, describe
+from altlas_flow.errors import AltlasError, NoEligibleNode, located
 from altlas_flow.placement.decide import Choice, decide
 from altlas_flow.placement.health import Health
 from altlas_flow.placement.latency import Latency
@@ -299,10 +299,11 @@ class Placer:
             if strategy is None:
                 raise LookupError(f"no strategy {name!r} is known here")
             return decide(asked, strategy, self.roster, self.health, self.memory), name.partition("#")[0], []
-        except Exception as error:
-            # a user's strategy may fail with anything at all, and must not cost an answer
-            self.fault(f"strategy {name} failed ({describe(error)}): LEAST_LOADED is used in its place")
-            note = f"strategy {name.partition('#')[0]} failed ({describe(error)}): LEAST_LOADED was used"
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            # a user's strategy may fail with anything, and must cost neither an answer nor the scheduler
+            short, why = name.partition("#")[0], located(error)
+            self.fault(f"strategy {short} failed ({why}): LEAST_LOADED is used in its place")
+            note = f"strategy {short} failed ({why}): LEAST_LOADED was used"
             return decide(asked, least_loaded, self.roster, self.health, self.memory), "LEAST_LOADED", [note]
 
     def _seconds(self, asked: Asked, node: Node) -> float:

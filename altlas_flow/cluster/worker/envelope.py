@@ -306,17 +306,20 @@ def complaint(validator: Any, outputs: Any) -> str | None:
 
     It says no with False, also NumPy's or in an array of booleans, or with any error.
     """
-    check = getattr(validator, "model_validate", validator)
+    check, name = (
+        getattr(validator, "model_validate", validator),
+        getattr(validator, "__name__", "its validator"),
+    )
     try:
         verdict = check(outputs)
         if inspect.isawaitable(verdict):
             verdict = asyncio.run(_awaited(verdict))
         kind = str(getattr(verdict, "dtype", type(verdict).__name__))
         if kind in ("bool", "boolean", "torch.bool") and not np.all(verdict):
-            return f"{getattr(validator, '__name__', 'its validator')} says no"
+            return f"{name} says no"
     except (Exception, SystemExit) as error:
         # a validator says no with whatever error it likes
-        return describe(error)
+        return f"{name} says {located(error)}"
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: What `submit` itself takes, for whoever mistypes it.
+OF_REQUESTS = ("deadline", "idempotent", "parameters", "priority", "retry", "strategy", "validator")
 #: Endings of files that are read with pickle.
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
@@ -43,9 +46,11 @@ class BaseRuntime:
         known = self.parameter_names()
         for name in parameters:
             if known is not None and name not in known:
+                near = get_close_matches(name, [*sorted(known), *OF_REQUESTS], 1)
                 raise ParameterError(
                     f"model {self.spec.id!r}: runtime {self.spec.runtime!r} does not know parameter "
-                    f"{name!r} (known: {names(sorted(known))}): remove it"
+                    f"{name!r} (known: {names(sorted(known))}): "
+                    + (f"did you mean {near[0]}=?" if near else "remove it")
                 )
 
 

@@ -85,6 +85,16 @@ def test_a_pydantic_model_and_a_named_function_validate(lab):
         lab.flow.submit(request).result(LIMIT)
     with pytest.raises(AltlasError, match="no_such_thing"):
         lab.flow.submit(named.id, 5, validator="builtins:no_such_thing")
+    with pytest.raises(AltlasError, match="such as math:floor"):
+        lab.flow.submit(named.id, 5, validator="math.floor")
+
+    def about_right(answer):
+        raise ValueError("too small")
+
+    with pytest.raises(
+        InvalidAnswer, match=r"about_right says ValueError: too small \(test_retries\.py:\d+, in"
+    ):
+        lab.flow.submit(spec, 5, validator=about_right).result(LIMIT)
 
 
 async def awaited(answer):

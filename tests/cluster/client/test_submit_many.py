@@ -46,15 +46,14 @@ def test_one_that_fails_does_not_fail_the_others(lab):
         ask(model_id=spec.id, inputs=[2, 3]),
         ask(model_id="nobody-knows", inputs=1),
         ask(model_id=spec.id, inputs=1, parameters={"times": 2}),
-        "no request",
         ask(inputs=1),
         ask(model_id=spec.id, inputs=[4, -1, 5]),
         ask(model_id=spec.id, inputs=6),
     ]
     responses = lab.flow.submit_many(requests).result(LIMIT)
-    assert [response.outputs for response in responses] == [1, None, [2, 3], None, None, None, None, None, 6]
+    assert [response.outputs for response in responses] == [1, None, [2, 3], None, None, None, None, 6]
     found = [response.error.type if response.error else None for response in responses]
-    assert found == [None, "PredictError", None, "UnknownModel", "ParameterError", "BadRequest", "BadRequest",
+    assert found == [None, "PredictError", None, "UnknownModel", "ParameterError", "BadRequest",
                      "PredictError", None]  # fmt: skip
     error = responses[1].error
     assert "below zero" in error.message and "ValueError: below zero" in error.root_cause
@@ -111,6 +110,10 @@ def test_many_inputs_of_one_model_take_the_options_of_a_request(lab):
     assert lab.flow.submit_many([]).result(LIMIT) == []
     with pytest.raises(BadRequest, match="inputs="):
         lab.flow.submit_many([af.InferenceRequest(inputs=1)], [1])
+    good = af.InferenceRequest(model_id=model(echo).id, inputs=1)
+    for wrong in (good, [good, "no request"], ["a"], {"up": "x"}):
+        with pytest.raises(BadRequest, match="model and a list of inputs"):
+            lab.flow.submit_many(wrong)
 
 
 def test_a_list_of_inputs_is_a_list_of_answers_and_an_empty_one_has_none(lab):

@@ -181,7 +181,23 @@ def answers_nonsense(request, nodes):
     return ["nowhere"]
 
 
-@pytest.mark.parametrize(("strategy", "text"), [(raises, "its own fault"), (answers_nonsense, "nowhere")])
+def leaves(request, nodes):
+    raise SystemExit("enough")
+
+
+def is_interrupted(request, nodes):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("strategy", "text"),
+    [
+        (raises, "its own fault' (test_strategies_live.py:"),
+        (answers_nonsense, "nowhere"),
+        (leaves, "in leaves)"),
+        (is_interrupted, "in is_interrupted)"),
+    ],
+)
 def test_a_strategy_that_fails_costs_no_answer_and_is_counted_and_noted(lab, strategy, text):
     before = lab.info()["faults"]
     response = lab.flow.submit(echo(), "there", strategy=strategy).result(LIMIT)
