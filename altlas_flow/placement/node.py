@@ -32,8 +32,8 @@ class Node:
         Whether it takes work.
     absence : str
         Why it takes none, where that is known.
-    cordoned : bool
-        Whether an operator keeps new work from it.
+    barred : str
+        Why an operator keeps new work from it; empty where none does.
     rows, tasks : int
         Rows, and pieces of work, in flight.
     backlog : float
@@ -53,7 +53,7 @@ class Node:
     loaded: dict[str, int] = field(default_factory=dict)
     available: bool = True
     absence: str = ""
-    cordoned: bool = False
+    barred: str = ""
     rows: int = 0
     tasks: int = 0
     backlog: float = 0.0
@@ -152,8 +152,8 @@ def refusal(needs: Needs, node: Node) -> str | None:
     """Why `node` cannot serve something with these `needs`, as it stands; None where it can."""
     if not node.available:
         return node.absence or "it is not taking work"
-    if node.cordoned:
-        return "it is cordoned"
+    if node.barred:
+        return node.barred
     for resource, amount in needs.resources:
         declared = node.resources.get(resource, 0.0)
         if declared < amount:

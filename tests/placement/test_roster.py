@@ -32,7 +32,7 @@ fields = st.fixed_dictionaries(
         "labels": st.dictionaries(st.just("zone"), st.sampled_from("ab")),
         "memory": st.none() | st.integers(0, 8).map(lambda size: size * 2**20),
         "available": st.sampled_from([True, True, True, False]),
-        "cordoned": st.sampled_from([False, False, False, True]),
+        "barred": st.sampled_from(["", "", "", "it is cordoned"]),
         "rows": st.integers(0, 5),
     }
 )
@@ -203,7 +203,7 @@ def test_each_reason_names_what_is_missing():
     expected = {
         "it is not taking work": Node("a", available=False),
         "it is silent": Node("b", available=False, absence="it is silent"),
-        "it is cordoned": Node("a", cordoned=True),
+        "it is cordoned": Node("a", barred="it is cordoned"),
         "it declares GPU=1 and GPU=2 is needed": Node("a", resources={"GPU": 1.0}),
         "it has no label zone=a": Node("a", resources=big),
         "its label zone=b is not zone=a": Node("a", resources=big, labels={"zone": "b"}),

@@ -340,7 +340,7 @@ def test_a_node_that_fails_is_set_aside_then_tried_by_one_request_and_let_in_aga
 
 
 def test_what_was_left_out_is_counted_by_reason():
-    some = [Node(each, f"node-{each}") for each in "abcd"] + [Node("e", cordoned=True)]
+    some = [Node(each, f"node-{each}") for each in "abcd"] + [Node("e", barred="it is cordoned")]
     health = Health()
     for _ in range(5):
         health.failed("a", 0.0)

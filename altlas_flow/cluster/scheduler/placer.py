@@ -326,7 +326,7 @@ class Placer:
         self.gone = [(at, node) for at, node in self.gone if at >= since]
         known = [*self.roster, *(node for _, node in self.gone)]
         return not known or any(
-            refusal(needs, replace(node, available=True, cordoned=False)) is None for node in known
+            refusal(needs, replace(node, available=True, barred="")) is None for node in known
         )
 
     def _give_up(self, key: Any) -> None:
