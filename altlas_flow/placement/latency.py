@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 #: Weight of a new observation. Three in a row make up two thirds of the mean.
 WEIGHT = 0.3
 #: Seconds of silence after which a mean is believed half.
@@ -51,3 +53,41 @@ class Latency:
             return self.mean
         halvings = age / HALF_LIFE
         return self.mean * 0.5 ** (halvings if halvings < HALVINGS else HALVINGS)
+
+
+#: Observations that quantiles are taken of: the latest ones.
+KEPT = 512
+
+
+class Times:
+    """How long requests of a model were on a node: all of them counted, the latest ones kept.
+
+    Attributes
+    ----------
+    count : int
+        Requests.
+    """
+
+    __slots__ = ("_latest", "_sum", "count")
+
+    def __init__(self) -> None:
+        self.count, self._sum = 0, 0.0
+        self._latest: deque[float] = deque(maxlen=KEPT)
+
+    def observe(self, seconds: float, requests: int = 1) -> None:
+        """So many requests took so long, together."""
+        self.count += requests
+        self._sum += seconds * requests
+        self._latest.append(seconds)
+
+    @property
+    def mean(self) -> float:
+        """Seconds, of all requests; 0 where there are none."""
+        return self._sum / self.count if self.count else 0.0
+
+    def quantile(self, share: float) -> float:
+        """Seconds within which that share of the latest were answered; 0 where there are none."""
+        if not self._latest:
+            return 0.0
+        ordered = sorted(self._latest)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from altlas_flow.placement.latency import Latency
+from altlas_flow.placement.latency import Latency, Times
 
 MIB = 2**20
 
@@ -40,6 +40,10 @@ class Node:
         Seconds of work that are expected in flight.
     latency : dict of str to Latency
         By the digits of the model's fingerprint.
+    times : dict of str to Times
+        How long requests were there, by the same digits.
+    served, failures : int
+        Rows answered there, and failures for reasons of the node.
     used : int
         Bytes of all loaded models.
     """
@@ -58,6 +62,9 @@ class Node:
     tasks: int = 0
     backlog: float = 0.0
     latency: dict[str, Latency] = field(default_factory=dict)
+    times: dict[str, Times] = field(default_factory=dict)
+    served: int = 0
+    failures: int = 0
     used: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:

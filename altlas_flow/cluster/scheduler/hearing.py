@@ -76,7 +76,9 @@ class Hearing:
                 # what is quick is over by then, and needs no message
                 self.loop.call_later(TELL, self._tell_begun, key, members, address)
         elif word == "done":
-            placer.done(address, said["key"], said["rows"], said["seconds"], said["faults"])
+            placer.done(
+                address, said["key"], said["rows"], said["seconds"], said["faults"], said.get("took")
+            )
         elif word == "model":
             placer.roster.loaded(address, said["model"], said["bytes"])
 

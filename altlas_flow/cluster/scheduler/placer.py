@@ -22,7 +22,7 @@ from altlas_flow.cluster.scheduler.losses import NOWHERE, Losses
 from altlas_flow.errors import AltlasError, NoEligibleNode, located
 from altlas_flow.placement.decide import Choice, decide
 from altlas_flow.placement.health import Health
-from altlas_flow.placement.latency import Latency
+from altlas_flow.placement.latency import Latency, Times
 from altlas_flow.placement.node import Asked, Needs, Node, refusal
 from altlas_flow.placement.roster import Roster
 from altlas_flow.placement.strategies import STRATEGIES, Memory, Strategy, least_loaded
@@ -81,6 +81,7 @@ class Placer:
         self.on: dict[str, set[Any]] = {}  # address -> keys
         self.parked: dict[Any, asyncio.TimerHandle] = {}  # tasks that nobody can do now
         self.gone: list[tuple[float, Node]] = []  # nodes that left, and when
+        self._emptied: dict[str, asyncio.Event] = {}  # somebody waits until nothing is there any more
         self.losses = Losses(scheduler, self.fail, heard_out)
 
     def note(self, model: ModelSpec, memory: int = 0) -> None:
@@ -130,7 +131,18 @@ class Placer:
         self.health.forget(address)
         self.memory.forget(address)
         self.on.pop(address, None)
+        self._empty(address)
         self.losses.left(address)
+
+    async def emptied(self, address: str) -> None:
+        """Wait until nothing is under way on a node, or it is gone."""
+        while self.on.get(address):
+            event = self._emptied.setdefault(address, asyncio.Event())
+            await event.wait()
+
+    def _empty(self, address: str) -> None:
+        if (event := self._emptied.pop(address, None)) is not None:
+            event.set()
 
     # -- what hosts say -----------------------------------------------------------------------
 
@@ -143,12 +155,19 @@ class Placer:
             if assignment is not None and assignment.address in (address, None):
                 assignment.begun.update(assignment.members if members is None else members)
 
-    def done(self, address: str, key: Any, rows: int, seconds: float | None, faults: int) -> None:
-        """A task has its answers: what its rows took, and whether the node failed."""
+    def done(
+        self, address: str, key: Any, rows: int, seconds: float | None, faults: int, took: float | None = None
+    ) -> None:
+        """A task has its answers: what its rows took, whether the node failed, and how long it was there."""
         node, now = self.roster.get(address), self.loop.time()
         if node is None:
             return
         self.losses.done(address, key)
+        model = model_of(key)
+        node.served += rows
+        node.failures += faults
+        if model is not None and rows and took is not None:
+            node.times.setdefault(model, Times()).observe(took, rows)
         if faults:
             was = self.health.aside(address, now)
             self.health.failed(address, now)
@@ -158,7 +177,6 @@ class Placer:
         if not rows or seconds is None:
             return  # nothing ran: it says nothing of the node
         self.health.succeeded(address)
-        model = model_of(key)
         if model is not None:
             node.latency.setdefault(model, Latency()).observe(seconds / rows, now)
 
@@ -208,7 +226,10 @@ class Placer:
         address, assignment.address = assignment.address, None
         if address is None:
             return
-        self.on.get(address, set()).discard(assignment.key)
+        here = self.on.get(address, set())
+        here.discard(assignment.key)
+        if not here:
+            self._empty(address)
         node = self.roster.get(address)
         if node is not None:
             node.end(assignment.rows, assignment.seconds)

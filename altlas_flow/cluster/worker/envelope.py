@@ -218,6 +218,7 @@ class Delivery:
                 seconds=answers.service if predictions is not None and predicted else None,
                 faults=faults,
                 closing=any(isinstance(error, HostClosed) for _, error in answers.errors.values()),
+                took=answers.seconds,
             )
         self._pack()
         return answers

@@ -113,12 +113,15 @@ class HostPlugin(WorkerPlugin):
         if early:
             watch.cancel(delivery.rows_of(early))
 
-    def end(self, key: str, *, rows: int, seconds: float | None, faults: int, closing: bool) -> None:
-        """It has its outcomes: say how long its rows took, and whether the node failed."""
+    def end(
+        self, key: str, *, rows: int, seconds: float | None, faults: int, closing: bool, took: float
+    ) -> None:
+        """It has its outcomes: say how long its rows took, whether the node failed, how long it was here."""
         with self._lock:
             self._under_way.pop(key, None)
             self._cancelled.pop(key, None)
-        self.words.say("done", key=key, rows=rows, seconds=seconds, faults=0 if closing else faults)
+        faults = 0 if closing else faults
+        self.words.say("done", key=key, rows=rows, seconds=seconds, faults=faults, took=took)
 
     def cancel(self, key: str, requests: Sequence[int], **kwargs: Any) -> None:
         """Requests of an envelope are no longer wanted; called on the worker's event loop."""

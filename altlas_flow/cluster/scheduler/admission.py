@@ -1,0 +1,152 @@
+"""Admission: who may join, decided before Dask takes a worker in and gives it plugins or work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from distributed.comm import get_address_host
+from distributed.comm.core import Comm
+from distributed.core import rpc
+
+from altlas_flow.cluster.scheduler.guard import Guard, peer_of, who_is
+from altlas_flow.nodes.audit import Audit
+from altlas_flow.nodes.registry import Entry, Registry, Visitor
+from altlas_flow.nodes.unusual import Unusual
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that looking up the name of a machine may take.
+LOOKUP_LIMIT = 2.0
+
+
+class Admission:
+    """Stands before Dask's own operations by which workers and nannies join.
+
+    What a plugin raises in `add_worker` is only logged, and the worker has its plugins by then: so the
+    operations themselves are wrapped.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, registry: Registry, guard: Guard, audit: Audit, unusual: Unusual
+    ) -> None:
+        self.scheduler, self.registry, self.guard = scheduler, registry, guard
+        self.audit, self.unusual = audit, unusual
+        self.is_node: dict[str, str] = {}  # address of a worker -> id of the entry that it is
+        self.refusals = 0
+        self._nannies: set[str] = set()  # addresses of nannies whose plugins wait for their workers
+        handlers = scheduler.handlers
+        self._register, self._register_nanny = handlers["register-worker"], handlers["register_nanny"]
+        handlers["register-worker"], handlers["register_nanny"] = self.register, self.register_nanny
+
+    async def register(self, comm: Comm, **said: Any) -> Any:
+        """A worker asks to join."""
+        host = str(get_address_host(said["address"]))
+        visitor = Visitor(str(said["name"]), host, peer_of(comm))
+        why = self.guard.join(comm) or await self.judge(visitor)
+        if why is not None:
+            self._refuse(comm, visitor, why)
+            message = f"this cluster does not admit it: {why}"
+            await comm.write({"status": "error", "message": message, "time": time.time()})
+            return None
+        entry = self.registry.match(visitor, self.taken())
+        if entry is not None:
+            self.is_node[said["address"]] = entry.node_id
+        self.audit.note("joined", **who_is(comm), node=visitor.name, worker=said["address"])
+        nanny = said.get("nanny")
+        if nanny in self._nannies:
+            self._nannies.discard(nanny)
+            await self._send_plugins(str(nanny))
+        # stays in there for as long as the worker does
+        return await self._register(comm, **said)
+
+    async def register_nanny(self, comm: Comm, address: str) -> Any:
+        """A nanny asks for its plugins, before its worker has a name: it gets them when that is known."""
+        visitor = Visitor("", str(get_address_host(address)), peer_of(comm))
+        why = self.guard.join(comm)
+        if why is not None:
+            self._refuse(comm, visitor, why)
+            await comm.write({"status": "error", "message": f"this cluster does not admit it: {why}"})
+            return None
+        await self.look_up(self.registry)
+        if self.registry.may_be_nanny(visitor):
+            return await self._register_nanny(comm, address=address)
+        self._nannies.add(address)
+        try:
+            await comm.write({"status": "OK", "nanny-plugins": {}})
+            await comm.read()
+        finally:
+            self._nannies.discard(address)
+        return None
+
+    async def judge(self, visitor: Visitor) -> str | None:
+        """Why a worker may not join; None where it may."""
+        if self.registry.closed:
+            await self.look_up(self.registry)
+        return self.registry.refusal(visitor, self.taken())
+
+    def taken(self) -> set[str]:
+        """Ids of the entries that workers are."""
+        here = self.scheduler.workers
+        self.is_node = {address: node for address, node in self.is_node.items() if address in here}
+        return set(self.is_node.values())
+
+    async def look_up(self, entries: Iterable[Entry]) -> None:
+        """Look up what the names of machines stand for now."""
+        loop = asyncio.get_running_loop()
+
+        async def one(entry: Entry) -> None:
+            try:
+                found = await asyncio.wait_for(loop.getaddrinfo(entry.host, None), LOOKUP_LIMIT)
+            except (OSError, TimeoutError, UnicodeError):
+                return  # as it was
+            entry.addresses = frozenset(str(address[4][0]) for address in found)
+
+        await asyncio.gather(*(one(entry) for entry in entries if entry.host is not None))
+
+    async def evict_strangers(self) -> None:
+        """Let go of workers that joined before there was a rule, and that it does not admit."""
+        for ws in list(self.scheduler.workers.values()):
+            visitor = Visitor(str(ws.name), str(ws.host), str(ws.host))
+            why = await self.judge(visitor)
+            if why is not None:
+                self.refusals += 1
+                self.audit.note("refused", address=ws.host, node=visitor.name, why=why)
+                logger.warning("worker %s (%s) is let go: %s", ws.name, ws.address, why)
+                await self.scheduler.remove_worker(ws.address, stimulus_id=f"altlas-refused-{ws.address}")
+
+    def _refuse(self, comm: Comm, visitor: Visitor, why: str) -> None:
+        self.refusals += 1
+        logger.warning("worker %r of %s is refused: %s", visitor.name, visitor.peer, why)
+        self.audit.note("refused", **who_is(comm), node=visitor.name, why=why)
+        if (said := self.unusual.refused(visitor.peer, time.monotonic())) is not None:
+            self.audit.warn(said, address=visitor.peer)
+
+    async def _send_plugins(self, nanny: str) -> None:
+        """Give a nanny what it did not get when it asked."""
+        async with rpc(nanny, connection_args=self.scheduler.connection_args) as remote:
+            for name, plugin in self.scheduler.nanny_plugins.items():
+                await remote.plugin_add(plugin=plugin, name=name)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether nobody but this machine reaches an address of Dask's."""
+    import ipaddress
+
+    host = str(get_address_host(address)).removeprefix("[").removesuffix("]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        pass
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(one).is_loopback for one in found)

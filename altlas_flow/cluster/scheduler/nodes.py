@@ -1,0 +1,374 @@
+"""Nodes as operators see them: who is here, in what state, what is loaded; and what operators say of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distributed.comm.core import Comm
+
+from altlas_flow.cluster.keys import DIGITS
+from altlas_flow.cluster.scheduler.admission import Admission
+from altlas_flow.cluster.scheduler.guard import who_is
+from altlas_flow.cluster.scheduler.placer import Placer
+from altlas_flow.cluster.scheduler.watchman import Watchman
+from altlas_flow.errors import AltlasError, ClusterError, NodeLost, UnknownModel, UnknownNode, describe
+from altlas_flow.models.spec import ModelSpec
+from altlas_flow.nodes.audit import Audit
+from altlas_flow.nodes.lifecycle import Life
+from altlas_flow.nodes.registry import Entry, Registry, network_of
+from altlas_flow.placement.decide import ASIDE
+from altlas_flow.placement.node import Node
+from altlas_flow.records import NodeInfo, NodeStatus
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler, WorkerState
+
+logger = logging.getLogger(__name__)
+
+#: Names of drained nodes that are remembered, so that nobody starts them again.
+DRAINED = 1000
+
+
+@dataclass(slots=True)
+class Orders:
+    """What operators said of a node: it holds until they say other, also where the worker comes anew."""
+
+    cordoned: bool = False
+    offline: bool = False
+    aside: bool = False
+
+    @property
+    def bar(self) -> str:
+        """Why no new work goes there; empty where it does."""
+        if self.offline:
+            return "an operator has set it offline"
+        if self.aside:
+            return "an operator has set it aside"
+        return "it is cordoned" if self.cordoned else ""
+
+
+class Nodes:
+    """Records of nodes, and the operations of operators.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    placer : Placer
+    watchman : Watchman
+    admission : Admission
+    catalog : mapping of str to ModelSpec
+    changed : callable
+        Called without arguments when nodes take work that did not, or other way round.
+    load_limit : float
+        Seconds that loading a model on a node may take.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        placer: Placer,
+        watchman: Watchman,
+        admission: Admission,
+        catalog: Mapping[str, ModelSpec],
+        changed: Any,
+        load_limit: float,
+    ) -> None:
+        self.scheduler, self.placer, self.watchman = scheduler, placer, watchman
+        self.admission, self.catalog, self._changed = admission, catalog, changed
+        self.registry: Registry = admission.registry
+        self.audit: Audit = admission.audit
+        self.load_limit = load_limit
+        self.orders: dict[str, Orders] = {}  # by name of the worker
+        self.drained: dict[str, None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- what Dask and hosts tell ----------------------------------------------------------------
+
+    def came(self, ws: WorkerState) -> None:
+        """A host is there: what operators said of it holds, and it loads what it is to have."""
+        name = str(ws.name)
+        self.drained.pop(name, None)
+        self._bar(name)
+        entry = self._entry_of(ws.address, name)
+        if entry is not None and entry.models:
+            wanted = [model for model in entry.models if model in self.catalog]
+            if len(wanted) < len(entry.models):
+                unknown = sorted({*entry.models} - {*wanted})
+                logger.warning("node %s is to have models that nobody has registered: %s", name, unknown)
+            task = asyncio.get_running_loop().create_task(self._load_quietly(ws.address, wanted))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def left(self, address: str, name: str) -> None:
+        """A worker is gone."""
+        self.audit.note("left", node=name, worker=address)
+
+    # -- what is asked ---------------------------------------------------------------------------
+
+    async def list(self, comm: Comm) -> list[dict[str, Any]]:
+        """All nodes: those that are here, and those that are registered and are not."""
+        found = [self._info(node) for node in self.placer.roster]
+        here = {info.node_id for info in found} | self.admission.taken()
+        found += [self._absent(entry) for entry in self.registry if entry.node_id not in here]
+        return [info.model_dump(mode="json") for info in sorted(found, key=lambda info: info.node_id)]
+
+    async def register(self, comm: Comm, node: dict[str, Any]) -> None:
+        """Have a node known, and admitted: it may be here already."""
+        info = NodeInfo(**node)
+        entry = Entry(
+            info.node_id,
+            host=info.hostname,
+            network=network_of(info.ip_address) if info.ip_address else None,
+            models=list(info.available_models) or None,
+            capabilities=dict(info.capabilities),
+        )
+        await self.admission.look_up([entry])
+        self.registry.put(entry)
+        if info.status is not NodeStatus.ONLINE:
+            self._order(info.node_id, info.status)
+        self.audit.note("registered", **who_is(comm), node=info.node_id, status=info.status)
+
+    async def set_status(self, comm: Comm, node_id: str, status: str) -> None:
+        """``BUSY`` cordons, ``OFFLINE`` and ``ERROR`` bar, until ``ONLINE``."""
+        word = NodeStatus(status)
+        self._known(node_id)
+        self._order(node_id, word)
+        event = {NodeStatus.BUSY: "cordoned", NodeStatus.ONLINE: "uncordoned"}.get(word, f"set {word}")
+        self.audit.note(event, **who_is(comm), node=node_id)
+
+    async def set_models(self, comm: Comm, node_id: str, models: Iterable[str]) -> dict[str, Any]:
+        """Have a node's loaded models be these: now where it is here, and whenever it comes."""
+        wanted = list(dict.fromkeys(models))
+        node = self._known(node_id)
+        if node is None:
+            entry = self.registry.get(node_id)
+            assert entry is not None
+            entry.models = wanted
+            return {"loaded": [], "unloaded": []}
+        for model in wanted:
+            self._spec(model)
+        if (entry := self.registry.get(node_id)) is not None:
+            entry.models = wanted
+        have = {self.placer.ids.get(digits, digits): digits for digits in node.loaded}
+        gone = []
+        for model in have.keys() - set(wanted):
+            await self._unload(node, model, have[model])
+            gone.append(model)
+        fresh = [model for model in wanted if self._spec(model).fingerprint[:DIGITS] not in node.loaded]
+        for model in fresh:
+            await self._load(node.address, self._spec(model))
+        self.audit.note("models", **who_is(comm), node=node_id, loaded=fresh, unloaded=sorted(gone))
+        return {"loaded": fresh, "unloaded": sorted(gone)}
+
+    async def load(self, comm: Comm, node_id: str, model: str) -> None:
+        """Have a model loaded on a node."""
+        node = self._here(node_id)
+        await self._load(node.address, self._spec(model))
+        self.audit.note("loaded", **who_is(comm), node=node_id, model=model)
+
+    async def unload(self, comm: Comm, node_id: str, model: str) -> None:
+        """Have a model that is not in use unloaded from a node."""
+        node = self._here(node_id)
+        digits = self._spec(model).fingerprint[:DIGITS]
+        if digits in node.loaded:
+            await self._unload(node, model, digits)
+        self.audit.note("unloaded", **who_is(comm), node=node_id, model=model)
+
+    async def drain(self, comm: Comm, node_id: str, timeout: float) -> None:
+        """Give a node no new work, wait until what it has is done, and retire its worker."""
+        node = self._here(node_id)
+        self._order(node_id, NodeStatus.BUSY)
+        self.audit.note("draining", **who_is(comm), node=node_id)
+        try:
+            await asyncio.wait_for(self.placer.emptied(node.address), timeout)
+        except TimeoutError:
+            left = len(self.placer.on.get(node.address, ()))
+            raise ClusterError(
+                f"node {node_id} is not empty after {timeout:.0f} s ({left} pieces of work): it stays cordoned; "
+                "drain it again, or uncordon it"
+            ) from None
+        self.drained[node_id] = None
+        while len(self.drained) > DRAINED:
+            del self.drained[next(iter(self.drained))]
+        if node.address in self.scheduler.workers:
+            await self.scheduler.retire_workers(
+                workers=[node.address], close_workers=True, remove=True, stimulus_id=f"altlas-drain-{time.time()}"
+            )
+        self.orders.pop(node_id, None)
+        self.audit.note("drained", **who_is(comm), node=node_id)
+
+    async def unregister(self, comm: Comm, node_id: str, timeout: float) -> None:
+        """Drain a node where it is here, and forget it."""
+        node = self._known(node_id)
+        if node is not None:
+            await self.drain(comm, node_id, timeout)
+        self.registry.drop(node_id)
+        self.orders.pop(node_id, None)
+        self.audit.note("unregistered", **who_is(comm), node=node_id)
+
+    # -- how -------------------------------------------------------------------------------------
+
+    def _order(self, name: str, status: NodeStatus) -> None:
+        if status is NodeStatus.ONLINE:
+            self.orders.pop(name, None)
+            for node in self._named(name):
+                self.placer.health.forget(node.address)
+        else:
+            orders = self.orders.setdefault(name, Orders())
+            orders.cordoned |= status is NodeStatus.BUSY
+            orders.offline |= status is NodeStatus.OFFLINE
+            orders.aside |= status is NodeStatus.ERROR
+        self._bar(name)
+
+    def _bar(self, name: str) -> None:
+        """Tell placement what operators said of a node."""
+        orders = self.orders.get(name)
+        for node in self._named(name):
+            node.barred = orders.bar if orders is not None else ""
+            self.placer.roster.changed(node.address)
+        self._changed()
+
+    def _named(self, name: str) -> list[Node]:
+        address = self.placer.names.get(name)
+        node = self.placer.roster.get(address) if address is not None else None
+        return [node] if node is not None else []
+
+    def _known(self, node_id: str) -> Node | None:
+        """The node where it is here; None where it is only registered.
+
+        Raises
+        ------
+        UnknownNode
+        """
+        for node in self._named(node_id):
+            return node
+        for address, entry in self.admission.is_node.items():
+            if entry == node_id and (found := self.placer.roster.get(address)) is not None:
+                return found
+        if self.registry.get(node_id) is None:
+            raise UnknownNode(node_id, sorted({*self.placer.names, *(one.node_id for one in self.registry)}))
+        return None
+
+    def _here(self, node_id: str) -> Node:
+        node = self._known(node_id)
+        if node is None:
+            raise ClusterError(f"node {node_id} has not joined: start its worker first")
+        return node
+
+    def _entry_of(self, address: str, name: str) -> Entry | None:
+        return self.registry.get(self.admission.is_node.get(address, name))
+
+    def _spec(self, model: str) -> ModelSpec:
+        spec = self.catalog.get(model)
+        if spec is None:
+            raise UnknownModel(model, self.catalog)
+        return spec
+
+    async def _load(self, address: str, spec: ModelSpec) -> None:
+        self.placer.note(spec)
+        await self._ask(address, "altlas_load", spec=spec.model_dump_json())
+
+    async def _unload(self, node: Node, model: str, digits: str) -> None:
+        if not await self._ask(node.address, "altlas_unload", digits=digits):
+            raise ClusterError(f"model {model!r} is in use on {node.name}: cordon the node first, or wait")
+
+    async def _ask(self, address: str, operation: str, **arguments: Any) -> Any:
+        """Ask a host; what went wrong there is raised here."""
+        try:
+            remote = self.scheduler.rpc(address)
+            answer = await asyncio.wait_for(getattr(remote, operation)(**arguments), self.load_limit)
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(
+                f"worker {address} does not answer within {self.load_limit:.0f} s ({describe(error)})"
+            ) from error
+        if answer.get("error") is not None:
+            error = pickle.loads(answer["error"])
+            assert isinstance(error, AltlasError)
+            raise error
+        return answer.get("result")
+
+    async def _load_quietly(self, address: str, models: Iterable[str]) -> None:
+        for model in models:
+            try:
+                await self._load(address, self._spec(model))
+            except (AltlasError, NodeLost) as error:
+                logger.warning("a node that has joined could not load %r: %s", model, error)
+
+    # -- what is shown ---------------------------------------------------------------------------
+
+    def _info(self, node: Node) -> NodeInfo:
+        ws = self.scheduler.workers.get(node.address)
+        now, said = time.time(), dict(node.said)
+        orders = self.orders.get(node.name) or Orders()
+        aside = self.placer.health.aside(node.address, self.placer.loop.time())
+        silent = node.address in self.watchman.silent
+        life = Life(
+            there=ws is not None,
+            offline=orders.offline,
+            silent=silent,
+            aside=aside or orders.aside,
+            cordoned=orders.cordoned or not (node.available or silent),
+            full=node.tasks >= max(1, node.slots),
+        )
+        metrics = dict(ws.metrics) if ws is not None else {}
+        return NodeInfo(
+            node_id=node.name,
+            hostname=said.get("hostname"),
+            ip_address=ws.host if ws is not None else None,
+            status=life.status,
+            capabilities={
+                "cores": ws.nthreads if ws is not None else 0,
+                "memory": node.memory,
+                "gpus": said.get("gpus") or [],
+                "resources": dict(node.resources),
+                "labels": dict(node.labels),
+                "versions": said.get("versions") or {},
+            },
+            available_models=sorted(self.placer.ids.get(digits, digits) for digits in node.loaded),
+            address=node.address,
+            joined=ws is not None,
+            cordoned=orders.cordoned,
+            reason=node.absence or orders.bar or (ASIDE if aside else ""),
+            slots=node.slots,
+            in_flight=node.tasks,
+            served=node.served,
+            failures=node.failures,
+            usage=_usage(metrics),
+            latency={
+                self.placer.ids.get(digits, digits): {
+                    "count": times.count,
+                    "mean": times.mean,
+                    "p50": times.quantile(0.5),
+                    "p95": times.quantile(0.95),
+                }
+                for digits, times in node.times.items()
+            },
+            heartbeat=max(0.0, now - ws.last_seen) if ws is not None else None,
+        )
+
+    def _absent(self, entry: Entry) -> NodeInfo:
+        orders = self.orders.get(entry.node_id) or Orders()
+        return NodeInfo(
+            node_id=entry.node_id,
+            hostname=entry.host,
+            ip_address=str(entry.network).removesuffix("/32").removesuffix("/128") if entry.network else None,
+            status=NodeStatus.OFFLINE,
+            capabilities=dict(entry.capabilities),
+            available_models=list(entry.models or ()),
+            cordoned=orders.cordoned,
+            reason="it has not joined",
+        )
+
+
+def _usage(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Of what a worker says with each heartbeat: what it uses."""
+    found = {"cpu": float(metrics.get("cpu") or 0.0) / 100, "memory": float(metrics.get("memory") or 0.0)}
+    for number, gpu in enumerate((metrics.get("altlas") or {}).get("gpu_usage") or ()):
+        found[f"gpu{number}"], found[f"gpu{number}_memory"] = float(gpu["use"]), float(gpu["memory"])
+    return found
