@@ -372,14 +372,25 @@ class NodeLost(ClusterError):
         Of an envelope, the positions of the members that were running there.
     begun : tuple of int
         Those that had begun to run there at all, whether or not they were done.
+    suspected : tuple of int
+        Those whose inputs were being opened.
+    beside : bool
+        Whether something else is to blame: a model that was being loaded, or another's inputs.
     """
 
     def __init__(
-        self, node: str, cause: str, started: tuple[int, ...] = (), begun: tuple[int, ...] = ()
+        self,
+        node: str,
+        cause: str,
+        started: tuple[int, ...] = (),
+        begun: tuple[int, ...] = (),
+        suspected: tuple[int, ...] = (),
+        beside: bool = False,
     ) -> None:
         self.node, self.cause = node, cause
         self.started, self.begun = tuple(started), tuple(sorted({*started, *begun}))
-        super().__init__(node, cause, self.started, self.begun)
+        self.suspected, self.beside = tuple(suspected), beside
+        super().__init__(node, cause, self.started, self.begun, self.suspected, beside)
 
     def text(self) -> str:
         what = "fell silent" if self.cause == "silent" else "died"

@@ -56,6 +56,8 @@ class Shelf:
         Bytes; by default no bound.
     load_timeout, retry_delay : float
         Seconds, see `ModelHost`.
+    loading : callable
+        Told the fingerprint of a model and True right before it is loaded, and False where that failed.
     changed : callable
         Told the fingerprint and the bytes of a model that was loaded, or None for one that went.
     clock : callable
@@ -70,11 +72,12 @@ class Shelf:
         budget: int | None = None,
         load_timeout: float = 300.0,
         retry_delay: float = 1.0,
+        loading: Callable[[str, bool], None] = lambda fingerprint, begins: None,
         changed: Callable[[str, int | None], None] = lambda fingerprint, size: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load, self.node, self.budget, self._clock = load, node, budget, clock
-        self._tell = changed
+        self._tell, self._loading = changed, loading
         self.load_timeout, self.retry_delay = load_timeout, retry_delay
         self._entries: dict[str, Entry] = {}
         self._failures: dict[str, Failure] = {}
@@ -178,6 +181,7 @@ class Shelf:
         spec, key = entry.spec, entry.spec.fingerprint
         try:
             self._reserve(entry, estimate(spec))
+            self._loading(key, True)
             model = self._load(spec)
         except BaseException as error:
             # whatever went wrong is told to all who wait, in one typed error
@@ -186,6 +190,7 @@ class Shelf:
             assert isinstance(typed, AltlasError)
             # its traceback would keep the weights that were loaded so far
             typed = type(typed)(*typed.args)
+            self._loading(key, False)
             with self._changed:
                 self.failed_loads += 1
                 past = self._failures.get(key)

@@ -38,6 +38,8 @@ class Node:
         Rows, and pieces of work, in flight.
     backlog : float
         Seconds of work that are expected in flight.
+    busy : dict of str to float
+        When the batch of each slot began that is known to run: time of decisions, seconds.
     latency : dict of str to Latency
         By the digits of the model's fingerprint.
     used : int
@@ -57,6 +59,7 @@ class Node:
     rows: int = 0
     tasks: int = 0
     backlog: float = 0.0
+    busy: dict[str, float] = field(default_factory=dict)
     latency: dict[str, Latency] = field(default_factory=dict)
     used: int = field(init=False, default=0)
 

@@ -96,6 +96,7 @@ class ControlPlugin(SchedulerPlugin):
             seed=self.seed,
             fault=self._fault,
             heard_out=self.hearing.heard_out,
+            let_go=lambda key: self.lessor.ended(key),
         )
         self.lessor = Lessor(scheduler, self.placer.roster, self.heartbeat_timeout)
         self.ledger = Ledger(scheduler)
@@ -301,9 +302,9 @@ class ControlPlugin(SchedulerPlugin):
         try:
             model = model_of(key)
             if model is not None:
+                self.placer.follow(key, model, start, finish)
                 if is_envelope(key):
                     self._count(key, finish)
-                self.placer.follow(key, model, start, finish)
             if finish == "memory":
                 for dependent in self.scheduler.tasks[key].dependents:
                     if dependent.state == "waiting" and model_of(dependent.key) is not None:
@@ -319,7 +320,7 @@ class ControlPlugin(SchedulerPlugin):
             said = (self.scheduler.tasks[key].annotations or {}).get(ANNOTATION) or {}
             if "client" in said:
                 self.lessor.sent(key, said["client"], said["pool"])
-        elif finish in ("memory", "erred", "forgotten"):
+        elif finish in ("memory", "erred", "forgotten") and key not in self.placer.lingering:
             self.lessor.ended(key)
         if finish == "forgotten":
             self._guard("forgetting", self.ledger.ended)

@@ -76,8 +76,17 @@ class Hearing:
                 # what is quick is over by then, and needs no message
                 self.loop.call_later(TELL, self._tell_begun, key, members, address)
         elif word == "done":
-            placer.done(address, said["key"], said["rows"], said["seconds"], said["faults"])
+            placer.done(
+                address, said["key"], said["rows"], said["seconds"], said["faults"], lingers=said["lingers"]
+            )
+        elif word == "idle":
+            placer.idle(address, said["slot"])
+        elif word == "opening":
+            placer.losses.opening(address, said["key"])
+        elif word == "loading":
+            placer.losses.loading(address, said["model"], said["begins"])
         elif word == "model":
+            placer.losses.loaded(address, said["model"], said["bytes"])
             placer.roster.loaded(address, said["model"], said["bytes"])
 
     def _tell_begun(self, key: Any, members: list[int] | None, address: str) -> None:

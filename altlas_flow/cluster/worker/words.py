@@ -52,16 +52,18 @@ class Words:
             self._soon = True
             self._loop.call_soon_threadsafe(self._loop.call_later, GATHER, self._start)
 
-    def say_now(self, word: str, **what: Any) -> None:
-        """Send a word; return when it is handed to the system, or `WORD_LIMIT` is over."""
+    def say_now(self, word: str, **what: Any) -> bool:
+        """Send a word; return when it is handed to the system, or `WORD_LIMIT` is over: whether it is."""
         if self._closed:
-            return
+            return False
         self._gathered.append({"word": word, **what})
         sent = asyncio.run_coroutine_threadsafe(self._flush(), self._loop)
         try:
             sent.result(WORD_LIMIT)
         except TimeoutError:
             logger.warning("a word to the scheduler took longer than %s s", WORD_LIMIT)
+            return False
+        return True
 
     def _start(self) -> None:
         flush = self._loop.create_task(self._flush())
