@@ -82,7 +82,7 @@ class Hearing:
         elif word == "idle":
             placer.idle(address, said["slot"])
         elif word == "opening":
-            placer.losses.opening(address, said["key"])
+            placer.losses.opening(address, said["key"], said["begins"])
         elif word == "loading":
             placer.losses.loading(address, said["model"], said["begins"])
         elif word == "model":

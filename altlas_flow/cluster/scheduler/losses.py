@@ -62,13 +62,15 @@ class Losses:
 
     def began(self, address: str, slot: str, runs: Iterable[tuple[Any, list[int] | None]]) -> None:
         """A batch of that slot is about to run; what the slot ran before is over."""
-        now = self._running.setdefault(address, {})[slot] = list(runs)
-        if opening := self._opening.get(address):
-            opening.difference_update(key for key, _ in now)
+        self._running.setdefault(address, {})[slot] = list(runs)
 
-    def opening(self, address: str, key: Any) -> None:
-        """The inputs of an envelope under which a worker has died are about to be opened."""
-        self._opening.setdefault(address, set()).add(key)
+    def opening(self, address: str, key: Any, begins: bool) -> None:
+        """The inputs of an envelope under which a worker has died are about to be opened, or are open."""
+        keys = self._opening.setdefault(address, set())
+        if begins:
+            keys.add(key)
+        else:
+            keys.discard(key)
 
     def loading(self, address: str, model: str, begins: bool) -> None:
         """A model is about to be loaded, or could not be."""
@@ -98,7 +100,6 @@ class Losses:
 
     def done(self, address: str, key: Any) -> None:
         """A task has its answers."""
-        self._opening.get(address, set()).discard(key)
         for slot, runs in self._running.get(address, {}).items():
             self._running[address][slot] = [run for run in runs if run[0] != key]
 

@@ -134,10 +134,14 @@ def serve(packed: Packed, *ahead: Any) -> Answers:
     key = str(worker.get_current_task())
     said = (worker.state.tasks[key].annotations or {}).get(ANNOTATION) or {}
     host = current_host()
-    if said.get("careful"):
+    careful = bool(said.get("careful"))
+    if careful:
         # a worker has died under it: should opening it be what kills, that is known
-        plugin.words.say_now("opening", key=key)
-    return Delivery(key, packed.open(), ahead, host, plugin, str(worker.name)).serve(said)
+        plugin.words.say_now("opening", key=key, begins=True)
+    delivery = Delivery(key, packed.open(), ahead, host, plugin, str(worker.name))
+    if careful:
+        plugin.words.say_now("opening", key=key, begins=False)
+    return delivery.serve(said)
 
 
 class Delivery:
