@@ -16,6 +16,7 @@ from altlas_flow.models.host import ModelHost
 from altlas_flow.models.loaded import LoadedModel
 from altlas_flow.models.shelf import Shelf
 from altlas_flow.models.spec import ModelSpec
+from altlas_flow.models.watch import Watch
 
 LONG = 60.0
 
@@ -38,6 +39,55 @@ def doubles(rows: list[int]) -> list[int]:
 
 
 DOUBLES = ModelSpec(id="doubles", source=doubles)
+
+
+@pytest.mark.parametrize("announces", ["says no", "fails"])
+def test_what_may_not_run_twice_does_not_run_where_nobody_would_know_that_it_did(
+    make_host: Callable[..., ModelHost], announces: str
+) -> None:
+    def announce(slot: str, runs: list[Any]) -> bool:
+        if announces == "fails":
+            raise OSError("the scheduler has gone")
+        return False
+
+    host, ran = make_host(announce=announce), []
+
+    def notes(rows: list[int]) -> list[int]:
+        ran.append(rows)
+        return rows
+
+    globals()["_notes"] = notes
+    spec = ModelSpec(id="notes", runtime="function", source=f"{__name__}:_notes")
+    with pytest.raises(HostClosed, match="cannot tell the scheduler"):
+        host.predict(spec, [1], batch=1, watch=Watch(1, "once", once=True))
+    assert host.predict(spec, [2], watch=Watch(1, "often")).outputs == [2]
+    assert len(ran) == 1
+
+
+def test_a_slot_whose_call_was_given_up_says_when_it_is_idle(make_host: Callable[..., ModelHost]) -> None:
+    began, goes_on, idle, slots = threading.Event(), threading.Event(), threading.Event(), []
+
+    def told(slot: str) -> None:
+        slots.append(slot)
+        idle.set()
+
+    host, watch = make_host(idle=told), Watch(1, "call")
+
+    def waits(rows: list[int]) -> list[int]:
+        began.set()
+        assert goes_on.wait(LONG)
+        return rows
+
+    globals()["_waits"] = waits
+    spec = ModelSpec(id="waits", runtime="function", source=f"{__name__}:_waits")
+    with pytest.raises(CancelledError):
+        host.predict(spec, [1], watch=watch, wanted=lambda: not began.is_set())
+    assert watch.lingers
+    assert not slots
+    goes_on.set()
+    assert idle.wait(LONG)
+    assert host.predict(DOUBLES, [1], watch=Watch(1, "next")).outputs == [2]
+    assert len(slots) == 1
 
 
 def test_rows_come_back_in_order(make_host: Callable[..., ModelHost]) -> None:
