@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from altlas_flow.errors import HostClosed, ModelLoadError, NodeLost, root_cause
+from altlas_flow.errors import HostClosed, ModelLoadError, NodeLost, root_cause, text_of
 from altlas_flow.models.memory import is_out_of_memory
 
 #: How the errors of a GPU that has gone bad begin, or what they say.
@@ -34,5 +34,5 @@ def of_the_node(error: BaseException) -> bool:
     cause = root_cause(error)
     if is_out_of_memory(error) or is_out_of_memory(cause):
         return True
-    text = f"{type(cause).__name__} {cause}".lower()
+    text = f"{type(cause).__name__} {text_of(cause)}".lower()
     return isinstance(cause, RuntimeError) and any(sign in text for sign in GPU_FAULTS)

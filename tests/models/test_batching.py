@@ -163,6 +163,23 @@ def test_a_model_that_exits_takes_only_its_row() -> None:
     assert work.result.outputs[:2] == [1, 2]
 
 
+def test_a_row_whose_error_cannot_say_what_it_is_fails_alone() -> None:
+    class MuteError(RuntimeError):
+        def __str__(self) -> str:
+            return str(self.args[5])
+
+    class Raises(Engine):
+        def predict(self, items: Sequence[int], parameters: Mapping[str, Any]) -> list[int]:
+            if 3 in items:
+                raise MuteError("hm")
+            return list(items)
+
+    work = Work(Prepared([1, 2, 3, 4], None), {})
+    run(Raises(), [work], 8)
+    assert {row: type(error) for row, error in work.result.errors.items()} == {2: MuteError}
+    assert [work.result.outputs[row] for row in (0, 1, 3)] == [1, 2, 4]
+
+
 def test_arrays_of_answers_become_one_array() -> None:
     class Embeds(Engine):
         def predict(self, items: Sequence[int], parameters: Mapping[str, Any]) -> Any:
