@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import current_thread, main_thread
+
 from altlas_flow.errors import HostClosed, ModelLoadError, NodeLost, root_cause, text_of
 from altlas_flow.models.memory import is_out_of_memory
 
@@ -25,6 +27,15 @@ class Miscount(ValueError):
 
     def __str__(self) -> str:
         return self.text
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether somebody at the keyboard wants this process to end.
+
+    In any other thread than the main one, a KeyboardInterrupt is an error like any other: the model
+    raised it.
+    """
+    return isinstance(error, KeyboardInterrupt) and current_thread() is main_thread()
 
 
 def of_the_node(error: BaseException) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -84,6 +86,34 @@ def test_what_waits_for_one_model_shares_batches(make_host: Callable[..., ModelH
         assert leader.result(LONG).outputs == [0]
         assert [future.result(LONG).outputs for future in rest] == [[i] for i in range(1, 6)]
     assert sizes == [1, 5]
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+@pytest.mark.parametrize("form", ["rows", "async", "single-async"])
+def test_what_a_row_raises_ends_neither_other_rows_nor_the_slot(
+    make_host: Callable[..., ModelHost], raised: type[BaseException], form: str, capfd: Any, caplog: Any
+) -> None:
+    def fails(rows: list[int]) -> list[int]:
+        if 3 in rows:
+            raise raised
+        return rows
+
+    async def later(rows: list[int]) -> list[int]:
+        return fails(rows)
+
+    async def one(row: int) -> int:
+        return fails([row])[0]
+
+    source = {"rows": fails, "async": later, "single-async": one}[form]
+    spec = ModelSpec(id="fails", source=source, single=form.startswith("single"))
+    host = make_host(slots=1)
+    result = host.predict(spec, list(range(8)), batch=8, timeout=LONG)
+    assert [out for row, out in enumerate(result.outputs) if row != 3] == [0, 1, 2, 4, 5, 6, 7]
+    assert {row: raised.__name__ in str(error) for row, error in result.errors.items()} == {3: True}
+    assert host.predict(spec, [7], timeout=LONG).outputs == [7]
+    gc.collect()  # tasks that nobody has asked for their errors complain when they go
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
 
 
 def test_a_load_that_fails_names_model_node_and_cause_and_makes_no_storm(
