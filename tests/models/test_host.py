@@ -153,6 +153,49 @@ def test_a_load_that_failed_is_tried_again_after_a_pause() -> None:
     shelf.close()
 
 
+class Stubborn(LoadedModel):
+    """A model whose engine fails after it was loaded: when it says its size, or when it is to go."""
+
+    def __init__(self, spec: ModelSpec, fails: str) -> None:
+        super().__init__(spec)
+        setattr(self.runtime, fails, self.fail)
+
+    @staticmethod
+    def fail() -> Any:
+        raise RuntimeError("the engine is in no mood")
+
+
+def test_a_load_fails_and_is_tried_again_where_the_model_cannot_say_its_size() -> None:
+    now, loads = [0.0], []
+
+    def load(spec: ModelSpec) -> LoadedModel:
+        loads.append(now[0])
+        return Stubborn(spec, "memory") if len(loads) == 1 else LoadedModel(spec)
+
+    shelf = Shelf(load, load_timeout=1.0, clock=lambda: now[0])
+    with pytest.raises(ModelLoadError, match="RuntimeError: the engine is in no mood"), shelf.use(DOUBLES):
+        pass
+    now[0] = 2.0
+    with shelf.use(DOUBLES) as (model, _):
+        assert model.predict([1]) == [2]
+    assert loads == [0.0, 2.0]
+    assert (shelf.loads, shelf.failed_loads) == (1, 1)
+    shelf.close()
+
+
+def test_a_model_that_cannot_be_unloaded_fails_no_other(caplog: Any) -> None:
+    first = ModelSpec(id="first", source=doubles, memory=2**20)
+    second = ModelSpec(id="second", source=lambda rows: [row + 1 for row in rows], memory=2**20)
+    shelf = Shelf(lambda spec: Stubborn(spec, "unload"), budget=2**20)
+    for spec in (first, second):
+        with shelf.use(spec) as (model, _):
+            assert model.predict([1]) == [2]
+    assert {entry["id"] for entry in shelf.loaded().values()} == {"second"}
+    shelf.close()
+    assert not shelf.loaded()
+    assert [record.args[0] for record in caplog.records] == ["first", "second"]
+
+
 def tensor_spec(folder: Any, name: str, megabytes: int) -> ModelSpec:
     """A linear layer of so many MiB as safetensors."""
     import torch
