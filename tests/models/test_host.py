@@ -308,6 +308,39 @@ def test_a_gpu_token_lets_one_batch_run_at_a_time(make_host: Callable[..., Model
     assert most == [1]
 
 
+@pytest.mark.parametrize(("declared", "most_at_once"), [(0.5, 1), (1, 2)])
+def test_models_that_ask_for_half_a_gpu_run_as_often_as_halves_are_declared(
+    make_host: Callable[..., ModelHost], declared: float, most_at_once: int
+) -> None:
+    lock, running, most = threading.Lock(), [0], [0]
+    enough, too_many = threading.Event(), threading.Event()
+
+    def share(rows: list[int]) -> list[int]:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+            if running[0] == most_at_once:
+                enough.set()
+            if running[0] > most_at_once:
+                too_many.set()
+        enough.wait(LONG)
+        too_many.wait(0.05)  # long enough for one more to come, if it could
+        with lock:
+            running[0] -= 1
+        return rows
+
+    globals()["_share"] = share
+    resources = {"GPU": 0.5}
+    spec = ModelSpec(
+        id="share", runtime="function", source=f"{__name__}:_share", resources=resources, batch=1
+    )
+    host = make_host(slots=4, gpus=declared)
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda i: host.predict(spec, [i], timeout=LONG).outputs, range(8)))
+    assert results == [[i] for i in range(8)]
+    assert most == [most_at_once]
+
+
 def test_what_is_no_longer_wanted_is_taken_back(make_host: Callable[..., ModelHost]) -> None:
     started, go = threading.Event(), threading.Event()
 
