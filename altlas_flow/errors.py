@@ -50,10 +50,19 @@ from functools import cache
 from pathlib import Path
 
 
+def text_of(value: object) -> str:
+    """``str(value)``; the name of its type where it cannot say."""
+    try:
+        return str(value)
+    except Exception:
+        # an error of somebody else's code may have a __str__ that fails, with any error at all
+        return type(value).__name__
+
+
 def one_line(value: object, limit: int = 500) -> str:
     """Text of `value` on one line, cut at `limit` characters."""
     # what stands for bytes of a file name is no text, and would break whatever it is sent by
-    text = " ".join(str(value).encode("utf-8", "replace").decode().split())
+    text = " ".join(text_of(value).encode("utf-8", "replace").decode().split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -112,7 +121,7 @@ class AltlasError(Exception):
 
     def text(self) -> str:
         """What `str` makes one line of."""
-        return str(self.args[0]) if self.args else type(self).__name__
+        return text_of(self.args[0]) if self.args else type(self).__name__
 
 
 class SettingsError(AltlasError):
@@ -407,9 +416,9 @@ class HostClosed(ClusterError):
 def describe(error: BaseException) -> str:
     """One line that names the error's type and its text, for logs and dead letters."""
     if isinstance(error, AltlasError):
-        return str(error)
-    text = one_line(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return text_of(error)
+    kind, text = type(error).__name__, one_line(error)
+    return kind if text in ("", kind) else f"{kind}: {text}"
 
 
 def located(error: BaseException) -> str:

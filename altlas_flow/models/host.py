@@ -116,7 +116,7 @@ class ModelHost:
         self.batches = 0
         self._threads = [
             Thread(target=self._serve, args=(gpu,), name=f"altlas-{kind}-{i}", daemon=True)
-            for gpu, kind, count in ((False, "slot", slots), (True, "gpu", GPU_SHARES if gpus >= 1 else 0))
+            for gpu, kind, count in ((False, "slot", slots), (True, "gpu", GPU_SHARES if gpus > 0 else 0))
             for i in range(count)
         ]
         for thread in self._threads:

@@ -183,6 +183,9 @@ class Shelf:
             self._reserve(entry, estimate(spec))
             self._loading(key, True)
             model = self._load(spec)
+            size = max(model.runtime.memory(), spec.memory or 0)
+            with self._changed:
+                self._put(entry, model, size)
         except BaseException as error:
             # whatever went wrong is told to all who wait, in one typed error
             known = isinstance(error, AltlasError)
@@ -197,22 +200,21 @@ class Shelf:
                 delay = min(past.delay * 2, LONGEST_DELAY) if past else self.retry_delay
                 self._failures[key] = Failure(typed, delay, self._clock() + delay)
                 entry.error = typed
-                del self._entries[key]
+                self._entries.pop(key, None)
                 self._changed.notify_all()
             logger.warning("%s (tried again in %.0f s at the earliest)", typed, delay)
             release_memory()
-            return
-        with self._changed:
-            self.loads += 1
-            self._failures.pop(key, None)
-            entry.bytes = max(model.runtime.memory(), spec.memory or 0)
-            entry.model = model
-            entry.used = next(self._counter)
-            self._tell(key, entry.bytes)
-            if self._closed:
-                self._evict(entry)
-            self._make_room(0, keep=entry)
-            self._changed.notify_all()
+
+    def _put(self, entry: Entry, model: LoadedModel, size: int) -> None:
+        """A model is there from here on; called with the lock held."""
+        self._tell(entry.spec.fingerprint, size)
+        self.loads += 1
+        self._failures.pop(entry.spec.fingerprint, None)
+        entry.bytes, entry.model, entry.used = size, model, next(self._counter)
+        if self._closed:
+            self._evict(entry)
+        self._make_room(0, keep=entry)
+        self._changed.notify_all()
 
     def _reserve(self, entry: Entry, size: int) -> None:
         """Book `size` bytes, evicting what nobody uses; wait for those in use."""
@@ -253,7 +255,11 @@ class Shelf:
         """Take an entry off the shelf and let go of its weights; called with the lock held."""
         self._entries.pop(entry.spec.fingerprint, None)
         if entry.model is not None:
-            entry.model.unload()
             self.evictions += 1
+            try:
+                entry.model.unload()
+            except Exception:
+                # a fault of this model must not be that of the one which makes it go
+                logger.exception("unloading model %r from %s failed", entry.spec.id, self.node)
             self._tell(entry.spec.fingerprint, None)
             logger.info("model %r was unloaded from %s", entry.spec.id, self.node)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,9 @@ class ControlPlugin(SchedulerPlugin):
         self.scheduler = scheduler
         self.loop = asyncio.get_running_loop()
         self.catalog: dict[str, ModelSpec] = {}
+        # Number of the latest change of the catalog: to a client, answers and events may overtake each other.
+        # It begins above all that a scheduler which was here before has said.
+        self.changes = time.time_ns()
         self.hosts: dict[str, dict[str, Any]] = {}  # by worker address: what its host said of itself
         self.strangers: dict[str, str] = {}  # workers of another version
         self.faults = 0  # of this plugin: Dask only logs them
@@ -159,20 +163,26 @@ class ControlPlugin(SchedulerPlugin):
                 continue  # the next look says who is missing
 
     async def register(self, spec: str, replace: bool = False, memory: int = 0) -> dict[str, Any]:
-        """Put a spec (as JSON) into the catalog; the same id with another recipe is a conflict."""
+        """Put a spec (as JSON) into the catalog; the same id with another recipe is a conflict.
+
+        The answer holds as of the change of the catalog whose number is in it, as does that of `models`.
+        """
         model = ModelSpec.model_validate_json(spec)
         known = self.catalog.get(model.id)
         if known is not None and known.fingerprint != model.fingerprint and not replace:
             return {"error": pickle.dumps(ModelConflict(model.id))}
         if known is None or known.fingerprint != model.fingerprint:
-            self.scheduler.log_event(CATALOG_TOPIC, {"id": model.id, "fingerprint": model.fingerprint})
+            self.changes += 1
+            event = {"id": model.id, "fingerprint": model.fingerprint, "change": self.changes}
+            self.scheduler.log_event(CATALOG_TOPIC, event)
         self.catalog[model.id] = model
         self.placer.note(model, memory)
-        return {"error": None}
+        return {"error": None, "change": self.changes}
 
-    async def models(self) -> dict[str, str]:
+    async def models(self) -> dict[str, Any]:
         """The catalog: id -> spec as JSON."""
-        return {name: spec.model_dump_json() for name, spec in self.catalog.items()}
+        models = {name: spec.model_dump_json() for name, spec in self.catalog.items()}
+        return {"models": models, "change": self.changes}
 
     async def eligible(self, spec: str, memory: int = 0) -> dict[str, Any]:
         """Addresses of the nodes that can serve a spec, with their slots, and why others cannot."""

@@ -104,7 +104,13 @@ class HostPlugin(WorkerPlugin):
         if self.host is not None:
             # Waiting for batches and freeing weights takes seconds, which the worker's event loop has not:
             # its nanny kills it after a few. What waits on the host is told first of all.
-            Thread(target=self.host.close, name="altlas-close", daemon=True).start()
+            Thread(target=self._close, args=(self.host,), name="altlas-close", daemon=True).start()
+
+    def _close(self, host: ModelHost) -> None:
+        try:
+            host.close()
+        finally:
+            self.words.close()
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """A task changes its state: note when an envelope comes, and forget it when it goes."""
