@@ -206,13 +206,13 @@ class Delivery:
                     # itself that.
                     settle=secede,
                 )
-        except Exception as error:
+        except BaseException as error:
             # whatever ended it ends all of its requests, and their sender says what is tried again
             self._fail_all(error)
         finally:
             try:
                 self._take_in(watch, arrived, predictions)
-            except Exception as error:
+            except BaseException as error:
                 # an answer or an error that cannot even be looked at
                 self._fail_all(error)
             predicted = int(np.count_nonzero(watch.sizes))  # not those that nobody wanted any more
@@ -239,7 +239,7 @@ class Delivery:
             if self.envelope.validator is not None:
                 self._validate(self.envelope.validator)
 
-    def _fail_all(self, error: Exception) -> None:
+    def _fail_all(self, error: BaseException) -> None:
         typed, faulty = portable(self.envelope.spec.id, error), of_the_node(error)
         self.answers.errors = dict.fromkeys(range(self.count), (faulty, typed))
 
@@ -312,7 +312,7 @@ class Delivery:
                 self.answers.errors[at] = (False, error)
 
 
-def portable(model: str, error: Exception) -> AltlasError:
+def portable(model: str, error: BaseException) -> AltlasError:
     """An error that travels: typed, with what caused it in words."""
     typed = copy(error) if isinstance(error, AltlasError) else PredictError(model, located(error))
     typed.kinds = kinds_of(error)
@@ -338,8 +338,8 @@ def complaint(validator: Any, outputs: Any) -> str | None:
         kind = str(getattr(verdict, "dtype", type(verdict).__name__))
         if kind in ("bool", "boolean", "torch.bool") and not np.all(verdict):
             return f"{name} says no"
-    except (Exception, SystemExit) as error:
-        # a validator says no with whatever error it likes
+    except BaseException as error:
+        # a validator says no with whatever error it likes, panics of native code among them
         return f"{name} says {located(error)}"
     return None
 
