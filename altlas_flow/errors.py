@@ -55,10 +55,19 @@ from functools import cache
 from pathlib import Path
 
 
+def text_of(value: object) -> str:
+    """``str(value)``; the name of its type where it cannot say."""
+    try:
+        return str(value)
+    except Exception:
+        # an error of somebody else's code may have a __str__ that fails, with any error at all
+        return type(value).__name__
+
+
 def one_line(value: object, limit: int = 500) -> str:
     """Text of `value` on one line, cut at `limit` characters."""
     # what stands for bytes of a file name is no text, and would break whatever it is sent by
-    text = " ".join(str(value).encode("utf-8", "replace").decode().split())
+    text = " ".join(text_of(value).encode("utf-8", "replace").decode().split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -117,7 +126,7 @@ class AltlasError(Exception):
 
     def text(self) -> str:
         """What `str` makes one line of."""
-        return str(self.args[0]) if self.args else type(self).__name__
+        return text_of(self.args[0]) if self.args else type(self).__name__
 
 
 class SettingsError(AltlasError):
@@ -428,14 +437,25 @@ class NodeLost(ClusterError):
         Of an envelope, the positions of the members that were running there.
     begun : tuple of int
         Those that had begun to run there at all, whether or not they were done.
+    suspected : tuple of int
+        Those whose inputs were being opened.
+    beside : bool
+        Whether something else is to blame: a model that was being loaded, or another's inputs.
     """
 
     def __init__(
-        self, node: str, cause: str, started: tuple[int, ...] = (), begun: tuple[int, ...] = ()
+        self,
+        node: str,
+        cause: str,
+        started: tuple[int, ...] = (),
+        begun: tuple[int, ...] = (),
+        suspected: tuple[int, ...] = (),
+        beside: bool = False,
     ) -> None:
         self.node, self.cause = node, cause
         self.started, self.begun = tuple(started), tuple(sorted({*started, *begun}))
-        super().__init__(node, cause, self.started, self.begun)
+        self.suspected, self.beside = tuple(suspected), beside
+        super().__init__(node, cause, self.started, self.begun, self.suspected, beside)
 
     def text(self) -> str:
         what = "fell silent" if self.cause == "silent" else "died"
@@ -452,9 +472,9 @@ class HostClosed(ClusterError):
 def describe(error: BaseException) -> str:
     """One line that names the error's type and its text, for logs and dead letters."""
     if isinstance(error, AltlasError):
-        return str(error)
-    text = one_line(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return text_of(error)
+    kind, text = type(error).__name__, one_line(error)
+    return kind if text in ("", kind) else f"{kind}: {text}"
 
 
 def located(error: BaseException) -> str:

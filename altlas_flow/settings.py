@@ -12,6 +12,7 @@ read once, by `Settings.current`, where something starts that uses them.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -105,6 +106,24 @@ def _address(value: Any) -> str:
     return str(value)
 
 
+def _admission(value: Any) -> str:
+    if value not in ("open", "registered"):
+        raise ValueError('"open" or "registered" is needed')
+    return str(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+        raise ValueError("a list of texts is needed")
+    return tuple(str(text) for text in value)
+
+
+def _path(value: Any) -> str | None:
+    if value is not None and (not isinstance(value, (str, os.PathLike)) or not str(value)):
+        raise ValueError("a path is needed, or null")
+    return None if value is None else os.fspath(value)
+
+
 def _overload(value: Any) -> str:
     if value not in ("wait", "raise"):
         raise ValueError('"wait" or "raise" is needed')
@@ -171,6 +190,12 @@ class Settings:
         Between two looks for nodes; without a heartbeat for so long, a node is offline.
     default_distribution_strategy, default_aggregation_strategy : str
         Names of strategies.
+    admission : str
+        Who may join as a worker: ``open`` (everybody) or ``registered``.
+    registered : tuple of str
+        Nodes that are registered from the start: names, ``host:NAME``, addresses and ranges of them.
+    audit, history : str or None
+        Files of the scheduler: who did what, and all tasks that are over.
     """
 
     workers: int | None = _setting(_count_or_auto)
@@ -197,6 +222,10 @@ class Settings:
     heartbeat_timeout: float = _setting(_seconds)
     default_distribution_strategy: str = _setting(_one_of(DISTRIBUTION_STRATEGIES))
     default_aggregation_strategy: str = _setting(_one_of(AGGREGATION_STRATEGIES))
+    admission: str = _setting(_admission)
+    registered: tuple[str, ...] = _setting(_texts)
+    audit: str | None = _setting(_path)
+    history: str | None = _setting(_path)
 
     @classmethod
     def current(cls) -> Settings:

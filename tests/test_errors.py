@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from altlas_flow.errors import UnknownModel, describe, located
+from altlas_flow.errors import AltlasError, UnknownModel, describe, located, one_line
+from altlas_flow.models.faults import of_the_node
+from altlas_flow.models.memory import is_out_of_memory
 
 
 def number(text):
@@ -41,3 +43,32 @@ def test_an_error_of_installed_code_only_has_no_place():
 )
 def test_an_unknown_model_is_told_what_is_near(asked, hint):
     assert hint in str(UnknownModel(asked, ("bge", "minilm")))
+
+
+class Mute(RuntimeError):
+    """An error of somebody's library: it takes its text from a field that it was never given."""
+
+    def __str__(self):
+        return self.message
+
+
+class Blank(RuntimeError):
+    def __str__(self):
+        return None
+
+
+@pytest.mark.parametrize("kind", [Mute, Blank])
+def test_an_error_that_cannot_say_what_it_is_goes_by_its_type(kind):
+    error = kind("hm")
+    assert one_line(error) == describe(error) == located(error) == kind.__name__
+    assert str(AltlasError(error)) == kind.__name__
+    assert not of_the_node(error)
+    assert not is_out_of_memory(error)
+
+
+def test_an_error_of_ours_that_somebody_has_derived_from_may_fail_to_say_what_it_is():
+    class Derived(AltlasError):
+        def text(self):
+            return self.message
+
+    assert describe(Derived("hm")) == "Derived"

@@ -40,9 +40,13 @@ class Packed:
         _Pickler(file, protocol=5, buffer_callback=buffers.append).dump(value)
         return cls(file.getvalue(), buffers)
 
-    def open(self) -> Any:
-        """The object. It came over the cluster from one of its clients, never from a file."""
-        return pickle.loads(self.data, buffers=self.buffers)
+    def open(self, *, copied: bool = False) -> Any:
+        """The object. It came over the cluster from one of its clients, never from a file.
+
+        Its arrays share the buffers here, unless they are `copied`.
+        """
+        buffers = [bytearray(buffer) for buffer in self.buffers] if copied else self.buffers
+        return pickle.loads(self.data, buffers=buffers)
 
     @property
     def nbytes(self) -> int:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from altlas_flow.errors import PredictError
-from altlas_flow.models.faults import Miscount
+from altlas_flow.errors import PredictError, located
+from altlas_flow.models.faults import Miscount, is_interrupt
 from altlas_flow.models.memory import is_out_of_memory, release_memory
 from altlas_flow.models.work import Work
 
@@ -141,12 +141,14 @@ def _predict(runtime: Runtime, batch: Batch, model: str, out_of_memory: Callable
         if len(outputs) != len(items):
             text = f"{len(outputs)} answers for {len(items)} inputs: give one for each"
             raise Miscount(len(outputs), text)
-    except (Exception, SystemExit) as error:
-        # SystemExit: a model that calls sys.exit must not take the host's thread with it
+    except BaseException as error:
+        # not only Exception: sys.exit, a panic of Rust code, a cancelled coroutine are of their rows as well
+        if is_interrupt(error):
+            raise
         memory = is_out_of_memory(error)
         if batch.rows == 1:
             work, row = next(batch.rows_of_works())
-            work.fail_row(row, error if isinstance(error, Exception) else PredictError(model, "sys.exit()"))
+            work.fail_row(row, _ordinary(error, model))
             return False
         if isinstance(error, Miscount) and not _counts_rows(runtime, items[0], batch.pieces[0][0].parameters):
             # halved until each row stands alone, it would seem to answer all of them
@@ -176,8 +178,19 @@ def _counts_rows(runtime: Runtime, item: Any, parameters: Any) -> bool:
         return len(runtime.predict([item, item], parameters)) % 2 == 0
     except Miscount as error:
         return error.count % 2 == 0
-    except Exception:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         return True  # that row may be at fault itself: halving finds out
+
+
+def _ordinary(error: BaseException, model: str) -> Exception:
+    """An error that may be passed on: no other ends the thread or the task of whoever raises it."""
+    if isinstance(error, Exception):
+        return error
+    ordinary = PredictError(model, located(error))
+    ordinary.__cause__ = error
+    return ordinary
 
 
 def _halves(batch: Batch) -> tuple[Batch, Batch]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from altlas_flow.errors import HostClosed, ModelLoadError, NodeLost, root_cause
+from threading import current_thread, main_thread
+
+from altlas_flow.errors import HostClosed, ModelLoadError, NodeLost, root_cause, text_of
 from altlas_flow.models.memory import is_out_of_memory
 
 #: How the errors of a GPU that has gone bad begin, or what they say.
@@ -27,6 +29,15 @@ class Miscount(ValueError):
         return self.text
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Whether somebody at the keyboard wants this process to end.
+
+    In any other thread than the main one, a KeyboardInterrupt is an error like any other: the model
+    raised it.
+    """
+    return isinstance(error, KeyboardInterrupt) and current_thread() is main_thread()
+
+
 def of_the_node(error: BaseException) -> bool:
     """Whether `error` is a fault of the node: lost, closing, without the model, out of memory, a bad GPU."""
     if isinstance(error, (HostClosed, ModelLoadError, NodeLost)):
@@ -34,5 +45,5 @@ def of_the_node(error: BaseException) -> bool:
     cause = root_cause(error)
     if is_out_of_memory(error) or is_out_of_memory(cause):
         return True
-    text = f"{type(cause).__name__} {cause}".lower()
+    text = f"{type(cause).__name__} {text_of(cause)}".lower()
     return isinstance(cause, RuntimeError) and any(sign in text for sign in GPU_FAULTS)

@@ -62,8 +62,10 @@ class ModelHost:
         Seconds before a load that failed is tried again; doubles with each failure.
     announce : callable
         Called with the name of the slot and ``[(tag, rows)]`` right before a batch is predicted that has
-        rows of calls with a `Watch`. It must return soon; what it raises is logged.
-    changed : callable
+        rows of calls with a `Watch`; whether it is said. It must return soon; what it raises is logged.
+    idle : callable
+        Called with the name of a slot whose batch is over, where a call with rows in it was given up before.
+    loading, changed : callable
         See `Shelf`.
     clock : callable
         Monotonic seconds.
@@ -85,12 +87,14 @@ class ModelHost:
         parts: int = 2,
         load_timeout: float = 300.0,
         retry_delay: float = 1.0,
-        announce: Callable[[str, list[tuple[str, Rows]]], None] | None = None,
+        announce: Callable[[str, list[tuple[str, Rows]]], bool] | None = None,
+        idle: Callable[[str], None] = lambda slot: None,
+        loading: Callable[[str, bool], None] = lambda fingerprint, begins: None,
         changed: Callable[[str, int | None], None] = lambda fingerprint, size: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.node, self.slots, self.gpus = node, slots, gpus
-        self.clock, self._announce = clock, announce
+        self.clock, self._announce, self._idle = clock, announce, idle
         self.shelf = Shelf(
             lambda spec: LoadedModel(
                 spec, device=self._device(spec), threads=threads, node=node, memory_limit=memory_limit
@@ -99,6 +103,7 @@ class ModelHost:
             budget=memory_budget,
             load_timeout=load_timeout,
             retry_delay=retry_delay,
+            loading=loading,
             changed=changed,
             clock=clock,
         )
@@ -111,7 +116,7 @@ class ModelHost:
         self.batches = 0
         self._threads = [
             Thread(target=self._serve, args=(gpu,), name=f"altlas-{kind}-{i}", daemon=True)
-            for gpu, kind, count in ((False, "slot", slots), (True, "gpu", GPU_SHARES if gpus >= 1 else 0))
+            for gpu, kind, count in ((False, "slot", slots), (True, "gpu", GPU_SHARES if gpus > 0 else 0))
             for i in range(count)
         ]
         for thread in self._threads:
@@ -240,6 +245,10 @@ class ModelHost:
         """Take back what waits of a work; a batch that runs with rows of it goes on."""
         with self._changed:
             self._queue.remove(work)
+            if work.watch is not None:
+                work.watch.lingers = any(
+                    piece is work for batch in self._queue.running for piece, _ in batch.pieces
+                )
             work.fail(error)
 
     def _serve(self, gpu: bool) -> None:
@@ -252,8 +261,8 @@ class ModelHost:
                     self._changed.wait()
                 model, batch = taken
             try:
-                self._begin(batch)
-                model.execute(batch)
+                if self._begin(batch):
+                    model.execute(batch)
             except BaseException as error:
                 # the slot outlives whatever happened in it, and nobody waits for ever
                 logger.exception("a batch of %r failed on %s", model.spec.id, self.node)
@@ -266,20 +275,37 @@ class ModelHost:
                     self._queue.ended(model, batch, gpu)
                     self.batches += 1
                     self._changed.notify_all()
+                    lingered = any(work.watch is not None and work.watch.lingers for work, _ in batch.pieces)
+                if lingered:
+                    self._idle(current_thread().name)
 
-    def _begin(self, batch: Batch) -> None:
-        """Note that a batch begins, and say so first: whoever owns it must know, should it kill us."""
-        watched = [(work.watch, rows) for work, rows in batch.pieces if work.watch is not None]
+    def _begin(self, batch: Batch) -> bool:
+        """Say that a batch begins, and note it: whoever owns it must know, should it kill us.
+
+        Whether it may run: what must not run twice does not, where nobody would know that it did.
+        """
+        watched = [(work, work.watch, rows) for work, rows in batch.pieces if work.watch is not None]
         if not watched:
-            return
-        now = self.clock()
-        for watch, rows in watched:
-            watch.begin(rows, batch.rows, now)
+            return True
+        said = True
         if self._announce is not None:
             try:
-                self._announce(current_thread().name, [(watch.tag, rows) for watch, rows in watched])
+                said = self._announce(
+                    current_thread().name, [(watch.tag, rows) for _, watch, rows in watched]
+                )
             except Exception:
                 logger.exception("a batch on %s could not be announced", self.node)
+                said = False
+        if not said and any(watch.once for _, watch, _ in watched):
+            for work, _, _ in watched:  # one alone: such rows share no batch
+                self._withdraw(
+                    work, HostClosed(f"{self.node} cannot tell the scheduler what runs: ask again")
+                )
+            return False
+        now = self.clock()
+        for _, watch, rows in watched:
+            watch.begin(rows, batch.rows, now)
+        return True
 
     def _next_or_fail(self, gpu: bool) -> tuple[LoadedModel, Batch] | None:
         """The next batch; a fault in choosing ends what waits, not the slot."""

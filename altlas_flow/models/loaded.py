@@ -9,15 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
-from altlas_flow.errors import (
-    AltlasError,
-    BadRow,
-    InputError,
-    ModelLoadError,
-    SpecError,
-    UnsafeModel,
-    describe,
-)
+from altlas_flow.errors import BadRow, InputError, ModelLoadError, SpecError, UnsafeModel, describe
 from altlas_flow.models.batching import Batch, cut, execute, rows_limit
 from altlas_flow.models.budget import BudgetSearch
 from altlas_flow.models.memory import peak_memory, reset_peak, used_memory
@@ -94,8 +86,6 @@ class LoadedModel:
             raise
         except Exception as error:
             # an engine may fail with any error at all; its owner gets one that names the model
-            if isinstance(error, AltlasError):
-                raise ModelLoadError(spec.id, node, str(error)) from error
             raise ModelLoadError(spec.id, node, describe(error)) from error
         if threads is not None and (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(threads)

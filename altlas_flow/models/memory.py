@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from altlas_flow.errors import text_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -28,7 +30,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     # torch's CPU allocator raises a plain RuntimeError
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and "can't allocate memory" in text_of(error)
 
 
 #: Parameters of glibc's mallopt, and what `keep_freed_memory` sets: blocks up to 32 MiB (the most that

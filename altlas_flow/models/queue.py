@@ -127,7 +127,7 @@ class Queue:
 
     def _may_run(self, spec: ModelSpec, gpu: bool) -> bool:
         # where nobody declared a GPU, a model that wants one still runs, in a plain slot
-        if (spec.needs_gpu and self.gpus >= 1) != gpu:
+        if (spec.needs_gpu and self.gpus > 0) != gpu:
             return False
         if not gpu or not self._on_gpu:
             return True

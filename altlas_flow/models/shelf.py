@@ -56,6 +56,8 @@ class Shelf:
         Bytes; by default no bound.
     load_timeout, retry_delay : float
         Seconds, see `ModelHost`.
+    loading : callable
+        Told the fingerprint of a model and True right before it is loaded, and False where that failed.
     changed : callable
         Told the fingerprint and the bytes of a model that was loaded, or None for one that went.
     clock : callable
@@ -70,11 +72,12 @@ class Shelf:
         budget: int | None = None,
         load_timeout: float = 300.0,
         retry_delay: float = 1.0,
+        loading: Callable[[str, bool], None] = lambda fingerprint, begins: None,
         changed: Callable[[str, int | None], None] = lambda fingerprint, size: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load, self.node, self.budget, self._clock = load, node, budget, clock
-        self._tell = changed
+        self._tell, self._loading = changed, loading
         self.load_timeout, self.retry_delay = load_timeout, retry_delay
         self._entries: dict[str, Entry] = {}
         self._failures: dict[str, Failure] = {}
@@ -178,7 +181,11 @@ class Shelf:
         spec, key = entry.spec, entry.spec.fingerprint
         try:
             self._reserve(entry, estimate(spec))
+            self._loading(key, True)
             model = self._load(spec)
+            size = max(model.runtime.memory(), spec.memory or 0)
+            with self._changed:
+                self._put(entry, model, size)
         except BaseException as error:
             # whatever went wrong is told to all who wait, in one typed error
             known = isinstance(error, AltlasError)
@@ -186,28 +193,28 @@ class Shelf:
             assert isinstance(typed, AltlasError)
             # its traceback would keep the weights that were loaded so far
             typed = type(typed)(*typed.args)
+            self._loading(key, False)
             with self._changed:
                 self.failed_loads += 1
                 past = self._failures.get(key)
                 delay = min(past.delay * 2, LONGEST_DELAY) if past else self.retry_delay
                 self._failures[key] = Failure(typed, delay, self._clock() + delay)
                 entry.error = typed
-                del self._entries[key]
+                self._entries.pop(key, None)
                 self._changed.notify_all()
             logger.warning("%s (tried again in %.0f s at the earliest)", typed, delay)
             release_memory()
-            return
-        with self._changed:
-            self.loads += 1
-            self._failures.pop(key, None)
-            entry.bytes = max(model.runtime.memory(), spec.memory or 0)
-            entry.model = model
-            entry.used = next(self._counter)
-            self._tell(key, entry.bytes)
-            if self._closed:
-                self._evict(entry)
-            self._make_room(0, keep=entry)
-            self._changed.notify_all()
+
+    def _put(self, entry: Entry, model: LoadedModel, size: int) -> None:
+        """A model is there from here on; called with the lock held."""
+        self._tell(entry.spec.fingerprint, size)
+        self.loads += 1
+        self._failures.pop(entry.spec.fingerprint, None)
+        entry.bytes, entry.model, entry.used = size, model, next(self._counter)
+        if self._closed:
+            self._evict(entry)
+        self._make_room(0, keep=entry)
+        self._changed.notify_all()
 
     def _reserve(self, entry: Entry, size: int) -> None:
         """Book `size` bytes, evicting what nobody uses; wait for those in use."""
@@ -248,7 +255,11 @@ class Shelf:
         """Take an entry off the shelf and let go of its weights; called with the lock held."""
         self._entries.pop(entry.spec.fingerprint, None)
         if entry.model is not None:
-            entry.model.unload()
             self.evictions += 1
+            try:
+                entry.model.unload()
+            except Exception:
+                # a fault of this model must not be that of the one which makes it go
+                logger.exception("unloading model %r from %s failed", entry.spec.id, self.node)
             self._tell(entry.spec.fingerprint, None)
             logger.info("model %r was unloaded from %s", entry.spec.id, self.node)

@@ -23,6 +23,8 @@ class Watch:
         When each row is no longer worth predicting, in seconds of the host's clock.
     solo : bool
         Run alone: no other batch on the host meanwhile, no other rows in its batches.
+    once : bool
+        None of the rows may run twice; each is a batch of its own.
 
     Attributes
     ----------
@@ -32,18 +34,27 @@ class Watch:
         Seconds of that batch.
     sizes : numpy.ndarray of int64, shape (rows,)
         Rows of that batch.
+    lingers : bool
+        Whether the call was given up while a batch with rows of it ran, which runs on.
     """
 
     def __init__(
-        self, rows: int, tag: str, *, deadlines: Sequence[float] | None = None, solo: bool = False
+        self,
+        rows: int,
+        tag: str,
+        *,
+        deadlines: Sequence[float] | None = None,
+        solo: bool = False,
+        once: bool = False,
     ) -> None:
-        self.tag, self.solo = tag, solo
+        self.tag, self.solo, self.once = tag, solo, once
         self.began = np.full(rows, np.nan)
         self.took = np.zeros(rows)
         self.sizes = np.zeros(rows, np.int64)
         self._deadlines = None if deadlines is None else np.asarray(deadlines, np.float64)
         self._earliest = math.inf if deadlines is None else min(deadlines, default=math.inf)
         self._cancelled: set[int] = set()
+        self.lingers = False
 
     def cancel(self, rows: Iterable[int]) -> None:
         """Rows that nobody wants any more; what runs already runs on."""

@@ -173,6 +173,17 @@ def network_of(address: str) -> Network:
         ) from None
 
 
+def entry_of(text: str) -> Entry:
+    """What a setting or a command names: an address, a range of addresses, ``host:NAME``, or a node's name."""
+    kind, _, rest = text.partition(":")
+    if kind == "host" and rest:
+        return Entry(text, host=rest)
+    try:
+        return Entry(text, network=ipaddress.ip_network(text.strip(), strict=False))
+    except ValueError:
+        return Entry(text)
+
+
 def _within(peer: str, network: Network) -> bool:
     try:
         address = ipaddress.ip_address(peer)

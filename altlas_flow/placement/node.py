@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from altlas_flow.placement.latency import Latency, Times
 
@@ -38,12 +39,16 @@ class Node:
         Rows, and pieces of work, in flight.
     backlog : float
         Seconds of work that are expected in flight.
+    busy : dict of str to float
+        When the batch of each slot began that is known to run: time of decisions, seconds.
     latency : dict of str to Latency
         By the digits of the model's fingerprint.
     times : dict of str to Times
         How long requests were there, by the same digits.
     served, failures : int
         Rows answered there, and failures for reasons of the node.
+    said : mapping
+        What its host says of it beside that: for people.
     used : int
         Bytes of all loaded models.
     """
@@ -61,10 +66,12 @@ class Node:
     rows: int = 0
     tasks: int = 0
     backlog: float = 0.0
+    busy: dict[str, float] = field(default_factory=dict)
     latency: dict[str, Latency] = field(default_factory=dict)
     times: dict[str, Times] = field(default_factory=dict)
     served: int = 0
     failures: int = 0
+    said: Mapping[str, Any] = field(default_factory=dict)
     used: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:

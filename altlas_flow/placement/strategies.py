@@ -135,7 +135,11 @@ def latency_optimized(asked: Asked, nodes: Sequence[Node], memory: Memory) -> li
             # nobody could tell what the rows there would take, and not all shall be sent there at once
             backlog = max(backlog, node.rows * per_row)
         slots = node.slots or 1
-        score = backlog / slots + rows * per_row
+        waits = backlog / slots
+        if (busy := node.busy) and len(busy) >= slots:
+            # what runs for so long already will hardly be over sooner, whatever was expected of it
+            waits = max(waits, now - max(busy.values()))
+        score = waits + rows * per_row
         if total:
             there = get_local(node.address)
             score += fetching if there is None else max(total - there, 0) / bandwidth

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from altlas_flow.errors import PredictError, kinds_of
 from altlas_flow.models.batching import Work, cut, execute
 from altlas_flow.models.runtimes.base import Prepared
 
@@ -150,17 +152,65 @@ def test_a_row_that_the_model_leaves_out_fails_alone() -> None:
         ]
 
 
-def test_a_model_that_exits_takes_only_its_row() -> None:
-    class Exits(Engine):
+class PanicException(BaseException):
+    """As libraries written in Rust raise it."""
+
+
+@pytest.mark.parametrize("kind", [SystemExit, PanicException, asyncio.CancelledError, GeneratorExit])
+def test_a_row_that_raises_anything_at_all_fails_alone(kind: type[BaseException]) -> None:
+    class Ends(Engine):
         def predict(self, items: Sequence[int], parameters: Mapping[str, Any]) -> list[int]:
             if 3 in items:
-                raise SystemExit(1)
+                raise kind("a panic")
             return list(items)
 
+    works = [Work(Prepared(rows, None), {}) for rows in ([1, 2, 3], [4, 5])]
+    run(Ends(), works, 8)
+    assert works[0].result.outputs[:2] == [1, 2]
+    assert works[1].result.outputs == [4, 5] and not works[1].result.errors
+    (error,) = works[0].result.errors.values()
+    # an ordinary error, so that it ends nothing on its way, which still says what it was
+    assert isinstance(error, PredictError)
+    assert kind.__name__ in str(error) and kind.__name__ in kinds_of(error)
+
+
+def test_a_model_that_counts_wrong_and_then_panics_ends_its_rows_with_errors() -> None:
+    class Worse(Engine):
+        def predict(self, items: Sequence[int], parameters: Mapping[str, Any]) -> list[int]:
+            self.batches.append(list(items))
+            if len(self.batches) > 1:
+                raise PanicException
+            return [0]
+
     work = Work(Prepared([1, 2, 3], None), {})
-    run(Exits(), [work], 8)
-    assert list(work.result.errors) == [2]
-    assert work.result.outputs[:2] == [1, 2]
+    run(Worse(), [work], 8)
+    assert set(work.result.errors) == {0, 1, 2}
+
+
+def test_ctrl_c_is_of_whoever_waits_in_the_main_thread() -> None:
+    class Interrupted(Engine):
+        def predict(self, items: Sequence[int], parameters: Mapping[str, Any]) -> list[int]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupted(), [Work(Prepared([1, 2], None), {})], 8)
+
+
+def test_a_row_whose_error_cannot_say_what_it_is_fails_alone() -> None:
+    class MuteError(RuntimeError):
+        def __str__(self) -> str:
+            return str(self.args[5])
+
+    class Raises(Engine):
+        def predict(self, items: Sequence[int], parameters: Mapping[str, Any]) -> list[int]:
+            if 3 in items:
+                raise MuteError("hm")
+            return list(items)
+
+    work = Work(Prepared([1, 2, 3, 4], None), {})
+    run(Raises(), [work], 8)
+    assert {row: type(error) for row, error in work.result.errors.items()} == {2: MuteError}
+    assert [work.result.outputs[row] for row in (0, 1, 3)] == [1, 2, 4]
 
 
 def test_arrays_of_answers_become_one_array() -> None:

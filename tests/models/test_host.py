@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from altlas_flow.models.host import ModelHost
 from altlas_flow.models.loaded import LoadedModel
 from altlas_flow.models.shelf import Shelf
 from altlas_flow.models.spec import ModelSpec
+from altlas_flow.models.watch import Watch
 
 LONG = 60.0
 
@@ -38,6 +41,55 @@ def doubles(rows: list[int]) -> list[int]:
 
 
 DOUBLES = ModelSpec(id="doubles", source=doubles)
+
+
+@pytest.mark.parametrize("announces", ["says no", "fails"])
+def test_what_may_not_run_twice_does_not_run_where_nobody_would_know_that_it_did(
+    make_host: Callable[..., ModelHost], announces: str
+) -> None:
+    def announce(slot: str, runs: list[Any]) -> bool:
+        if announces == "fails":
+            raise OSError("the scheduler has gone")
+        return False
+
+    host, ran = make_host(announce=announce), []
+
+    def notes(rows: list[int]) -> list[int]:
+        ran.append(rows)
+        return rows
+
+    globals()["_notes"] = notes
+    spec = ModelSpec(id="notes", runtime="function", source=f"{__name__}:_notes")
+    with pytest.raises(HostClosed, match="cannot tell the scheduler"):
+        host.predict(spec, [1], batch=1, watch=Watch(1, "once", once=True))
+    assert host.predict(spec, [2], watch=Watch(1, "often")).outputs == [2]
+    assert len(ran) == 1
+
+
+def test_a_slot_whose_call_was_given_up_says_when_it_is_idle(make_host: Callable[..., ModelHost]) -> None:
+    began, goes_on, idle, slots = threading.Event(), threading.Event(), threading.Event(), []
+
+    def told(slot: str) -> None:
+        slots.append(slot)
+        idle.set()
+
+    host, watch = make_host(idle=told), Watch(1, "call")
+
+    def waits(rows: list[int]) -> list[int]:
+        began.set()
+        assert goes_on.wait(LONG)
+        return rows
+
+    globals()["_waits"] = waits
+    spec = ModelSpec(id="waits", runtime="function", source=f"{__name__}:_waits")
+    with pytest.raises(CancelledError):
+        host.predict(spec, [1], watch=watch, wanted=lambda: not began.is_set())
+    assert watch.lingers
+    assert not slots
+    goes_on.set()
+    assert idle.wait(LONG)
+    assert host.predict(DOUBLES, [1], watch=Watch(1, "next")).outputs == [2]
+    assert len(slots) == 1
 
 
 def test_rows_come_back_in_order(make_host: Callable[..., ModelHost]) -> None:
@@ -86,6 +138,34 @@ def test_what_waits_for_one_model_shares_batches(make_host: Callable[..., ModelH
     assert sizes == [1, 5]
 
 
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+@pytest.mark.parametrize("form", ["rows", "async", "single-async"])
+def test_what_a_row_raises_ends_neither_other_rows_nor_the_slot(
+    make_host: Callable[..., ModelHost], raised: type[BaseException], form: str, capfd: Any, caplog: Any
+) -> None:
+    def fails(rows: list[int]) -> list[int]:
+        if 3 in rows:
+            raise raised
+        return rows
+
+    async def later(rows: list[int]) -> list[int]:
+        return fails(rows)
+
+    async def one(row: int) -> int:
+        return fails([row])[0]
+
+    source = {"rows": fails, "async": later, "single-async": one}[form]
+    spec = ModelSpec(id="fails", source=source, single=form.startswith("single"))
+    host = make_host(slots=1)
+    result = host.predict(spec, list(range(8)), batch=8, timeout=LONG)
+    assert [out for row, out in enumerate(result.outputs) if row != 3] == [0, 1, 2, 4, 5, 6, 7]
+    assert {row: raised.__name__ in str(error) for row, error in result.errors.items()} == {3: True}
+    assert host.predict(spec, [7], timeout=LONG).outputs == [7]
+    gc.collect()  # tasks that nobody has asked for their errors complain when they go
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
 def test_a_load_that_fails_names_model_node_and_cause_and_makes_no_storm(
     make_host: Callable[..., ModelHost],
 ) -> None:
@@ -121,6 +201,49 @@ def test_a_load_that_failed_is_tried_again_after_a_pause() -> None:
             continue
     assert loads == [0.0, 1.5, 4.0], "after 1 s, then after 2 s"
     shelf.close()
+
+
+class Stubborn(LoadedModel):
+    """A model whose engine fails after it was loaded: when it says its size, or when it is to go."""
+
+    def __init__(self, spec: ModelSpec, fails: str) -> None:
+        super().__init__(spec)
+        setattr(self.runtime, fails, self.fail)
+
+    @staticmethod
+    def fail() -> Any:
+        raise RuntimeError("the engine is in no mood")
+
+
+def test_a_load_fails_and_is_tried_again_where_the_model_cannot_say_its_size() -> None:
+    now, loads = [0.0], []
+
+    def load(spec: ModelSpec) -> LoadedModel:
+        loads.append(now[0])
+        return Stubborn(spec, "memory") if len(loads) == 1 else LoadedModel(spec)
+
+    shelf = Shelf(load, load_timeout=1.0, clock=lambda: now[0])
+    with pytest.raises(ModelLoadError, match="RuntimeError: the engine is in no mood"), shelf.use(DOUBLES):
+        pass
+    now[0] = 2.0
+    with shelf.use(DOUBLES) as (model, _):
+        assert model.predict([1]) == [2]
+    assert loads == [0.0, 2.0]
+    assert (shelf.loads, shelf.failed_loads) == (1, 1)
+    shelf.close()
+
+
+def test_a_model_that_cannot_be_unloaded_fails_no_other(caplog: Any) -> None:
+    first = ModelSpec(id="first", source=doubles, memory=2**20)
+    second = ModelSpec(id="second", source=lambda rows: [row + 1 for row in rows], memory=2**20)
+    shelf = Shelf(lambda spec: Stubborn(spec, "unload"), budget=2**20)
+    for spec in (first, second):
+        with shelf.use(spec) as (model, _):
+            assert model.predict([1]) == [2]
+    assert {entry["id"] for entry in shelf.loaded().values()} == {"second"}
+    shelf.close()
+    assert not shelf.loaded()
+    assert [record.args[0] for record in caplog.records] == ["first", "second"]
 
 
 def tensor_spec(folder: Any, name: str, megabytes: int) -> ModelSpec:
@@ -233,6 +356,39 @@ def test_a_gpu_token_lets_one_batch_run_at_a_time(make_host: Callable[..., Model
         results = list(pool.map(lambda i: host.predict(spec, [i] * 3, timeout=LONG).outputs, range(4)))
     assert results == [[i] * 3 for i in range(4)]
     assert most == [1]
+
+
+@pytest.mark.parametrize(("declared", "most_at_once"), [(0.5, 1), (1, 2)])
+def test_models_that_ask_for_half_a_gpu_run_as_often_as_halves_are_declared(
+    make_host: Callable[..., ModelHost], declared: float, most_at_once: int
+) -> None:
+    lock, running, most = threading.Lock(), [0], [0]
+    enough, too_many = threading.Event(), threading.Event()
+
+    def share(rows: list[int]) -> list[int]:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+            if running[0] == most_at_once:
+                enough.set()
+            if running[0] > most_at_once:
+                too_many.set()
+        enough.wait(LONG)
+        too_many.wait(0.05)  # long enough for one more to come, if it could
+        with lock:
+            running[0] -= 1
+        return rows
+
+    globals()["_share"] = share
+    resources = {"GPU": 0.5}
+    spec = ModelSpec(
+        id="share", runtime="function", source=f"{__name__}:_share", resources=resources, batch=1
+    )
+    host = make_host(slots=4, gpus=declared)
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda i: host.predict(spec, [i], timeout=LONG).outputs, range(8)))
+    assert results == [[i] for i in range(8)]
+    assert most == [most_at_once]
 
 
 def test_what_is_no_longer_wanted_is_taken_back(make_host: Callable[..., ModelHost]) -> None:

@@ -324,6 +324,30 @@ class TestTransformers:
         prepared = embedder(tiny_embedder_folder).prepare(["you", "half \ud800 a pair", "they"], {})
         assert list(prepared.faults) == [1]
 
+    def test_a_tokenizer_that_panics_fails_one_row(
+        self, tiny_embedder_folder: Path, monkeypatch: Any
+    ) -> None:
+        class PanicException(BaseException):
+            pass
+
+        class Panics:
+            def __init__(self, backend: Any) -> None:
+                self.encode_one = backend.encode
+
+            def encode(self, text: str) -> Any:
+                if text == "bad":
+                    raise PanicException("called `Option::unwrap()` on a `None` value")
+                return self.encode_one(text)
+
+            def encode_batch(self, texts: list[str]) -> list[Any]:
+                return [self.encode(text) for text in texts]
+
+        runtime = embedder(tiny_embedder_folder)
+        monkeypatch.setattr(runtime._texts, "_backend", Panics(runtime._texts._backend))
+        prepared = runtime.prepare(["you", "bad", "they"], {})
+        assert list(prepared.faults) == [1]
+        assert "cannot be tokenised: called `Option::unwrap()`" in str(prepared.faults[1])
+
     def test_a_very_long_text_has_the_tokens_of_its_beginning(self, tiny_embedder_folder: Path) -> None:
         runtime = embedder(tiny_embedder_folder)
         long, blank = "you can find water " * 60_000, " " * 500_000 + "you"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from distributed import Client
 
 from altlas_flow.cluster.connect import call_control
-from altlas_flow.cluster.scheduler.control import CATALOG_TOPIC
+from altlas_flow.cluster.scheduler.catalog import CATALOG_TOPIC
 from altlas_flow.errors import SpecError, UnknownModel
 from altlas_flow.models.catalog import builtin_models
 from altlas_flow.models.memory import estimate
@@ -37,6 +38,8 @@ class Catalog:
     def __init__(self, client: Callable[[], Client]) -> None:
         self._client = client
         self._specs: dict[str, ModelSpec] = {}  # so that a known id costs no trip
+        self._changes: dict[str, int] = {}  # of each id: the change of the catalog as of which it is known
+        self._lock = Lock()  # events come on the client's own thread
         self._passed: dict[str, str] = {}  # by calls of this client: id -> fingerprint
         listeners = _listeners.setdefault(client(), WeakSet())
         listeners.add(self)
@@ -54,22 +57,33 @@ class Catalog:
             raise SpecError(f"a {type(spec).__name__} is no model: register a ModelSpec")
         runtime_class(spec.runtime)
         resolved = spec.resolved()
-        call_control(
+        answer = call_control(
             self._client(),
             "altlas_register",
             spec=resolved.model_dump_json(),
             replace=replace,
             memory=estimate(resolved),
         )
-        self._specs[spec.id] = resolved
+        self._note(resolved, answer["change"])
         return resolved
 
     def models(self) -> dict[str, ModelSpec]:
         """What is registered, and what is built in: id -> spec."""
-        found = call_control(self._client(), "altlas_models")
-        registered = {name: ModelSpec.model_validate_json(text) for name, text in found.items()}
-        self._specs.update(registered)
-        return {**builtin_models(), **registered}
+        return self._ask()[0]
+
+    def _ask(self) -> tuple[dict[str, ModelSpec], int]:
+        """The models, and the change of the catalog as of which they are."""
+        answer = call_control(self._client(), "altlas_models")
+        registered = {name: ModelSpec.model_validate_json(text) for name, text in answer["models"].items()}
+        for spec in registered.values():
+            self._note(spec, answer["change"])
+        return {**builtin_models(), **registered}, answer["change"]
+
+    def _note(self, spec: ModelSpec, change: int) -> None:
+        """Know a spec from here on, unless what was heard since it was asked for is newer."""
+        with self._lock:
+            if change >= self._changes.get(spec.id, 0):
+                self._specs[spec.id], self._changes[spec.id] = spec, change
 
     def find(self, model: str | ModelSpec) -> ModelSpec:
         """The spec that is meant; one that was given is registered on the way, where its id is free.
@@ -92,13 +106,15 @@ class Catalog:
         if not isinstance(given, str):
             hint = "ModelSpec(id=..., source=the function)" if callable(given) else "a ModelSpec"
             raise SpecError(f"a {type(given).__name__} is no model: give an id, or {hint}")
-        if model not in self._specs:
-            found = self.models()
-            if model not in found:
-                raise UnknownModel(model, found)
-            # what is built in stays out of the cluster's catalog: its id is free for the user's own
-            self._specs[model] = found[model]
-        return self._specs[model]
+        known = self._specs.get(model)
+        if known is not None:
+            return known
+        found, change = self._ask()
+        if model not in found:
+            raise UnknownModel(model, found)
+        # what is built in stays out of the cluster's catalog: its id is free for the user's own
+        self._note(found[model], change)
+        return found[model]
 
     def known(self, model: str | ModelSpec | None) -> ModelSpec | None:
         """The spec that `find` would give with no trip, or None."""
@@ -107,6 +123,11 @@ class Catalog:
 
     def replaced(self, message: Mapping[str, Any]) -> None:
         """Somebody has put another recipe in the place of this id: ask again."""
-        known = self._specs.get(message["id"])
-        if known is not None and known.fingerprint != message["fingerprint"]:
-            del self._specs[message["id"]]
+        name, change = message["id"], message["change"]
+        with self._lock:
+            if change <= self._changes.get(name, 0):
+                return  # what is known came later
+            self._changes[name] = change
+            known = self._specs.get(name)
+            if known is not None and known.fingerprint != message["fingerprint"]:
+                del self._specs[name]

@@ -44,7 +44,7 @@ def decide(
     faulty : bool
         Whether the node is at fault.
     began : bool
-        Whether the request was running, as far as is known.
+        Whether the request was running, as far as is known, and may be what ended it.
     ever : bool
         Whether it had begun at all, and may be done.
     tries, deaths, moves : int
@@ -61,12 +61,12 @@ def decide(
     late = isinstance(error, NodeLost) and error.cause == "silent"  # it may still run there
     if not idempotent and (began or ever or late):
         return Fate.END  # it may have had its effect
+    if isinstance(error, NodeLost) and deaths >= DEATHS:
+        return Fate.END
     if gone and not began:
         return Fate.MOVE if moves < MOVES else Fate.END
     if isinstance(error, HostClosed) or (isinstance(error, NodeLost) and error.cause == "left"):
         return Fate.MOVE if moves < MOVES else Fate.END
-    if isinstance(error, NodeLost) and deaths >= DEATHS:
-        return Fate.END
     again = faulty or isinstance(error, InvalidAnswer) or named(policy, error)
     return Fate.RETRY if again and tries < (policy.tries or limit) else Fate.END
 

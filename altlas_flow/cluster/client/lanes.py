@@ -48,6 +48,7 @@ class Lane:
     pool: Pool | None = None
     once: bool = False  # its requests must not run twice
     alone: bool = False  # one in an envelope
+    careful: bool = False  # a worker has died under them: the next one says so before it opens them
     code: bytes | None = None  # of a strategy of the user's own
     refused: AltlasError | None = None  # why nothing of the kind can be sent
     pending: deque[Handle] = field(default_factory=deque)

@@ -60,6 +60,7 @@ def post(
         "count": len(handles),
         "rows": sum(abs(count) for count in counts) if counts else len(handles),
         "exclude": sorted(lane.exclude),
+        **({"careful": True} if lane.careful else {}),
     }
     try:
         with dask.annotate(**{ANNOTATION: said, "span": IN_SPAN}):  # type: ignore[attr-defined]

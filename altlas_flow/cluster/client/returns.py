@@ -173,13 +173,16 @@ class Returns:
             return ClusterLost(f"the scheduler cannot be asked ({describe(error)}): connect and ask again")
         if said is None:
             return NodeLost("?", "left")  # its inputs were lost before it was anywhere
-        return NodeLost(said["node"], said["cause"], tuple(said["started"]), tuple(said["begun"]))
+        started, begun, suspected = map(tuple, said["members"])
+        return NodeLost(said["node"], said["cause"], started, begun, suspected, said["beside"])
 
     def _lost(self, flight: Flight, error: Exception) -> None:
         """An envelope came back without answers."""
         node, running, begun = "?", set(), set()
         if isinstance(error, NodeLost):
             node, running, begun = error.node, set(error.started), set(error.begun)
+        elif not isinstance(error, (ClusterLost, HostClosed, NoEligibleNode)):
+            begun = set(range(flight.count))  # how far they came, nobody knows
         faulty = isinstance(error, NodeLost)
         if type(error) is ClusterError and flight.count > 1 and not flight.lane.once:
             # something in it could not travel: each by itself, so that only that fails
@@ -228,11 +231,12 @@ class Returns:
         """A try failed: another one elsewhere, or the end."""
         if handle.done():
             return
-        if isinstance(error, (ClusterLost, DeadlineExceeded, NoEligibleNode)):
+        if isinstance(error, (ClusterLost, DeadlineExceeded, NoEligibleNode, RequestCancelled)):
             self.end(handle, error)
             return
-        died = isinstance(error, NodeLost) and error.cause != "left"
-        handle._deaths += died and (began or handle._moves >= UNHEARD)
+        if isinstance(error, NodeLost) and error.cause != "left":
+            began = began and not error.beside
+            handle._deaths += began or handle._at in error.suspected or handle._moves >= UNHEARD
         fate = decide(
             error,
             faulty=faulty,
@@ -262,10 +266,11 @@ class Returns:
         exclude = old.exclude if node == "?" else old.exclude | {node}
         # what has moved that often may be what kills, or stand beside it: alone, one knows
         solo = handle._deaths > 0 or handle._moves >= DEATHS
+        careful = handle._deaths > 0 or handle._moves > 0
         parameters = frozen(old.parameters)
         key = (
             (old.spec.fingerprint, old.spec.id, parameters, old.strategy, old.priority),
-            (id(old.validator), exclude, solo, old.once, alone),
+            (id(old.validator), exclude, solo, old.once, alone, careful),
         )
         lane = self._retries.get(key)
         if lane is None or lane.refused is not None:
@@ -282,6 +287,7 @@ class Returns:
                 code=old.code,
                 once=old.once,
                 alone=alone,
+                careful=careful,
             )
         handle._lane, handle._flight = lane, None
         self._admit(handle)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from distributed.comm import get_address_host
+from distributed.comm.addressing import get_address_host
 from distributed.comm.core import Comm
 from distributed.core import rpc
 

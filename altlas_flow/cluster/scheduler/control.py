@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import pickle
+import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +17,22 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from altlas_flow._version import __version__
 from altlas_flow.cluster.keys import ANNOTATION, is_envelope, model_of
 from altlas_flow.cluster.ledger import Ledger, shorten
+from altlas_flow.cluster.scheduler.admission import Admission
+from altlas_flow.cluster.scheduler.catalog import SharedCatalog
+from altlas_flow.cluster.scheduler.guard import Guard, who_is
 from altlas_flow.cluster.scheduler.hearing import Hearing
-from altlas_flow.cluster.scheduler.lessor import Lessor, slots_for
+from altlas_flow.cluster.scheduler.lessor import Lessor
+from altlas_flow.cluster.scheduler.nodes import Nodes
 from altlas_flow.cluster.scheduler.placer import Placer
 from altlas_flow.cluster.scheduler.watchman import Watchman
 from altlas_flow.cluster.worker.plugin import CANCEL, TOPIC
 from altlas_flow.cluster.worker.words import OPERATION
-from altlas_flow.errors import ModelConflict, SpecError, describe
+from altlas_flow.errors import describe
 from altlas_flow.models.spec import ModelSpec
-from altlas_flow.placement.node import Needs, refusal
-from altlas_flow.placement.strategies import STRATEGIES as STRATEGY_NAMES
-from altlas_flow.placement.strategies import adapt
+from altlas_flow.nodes.audit import Audit
+from altlas_flow.nodes.registry import Registry, entry_of
+from altlas_flow.nodes.unusual import Unusual
+from altlas_flow.settings import Settings
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -35,14 +40,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAME = "altlas-control"
-#: Says to clients that the recipe of an id was replaced.
-CATALOG_TOPIC = "altlas-catalog"
 #: Operation on a client's stream: the worker that holds the answers of an envelope is silent.
 FELL = "altlas-fell"
-#: Functions of clients that are kept as strategies; the latest ones.
-STRATEGIES = 1000
-#: Entry points that give strategies by name.
-STRATEGY_GROUP = "altlas_flow.strategies"
 
 
 class ControlPlugin(SchedulerPlugin):
@@ -60,6 +59,8 @@ class ControlPlugin(SchedulerPlugin):
         Of work that names none.
     seed : int
         For the choice between equal nodes.
+    roles : bool
+        Whether the cluster's certificates bear roles, and these are to be looked at.
     """
 
     name = NAME
@@ -73,15 +74,16 @@ class ControlPlugin(SchedulerPlugin):
         heartbeat_timeout: float = 10.0,
         strategy: str = "LEAST_LOADED",
         seed: int = 0,
+        roles: bool = False,
     ) -> None:
         self.patience, self.join_timeout = patience, join_timeout
         self.heartbeat_timeout, self.strategy, self.seed = heartbeat_timeout, strategy, seed
+        self.roles = roles
 
     async def start(self, scheduler: Scheduler) -> None:
         """Called by Dask once the scheduler runs."""
         self.scheduler = scheduler
         self.loop = asyncio.get_running_loop()
-        self.catalog: dict[str, ModelSpec] = {}
         self.hosts: dict[str, dict[str, Any]] = {}  # by worker address: what its host said of itself
         self.strangers: dict[str, str] = {}  # workers of another version
         self.faults = 0  # of this plugin: Dask only logs them
@@ -96,22 +98,24 @@ class ControlPlugin(SchedulerPlugin):
             seed=self.seed,
             fault=self._fault,
             heard_out=self.hearing.heard_out,
+            let_go=lambda key: self.lessor.ended(key),
         )
         self.lessor = Lessor(scheduler, self.placer.roster, self.heartbeat_timeout)
         self.ledger = Ledger(scheduler)
         self.hearing.begin(self.placer, self.lessor)
         self.watchman = Watchman(scheduler, self.placer, self.heartbeat_timeout, self._fell)
+        self.catalog = SharedCatalog(scheduler, self.placer)
+        await self._begin_operations(scheduler)
         scheduler.handlers.update(
             {
                 "altlas_info": self.info,
                 "altlas_ready": self.ready,
-                "altlas_register": self.register,
-                "altlas_models": self.models,
-                "altlas_eligible": self.eligible,
+                "altlas_register": self.catalog.register,
+                "altlas_models": self.catalog.models,
+                "altlas_eligible": self.catalog.eligible,
+                "altlas_strategy": self.catalog.add_strategy,
                 "altlas_open": self.open,
-                "altlas_strategy": self.add_strategy,
                 "altlas_lost": self.lost,
-                "altlas_cordon": self.cordon,
                 OPERATION: self.hearing.listen,
             }
         )
@@ -119,9 +123,37 @@ class ControlPlugin(SchedulerPlugin):
             {"altlas-report": self.report, "altlas-cancel": self.cancel, "altlas-leave": self.leave}
         )
 
+    async def _begin_operations(self, scheduler: Scheduler) -> None:
+        """What operators may do, and who may join: as the scheduler's own settings say, not a client's."""
+        settings = Settings.current()
+        self.audit = Audit(settings.audit, time.time)
+        guard = Guard(
+            self.roles, lambda name, comm: self.audit.note("forbidden", **who_is(comm), operation=name)
+        )
+        registry = Registry(closed=settings.admission == "registered")
+        for text in settings.registered:
+            registry.put(entry_of(text))
+        self.admission = Admission(scheduler, registry, guard, self.audit, Unusual())
+        self.nodes = Nodes(
+            scheduler,
+            self.placer,
+            self.watchman,
+            self.admission,
+            self.catalog,
+            self._nodes_changed,
+            settings.load_timeout,
+        )
+        for name, operation in self.nodes.operations().items():
+            scheduler.handlers[name] = guard.operators(name.removeprefix("altlas_"), operation)
+        scheduler.handlers["altlas_nodes"] = guard.everybody(self.nodes.known)
+        guard.wrap(scheduler.handlers)
+        if registry.closed:
+            await self.admission.evict_strangers()
+
     async def close(self) -> None:
         """Called by Dask when the scheduler closes."""
         self.watchman.close()
+        self.audit.close()
 
     # -- what clients ask ---------------------------------------------------------------------
 
@@ -157,32 +189,6 @@ class ControlPlugin(SchedulerPlugin):
             except TimeoutError:
                 continue  # the next look says who is missing
 
-    async def register(self, spec: str, replace: bool = False, memory: int = 0) -> dict[str, Any]:
-        """Put a spec (as JSON) into the catalog; the same id with another recipe is a conflict."""
-        model = ModelSpec.model_validate_json(spec)
-        known = self.catalog.get(model.id)
-        if known is not None and known.fingerprint != model.fingerprint and not replace:
-            return {"error": pickle.dumps(ModelConflict(model.id))}
-        if known is None or known.fingerprint != model.fingerprint:
-            self.scheduler.log_event(CATALOG_TOPIC, {"id": model.id, "fingerprint": model.fingerprint})
-        self.catalog[model.id] = model
-        self.placer.note(model, memory)
-        return {"error": None}
-
-    async def models(self) -> dict[str, str]:
-        """The catalog: id -> spec as JSON."""
-        return {name: spec.model_dump_json() for name, spec in self.catalog.items()}
-
-    async def eligible(self, spec: str, memory: int = 0) -> dict[str, Any]:
-        """Addresses of the nodes that can serve a spec, with their slots, and why others cannot."""
-        model = ModelSpec.model_validate_json(spec)
-        self.placer.note(model, memory)
-        needs = Needs.of(model.resources, model.labels, memory)
-        able = {
-            node.address: slots_for(needs, node) for node in self.placer.roster if not refusal(needs, node)
-        }
-        return {"nodes": able, "refused": self.placer.roster.reasons(needs)}
-
     async def open(self, client: str, spec: str, memory: int = 0) -> dict[str, Any]:
         """A client is about to send requests for a model: its pool and its lease."""
         model = ModelSpec.model_validate_json(spec)
@@ -192,36 +198,6 @@ class ControlPlugin(SchedulerPlugin):
     async def lost(self, key: str) -> dict[str, Any] | None:
         """What ran of an envelope that was lost together with the inputs that were sent ahead for it."""
         return await self.placer.losses.what_was_lost(key)
-
-    async def add_strategy(self, name: str, function: bytes | None = None) -> dict[str, Any]:
-        """Know a strategy: an entry point by its name, or a client's own callable."""
-        if name in self.placer.strategies:
-            return {"error": None}
-        try:
-            found = pickle.loads(function) if function is not None else _entry_point(name)
-            self.placer.strategies[name] = adapt(found)
-            own = [known for known in self.placer.strategies if "#" in known]
-            for old in own[: max(0, len(own) - STRATEGIES)]:
-                del self.placer.strategies[old]
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            # whatever importing it may raise is for whoever asked for it
-            label, built_in = name.partition("#")[0], ", ".join(STRATEGY_NAMES)
-            wrong = SpecError(
-                f"strategy {label!r} cannot be used ({describe(error)}): built in are {built_in}"
-            )
-            return {"error": pickle.dumps(wrong)}
-        return {"error": None}
-
-    async def cordon(self, name: str, cordoned: bool = True) -> bool:
-        """Give a node no new work, or again; whether there is one of that name."""
-        found = False
-        for node in self.placer.roster:
-            if node.name == name:
-                found, node.cordoned = True, cordoned
-                self.placer.roster.changed(node.address)
-        self.lessor.nodes_changed()
-        self.placer.unpark()
-        return found
 
     def report(
         self, client: str, pulse: int, pools: Mapping[str, Any], held: Mapping[str, int], **kwargs: Any
@@ -272,8 +248,13 @@ class ControlPlugin(SchedulerPlugin):
             self.hosts[address] = msg
             shorten(self.scheduler.stream_comms.get(address))
             self.placer.came(ws, msg)
+            self.nodes.came(ws)
             self.lessor.nodes_changed()
         self._came.set()
+
+    def _nodes_changed(self) -> None:
+        self.lessor.nodes_changed()
+        self.placer.unpark()
 
     def _status(self, address: str) -> None:
         self.placer.status(address)
@@ -288,6 +269,7 @@ class ControlPlugin(SchedulerPlugin):
 
     def _worker_left(self, address: str) -> None:
         self.watchman.forget(address)
+        self.nodes.left(address)
         self.hearing.left(address)
         self.placer.left(address)
         self.lessor.nodes_changed()
@@ -301,9 +283,9 @@ class ControlPlugin(SchedulerPlugin):
         try:
             model = model_of(key)
             if model is not None:
+                self.placer.follow(key, model, start, finish)
                 if is_envelope(key):
                     self._count(key, finish)
-                self.placer.follow(key, model, start, finish)
             if finish == "memory":
                 for dependent in self.scheduler.tasks[key].dependents:
                     if dependent.state == "waiting" and model_of(dependent.key) is not None:
@@ -319,7 +301,7 @@ class ControlPlugin(SchedulerPlugin):
             said = (self.scheduler.tasks[key].annotations or {}).get(ANNOTATION) or {}
             if "client" in said:
                 self.lessor.sent(key, said["client"], said["pool"])
-        elif finish in ("memory", "erred", "forgotten"):
+        elif finish in ("memory", "erred", "forgotten") and key not in self.placer.lingering:
             self.lessor.ended(key)
         if finish == "forgotten":
             self._guard("forgetting", self.ledger.ended)
@@ -336,12 +318,3 @@ class ControlPlugin(SchedulerPlugin):
         self.faults += 1
         self.last_fault = text
         logger.warning("%s", text)
-
-
-def _entry_point(name: str) -> Any:
-    from importlib.metadata import entry_points
-
-    for point in entry_points(group=STRATEGY_GROUP):
-        if point.name == name:
-            return point.load()
-    raise LookupError(f"no strategy of that name is installed (entry points of {STRATEGY_GROUP})")

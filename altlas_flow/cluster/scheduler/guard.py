@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from distributed.comm import get_address_host
+from distributed.comm.addressing import get_address_host
 from distributed.comm.core import Comm
 
 from altlas_flow.errors import AltlasError, Forbidden

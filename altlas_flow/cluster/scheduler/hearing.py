@@ -77,9 +77,22 @@ class Hearing:
                 self.loop.call_later(TELL, self._tell_begun, key, members, address)
         elif word == "done":
             placer.done(
-                address, said["key"], said["rows"], said["seconds"], said["faults"], said.get("took")
+                address,
+                said["key"],
+                said["rows"],
+                said["seconds"],
+                said["faults"],
+                took=said.get("took"),
+                lingers=said["lingers"],
             )
+        elif word == "idle":
+            placer.idle(address, said["slot"])
+        elif word == "opening":
+            placer.losses.opening(address, said["key"], said["begins"])
+        elif word == "loading":
+            placer.losses.loading(address, said["model"], said["begins"])
         elif word == "model":
+            placer.losses.loaded(address, said["model"], said["bytes"])
             placer.roster.loaded(address, said["model"], said["bytes"])
 
     def _tell_begun(self, key: Any, members: list[int] | None, address: str) -> None:

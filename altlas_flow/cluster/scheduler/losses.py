@@ -7,13 +7,14 @@ running, and their sender, who knows each request, decides. All else of ours is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
 
 from altlas_flow.cluster.keys import is_envelope
 from altlas_flow.errors import AltlasError, NodeLost
+from altlas_flow.placement.loads import Loads
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
@@ -52,6 +53,9 @@ class Losses:
         self.loop = asyncio.get_running_loop()
         self.leaving: set[str] = set()  # workers that go on purpose
         self._running: dict[str, dict[str, list[tuple[Any, list[int] | None]]]] = {}  # by address and slot
+        self.loads = Loads()
+        self._opening: dict[str, set[Any]] = {}  # by address: envelopes whose inputs are being opened
+        self._loading: dict[str, set[str]] = {}  # by address: models that are being loaded
         self._tellings: set[asyncio.Task[None]] = set()
         # envelopes that Dask forgot as their inputs were lost: the assignment, and where and why it was lost
         self._forgotten: dict[Any, tuple[Assignment, str, str, str]] = {}
@@ -59,6 +63,40 @@ class Losses:
     def began(self, address: str, slot: str, runs: Iterable[tuple[Any, list[int] | None]]) -> None:
         """A batch of that slot is about to run; what the slot ran before is over."""
         self._running.setdefault(address, {})[slot] = list(runs)
+
+    def opening(self, address: str, key: Any, begins: bool) -> None:
+        """The inputs of an envelope under which a worker has died are about to be opened, or are open."""
+        keys = self._opening.setdefault(address, set())
+        if begins:
+            keys.add(key)
+        else:
+            keys.discard(key)
+
+    def loading(self, address: str, model: str, begins: bool) -> None:
+        """A model is about to be loaded, or could not be."""
+        models = self._loading.setdefault(address, set())
+        if begins:
+            models.add(model)
+        else:
+            models.discard(model)
+
+    def loaded(self, address: str, model: str, size: int | None) -> None:
+        """A model is loaded, or, with None, unloaded."""
+        if size is not None:
+            self.loading(address, model, False)
+            self.loads.succeeded(model)
+
+    def idle(self, address: str, slot: str) -> None:
+        """The batch of that slot is over."""
+        self._running.get(address, {}).pop(slot, None)
+
+    def is_busy(self, address: str, slot: str) -> bool:
+        """Whether a batch runs in that slot, as far as its host has said."""
+        return bool(self._running.get(address, {}).get(slot))
+
+    def runs(self, address: str, key: Any) -> bool:
+        """Whether a batch on that node has members of an envelope, as far as its host has said."""
+        return any(run[0] == key for runs in self._running.get(address, {}).values() for run in runs)
 
     def done(self, address: str, key: Any) -> None:
         """A task has its answers."""
@@ -69,11 +107,20 @@ class Losses:
         """A worker is gone."""
         # what its host said last may not have been heard yet
         self.loop.call_later(2 * HEARD_LIMIT, self._forget, address, self._running.get(address))
+        if address not in self.leaving:
+            self._start(self._blame(address))
         self.leaving.discard(address)
+
+    async def _blame(self, address: str) -> None:
+        """A worker died: what it was loading may have killed it."""
+        await self._heard_out(address)
+        for model in self._loading.get(address, ()):
+            self.loads.died(model, self.loop.time())
 
     def _forget(self, address: str, runs: object) -> None:
         if self._running.get(address) is runs:  # else a new worker has the address
-            self._running.pop(address, None)
+            for kept in (self._running, self._opening, self._loading):
+                kept.pop(address, None)
 
     def lose(self, ts: TaskState, assignment: Assignment, address: str | None, name: str) -> None:
         """The node of an envelope is gone: park it where nobody is, and tell its sender."""
@@ -83,7 +130,10 @@ class Losses:
         assignment.lost = True
         cause = self._cause(assignment, address)
         self._note(assignment, address or "", name, cause)
-        telling = self.loop.create_task(self._tell_lost(assignment, address or "", name, cause))
+        self._start(self._tell_lost(assignment, address or "", name, cause))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        telling = self.loop.create_task(work)
         self._tellings.add(telling)
         telling.add_done_callback(self._tellings.discard)
 
@@ -103,7 +153,8 @@ class Losses:
         if not assignment.answered:
             await self._heard_out(address)
         lost = self._lost(assignment, address, name, cause)
-        return {"node": lost.node, "cause": lost.cause, "started": lost.started, "begun": lost.begun}
+        members = lost.started, lost.begun, lost.suspected
+        return {"node": lost.node, "cause": lost.cause, "members": members, "beside": lost.beside}
 
     def _cause(self, assignment: Assignment, address: str | None) -> str:
         return "left" if assignment.answered or address in self.leaving else "died"
@@ -129,7 +180,12 @@ class Losses:
             for key, members in runs:
                 if key == assignment.key:
                     running.update(assignment.members if members is None else members)
-        return NodeLost(name, cause, tuple(sorted(running)), tuple(assignment.begun))
+        # what was being opened or loaded is more likely to have killed than what ran beside it
+        opening = self._opening.get(address, set())
+        mine = assignment.key in opening
+        beside = bool(self._loading.get(address)) or bool(opening and not mine)
+        suspected = tuple(assignment.members) if mine else ()
+        return NodeLost(name, cause, tuple(sorted(running)), tuple(assignment.begun), suspected, beside)
 
     def silent(self, ws: WorkerState, assignments: Mapping[Any, Assignment]) -> int:
         """A worker is silent: its work moves; how many tasks."""

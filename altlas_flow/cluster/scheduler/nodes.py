@@ -24,7 +24,7 @@ from altlas_flow.nodes.lifecycle import Life
 from altlas_flow.nodes.registry import Entry, Registry, network_of
 from altlas_flow.placement.decide import ASIDE
 from altlas_flow.placement.node import Node
-from altlas_flow.records import NodeInfo, NodeStatus
+from altlas_flow.records import ModelLatency, NodeInfo, NodeStatus
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, WorkerState
@@ -105,13 +105,26 @@ class Nodes:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def left(self, address: str, name: str) -> None:
+    def left(self, address: str) -> None:
         """A worker is gone."""
-        self.audit.note("left", node=name, worker=address)
+        node = self.placer.roster.get(address)
+        self.audit.note("left", node=node.name if node is not None else "", worker=address)
+
+    def operations(self) -> dict[str, Any]:
+        """What operators may ask for: name of the operation -> handler."""
+        return {
+            "altlas_register_node": self.register,
+            "altlas_node_status": self.set_status,
+            "altlas_node_models": self.set_models,
+            "altlas_unregister_node": self.unregister,
+            "altlas_drain": self.drain,
+            "altlas_load": self.load,
+            "altlas_unload": self.unload,
+        }
 
     # -- what is asked ---------------------------------------------------------------------------
 
-    async def list(self, comm: Comm) -> list[dict[str, Any]]:
+    async def known(self, comm: Comm) -> list[dict[str, Any]]:
         """All nodes: those that are here, and those that are registered and are not."""
         found = [self._info(node) for node in self.placer.roster]
         here = {info.node_id for info in found} | self.admission.taken()
@@ -198,7 +211,10 @@ class Nodes:
             del self.drained[next(iter(self.drained))]
         if node.address in self.scheduler.workers:
             await self.scheduler.retire_workers(
-                workers=[node.address], close_workers=True, remove=True, stimulus_id=f"altlas-drain-{time.time()}"
+                workers=[node.address],
+                close_workers=True,
+                remove=True,
+                stimulus_id=f"altlas-drain-{time.time()}",
             )
         self.orders.pop(node_id, None)
         self.audit.note("drained", **who_is(comm), node=node_id)
@@ -288,9 +304,9 @@ class Nodes:
                 f"worker {address} does not answer within {self.load_limit:.0f} s ({describe(error)})"
             ) from error
         if answer.get("error") is not None:
-            error = pickle.loads(answer["error"])
-            assert isinstance(error, AltlasError)
-            raise error
+            problem = pickle.loads(answer["error"])
+            assert isinstance(problem, AltlasError)
+            raise problem
         return answer.get("result")
 
     async def _load_quietly(self, address: str, models: Iterable[str]) -> None:
@@ -341,12 +357,9 @@ class Nodes:
             failures=node.failures,
             usage=_usage(metrics),
             latency={
-                self.placer.ids.get(digits, digits): {
-                    "count": times.count,
-                    "mean": times.mean,
-                    "p50": times.quantile(0.5),
-                    "p95": times.quantile(0.95),
-                }
+                self.placer.ids.get(digits, digits): ModelLatency(
+                    count=times.count, mean=times.mean, p50=times.quantile(0.5), p95=times.quantile(0.95)
+                )
                 for digits, times in node.times.items()
             },
             heartbeat=max(0.0, now - ws.last_seen) if ws is not None else None,

@@ -19,7 +19,7 @@ from distributed.core import Status
 from altlas_flow.cluster.keys import ANNOTATION, DIGITS, is_envelope, model_of
 from altlas_flow.cluster.scheduler.assignment import Assignment
 from altlas_flow.cluster.scheduler.losses import NOWHERE, Losses
-from altlas_flow.errors import AltlasError, NoEligibleNode, located
+from altlas_flow.errors import AltlasError, ModelLoadError, NoEligibleNode, located
 from altlas_flow.placement.decide import Choice, decide
 from altlas_flow.placement.health import Health
 from altlas_flow.placement.latency import Latency, Times
@@ -55,6 +55,8 @@ class Placer:
         Called with a text where something of ours went wrong; it must not raise.
     heard_out : callable
         ``await heard_out(address)``: until all that the host of a lost worker had said is heard.
+    let_go : callable
+        Called with the key of an envelope that nobody wanted any more, and that has run to its end now.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Placer:
         seed: int,
         fault: Callable[[str], None],
         heard_out: Callable[[str], Awaitable[None]],
+        let_go: Callable[[Any], None] = lambda key: None,
     ) -> None:
         self.scheduler, self.patience, self.join_timeout = scheduler, patience, join_timeout
         self.loop = asyncio.get_running_loop()
@@ -83,6 +86,9 @@ class Placer:
         self.gone: list[tuple[float, Node]] = []  # nodes that left, and when
         self._emptied: dict[str, asyncio.Event] = {}  # somebody waits until nothing is there any more
         self.losses = Losses(scheduler, self.fail, heard_out)
+        # envelopes that nobody wants any more, and that run on: their node is not free
+        self.lingering: dict[Any, Assignment] = {}
+        self._let_go = let_go
 
     def note(self, model: ModelSpec, memory: int = 0) -> None:
         """Keep what a key's digits stand for."""
@@ -104,6 +110,7 @@ class Placer:
                 labels=dict(said.get("labels") or {}),
                 memory=said.get("memory"),
                 available=ws.status == Status.running,
+                said={name: said[name] for name in ("hostname", "gpus", "versions") if name in said},
             )
         )
         self.unpark()
@@ -130,6 +137,7 @@ class Placer:
                 del self.names[node.name]
         self.health.forget(address)
         self.memory.forget(address)
+        self._settle(address, gone=True)
         self.on.pop(address, None)
         self._empty(address)
         self.losses.left(address)
@@ -150,19 +158,40 @@ class Placer:
         """A batch of that slot is about to run; what the slot ran before is over."""
         now = [(key, members) for key, members in runs]
         self.losses.began(address, slot, now)
+        if (node := self.roster.get(address)) is not None:
+            node.busy[slot] = self.loop.time()
+        self._settle(address)
         for key, members in now:
             assignment = self.assignments.get(key)
             if assignment is not None and assignment.address in (address, None):
                 assignment.begun.update(assignment.members if members is None else members)
 
+    def idle(self, address: str, slot: str) -> None:
+        """A batch is over that held what nobody wanted any more."""
+        self.losses.idle(address, slot)
+        self._settle(address)
+
     def done(
-        self, address: str, key: Any, rows: int, seconds: float | None, faults: int, took: float | None = None
+        self,
+        address: str,
+        key: Any,
+        rows: int,
+        seconds: float | None,
+        faults: int,
+        *,
+        took: float | None = None,
+        lingers: bool = False,
     ) -> None:
-        """A task has its answers: what its rows took, whether the node failed, and how long it was there."""
+        """A task has its answers: what its rows took, whether the node failed, and how long it was there.
+
+        Or it was given up; where it `lingers`, the batch that it is in runs on.
+        """
         node, now = self.roster.get(address), self.loop.time()
         if node is None:
             return
-        self.losses.done(address, key)
+        if not lingers:
+            self.losses.done(address, key)
+            self._settle(address)
         model = model_of(key)
         node.served += rows
         node.failures += faults
@@ -238,8 +267,29 @@ class Placer:
     def _over(self, key: Any) -> None:
         self._unpark(key)
         assignment = self.assignments.pop(key, None)
-        if assignment is not None:
+        if assignment is None:
+            return
+        node = self.roster.get(assignment.address) if assignment.address is not None else None
+        if node is not None and node.available and self.losses.runs(node.address, key):
+            self.lingering[key] = assignment
+        else:
             self._release(assignment)
+
+    def _settle(self, address: str, *, gone: bool = False) -> None:
+        """Count out what nobody wanted any more, and is over on a node now."""
+        if (node := self.roster.get(address)) is not None:
+            for slot in [slot for slot in node.busy if not self.losses.is_busy(address, slot)]:
+                del node.busy[slot]
+        if not self.lingering:
+            return
+        over = [
+            key
+            for key, assignment in self.lingering.items()
+            if assignment.address == address and (gone or not self.losses.runs(address, key))
+        ]
+        for key in over:
+            self._release(self.lingering.pop(key))
+            self._let_go(key)
 
     def _unpark(self, key: Any) -> None:
         timer = self.parked.pop(key, None)
@@ -255,6 +305,9 @@ class Placer:
             self._release(assignment)
         asked = self._asked(ts, assignment)
         self._try_no_more(assignment)  # a second look at the same task
+        if self.losses.loads.deaths(assignment.model, asked.now):
+            self._park(ts, asked)
+            return False
         choice, used, notes = self._decide(asked, assignment)
         while choice is not None and not self._is_there(choice.node):
             if choice.trial:
@@ -338,7 +391,8 @@ class Placer:
         self.scheduler.set_restrictions({ts.key: [NOWHERE]})
         if ts.key not in self.parked:
             # not at once even where nobody will come: a task cannot be failed within its own transition
-            delay = self.patience if self._may_come(asked.needs) else self.join_timeout
+            kills = self.losses.loads.deaths(asked.model, asked.now)
+            delay = 0.0 if kills else self.patience if self._may_come(asked.needs) else self.join_timeout
             self.parked[ts.key] = self.loop.call_later(delay, self._give_up, ts.key)
 
     def _may_come(self, needs: Needs) -> bool:
@@ -356,6 +410,10 @@ class Placer:
         if self.parked.pop(key, None) is None or ts is None or ts.state != "no-worker":
             return
         model = model_of(key) or ""
+        if kills := self.losses.loads.deaths(model, self.loop.time()):
+            why = f"{kills} workers died while they loaded it: see their logs and their memory"
+            self.fail(key, ModelLoadError(self.ids.get(model, model), "every node", why))
+            return
         reasons = self.roster.reasons(self.needs.get(model) or Needs.of({}, {}, 0))
         self.fail(key, NoEligibleNode(self.ids.get(model, model), reasons))
 
@@ -379,4 +437,5 @@ class Placer:
         node = self.roster.get(ws.address)
         if node is not None:
             self._set_available(node, False, "it is silent: it may be stopped, or its event loop blocked")
+        self._settle(ws.address, gone=True)
         return self.losses.silent(ws, self.assignments)

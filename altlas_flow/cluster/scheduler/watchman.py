@@ -40,6 +40,9 @@ class Watchman:
         self.scheduler, self.placer, self.timeout, self._fell = scheduler, placer, timeout, fell
         self.loop = asyncio.get_running_loop()
         self.silent: dict[str, tuple[float, Status]] = {}  # by address: its last heartbeat, and what it was
+        self._heard: dict[
+            str, tuple[float, float]
+        ] = {}  # by address: its last heartbeat, and when that was new
         self._timer = self.loop.call_later(timeout / LOOKS, self._look)
         self._due = self.loop.time() + timeout / LOOKS
 
@@ -54,6 +57,7 @@ class Watchman:
     def forget(self, address: str) -> None:
         """A worker is gone."""
         self.silent.pop(address, None)
+        self._heard.pop(address, None)
 
     def _look(self) -> None:
         late = self.loop.time() - self._due
@@ -66,19 +70,26 @@ class Watchman:
         self._timer = self.loop.call_later(pause, self._look)
 
     def _check(self, was_away: bool) -> None:
-        """Compare heartbeats with the clock; not where it was this process that slept."""
-        limit, now = self.limit(), time.time()
+        """See whose heartbeats have stopped; not where it was this process that slept.
+
+        Measured by the clock of this loop: the machine's may be set, or go on while all sleep.
+        """
+        limit, now = self.limit(), self.loop.time()
         for address, ws in list(self.scheduler.workers.items()):
+            last = self._heard.get(address)
+            if last is None or last[0] != ws.last_seen:
+                age = min(max(time.time() - ws.last_seen, 0.0), self.timeout / LOOKS)
+                last = self._heard[address] = ws.last_seen, now - age
             seen = self.silent.get(address)
             if seen is not None:
-                if ws.last_seen > seen[0]:
+                if ws.last_seen != seen[0]:
                     del self.silent[address]
                     logger.warning("worker %s speaks again", ws.name)
                     if seen[1] == Status.running:
                         self.scheduler.handle_worker_status_change("running", ws, f"altlas-speaks-{now}")
             elif self.placer.roster.get(address) is None:
                 continue  # none of ours
-            elif not was_away and now - ws.last_seen > limit and ws.status in ALIVE:
+            elif not was_away and now - last[1] > limit and ws.status in ALIVE:
                 self.silent[address] = ws.last_seen, ws.status
                 moved = self.placer.silent(ws)
                 for ts in ws.has_what:

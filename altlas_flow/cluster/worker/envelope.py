@@ -33,6 +33,7 @@ from altlas_flow.models.faults import of_the_node
 from altlas_flow.models.host import ModelHost
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.models.watch import Watch
+from altlas_flow.models.work import Predictions
 
 
 @dataclass
@@ -131,11 +132,16 @@ def serve(packed: Packed, *ahead: Any) -> Answers:
     """Predict the requests of an envelope; runs on a worker."""
     worker, plugin = get_worker(), current_plugin()
     key = str(worker.get_current_task())
-    annotations = worker.state.tasks[key].annotations or {}
+    said = (worker.state.tasks[key].annotations or {}).get(ANNOTATION) or {}
     host = current_host()
-    return Delivery(key, packed.open(), ahead, host, plugin, str(worker.name)).serve(
-        annotations.get(ANNOTATION) or {}
-    )
+    careful = bool(said.get("careful"))
+    if careful:
+        # a worker has died under it: should opening it be what kills, that is known
+        plugin.words.say_now("opening", key=key, begins=True)
+    delivery = Delivery(key, packed.open(), ahead, host, plugin, str(worker.name))
+    if careful:
+        plugin.words.say_now("opening", key=key, begins=False)
+    return delivery.serve(said)
 
 
 class Delivery:
@@ -152,7 +158,11 @@ class Delivery:
     ) -> None:
         self.key, self.envelope, self.host, self.plugin = key, envelope, host, plugin
         self.answers = Answers(node, rows=[])
-        inputs = [ahead[item.at].open() if isinstance(item, Elsewhere) else item for item in envelope.inputs]
+        inputs = [
+            # Dask keeps it for another try, and a model may write into its inputs
+            ahead[item.at].open(copied=True) if isinstance(item, Elsewhere) else item
+            for item in envelope.inputs
+        ]
         self.count = len(inputs)
         self.first: np.ndarray | None = None  # row at which each request begins
         if envelope.counts is None:
@@ -173,12 +183,12 @@ class Delivery:
         """Predict; what goes wrong becomes the outcome of each request that has no answer."""
         envelope, answers, host = self.envelope, self.answers, self.host
         answers.placement = placement.get("trace") or {}
-        arrived = host.clock()
+        arrived = self.plugin.arrived(self.key, host.clock())
         deadlines = None
         if envelope.left is not None:
             waited = float(answers.placement.get("placing", 0.0))
             deadlines = self._by_row([arrived + left - waited for left in envelope.left])
-        watch = Watch(len(self.rows), self.key, deadlines=deadlines, solo=envelope.solo)
+        watch = Watch(len(self.rows), self.key, deadlines=deadlines, solo=envelope.solo, once=envelope.once)
         self.plugin.begin(self.key, watch, self)
         predictions = None
         try:
@@ -196,32 +206,43 @@ class Delivery:
                     # itself that.
                     settle=secede,
                 )
-        except Exception as error:
+        except BaseException as error:
             # whatever ended it ends all of its requests, and their sender says what is tried again
-            typed, faulty = portable(envelope.spec.id, error), of_the_node(error)
-            answers.errors = dict.fromkeys(range(self.count), (faulty, typed))
+            self._fail_all(error)
         finally:
-            answers.began = self.requests(np.flatnonzero(~np.isnan(watch.began)))
-            answers.seconds = host.clock() - arrived
-            self._note(watch, arrived)
-            if predictions is not None:
-                answers.rows, answers.load = predictions.outputs, predictions.load_s
-                answers.service = predictions.predict_s
-                self._fail_rows(predictions.errors)
-                if envelope.validator is not None:
-                    self._validate(envelope.validator)
-            faults = sum(faulty for faulty, _ in answers.errors.values())
+            try:
+                self._take_in(watch, arrived, predictions)
+            except BaseException as error:
+                # an answer or an error that cannot even be looked at
+                self._fail_all(error)
             predicted = int(np.count_nonzero(watch.sizes))  # not those that nobody wanted any more
             self.plugin.end(
                 self.key,
                 rows=predicted,
                 seconds=answers.service if predictions is not None and predicted else None,
-                faults=faults,
+                faults=sum(faulty for faulty, _ in answers.errors.values()),
                 closing=any(isinstance(error, HostClosed) for _, error in answers.errors.values()),
                 took=answers.seconds,
             )
         self._pack()
         return answers
+
+    def _take_in(self, watch: Watch, arrived: float, predictions: Predictions | None) -> None:
+        """What came of each request."""
+        answers = self.answers
+        answers.began = self.requests(np.flatnonzero(~np.isnan(watch.began)))
+        answers.seconds = self.host.clock() - arrived
+        self._note(watch, arrived)
+        if predictions is not None:
+            answers.rows, answers.load = predictions.outputs, predictions.load_s
+            answers.service = predictions.predict_s
+            self._fail_rows(predictions.errors)
+            if self.envelope.validator is not None:
+                self._validate(self.envelope.validator)
+
+    def _fail_all(self, error: BaseException) -> None:
+        typed, faulty = portable(self.envelope.spec.id, error), of_the_node(error)
+        self.answers.errors = dict.fromkeys(range(self.count), (faulty, typed))
 
     def _pack(self) -> None:
         """Make the answers bytes here: one that cannot be must not cost the others theirs."""
@@ -292,7 +313,7 @@ class Delivery:
                 self.answers.errors[at] = (False, error)
 
 
-def portable(model: str, error: Exception) -> AltlasError:
+def portable(model: str, error: BaseException) -> AltlasError:
     """An error that travels: typed, with what caused it in words."""
     typed = copy(error) if isinstance(error, AltlasError) else PredictError(model, located(error))
     typed.kinds = kinds_of(error)
@@ -318,8 +339,8 @@ def complaint(validator: Any, outputs: Any) -> str | None:
         kind = str(getattr(verdict, "dtype", type(verdict).__name__))
         if kind in ("bool", "boolean", "torch.bool") and not np.all(verdict):
             return f"{name} says no"
-    except (Exception, SystemExit) as error:
-        # a validator says no with whatever error it likes
+    except BaseException as error:
+        # a validator says no with whatever error it likes, panics of native code among them
         return f"{name} says {located(error)}"
     return None
 

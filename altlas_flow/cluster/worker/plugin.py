@@ -11,7 +11,7 @@ from distributed import Worker, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from altlas_flow._version import __version__
-from altlas_flow.cluster.keys import DIGITS
+from altlas_flow.cluster.keys import DIGITS, is_envelope
 from altlas_flow.cluster.worker.gpus import claim_gpus
 from altlas_flow.cluster.worker.words import Words
 from altlas_flow.errors import HostClosed
@@ -62,6 +62,7 @@ class HostPlugin(WorkerPlugin):
         self._lock = Lock()
         self._under_way: dict[str, tuple[Watch, Delivery]] = {}
         self._cancelled: dict[str, list[int]] = {}  # of envelopes that have not begun
+        self._arrived: dict[Any, float] = {}  # when they came, in seconds of the host's clock
         self.words = Words(worker)
         await self.words.open()
         self.host = ModelHost(
@@ -76,6 +77,8 @@ class HostPlugin(WorkerPlugin):
             load_timeout=self.settings.load_timeout,
             retry_delay=self.settings.load_retry_delay,
             announce=self._announce,
+            idle=lambda slot: self.words.say("idle", slot=slot),
+            loading=self._loading,
             changed=self._models_changed,
         )
         worker.metrics["altlas"] = self._metrics
@@ -101,9 +104,26 @@ class HostPlugin(WorkerPlugin):
         if self.host is not None:
             # Waiting for batches and freeing weights takes seconds, which the worker's event loop has not:
             # its nanny kills it after a few. What waits on the host is told first of all.
-            Thread(target=self.host.close, name="altlas-close", daemon=True).start()
+            Thread(target=self._close, args=(self.host,), name="altlas-close", daemon=True).start()
+
+    def _close(self, host: ModelHost) -> None:
+        try:
+            host.close()
+        finally:
+            self.words.close()
+
+    def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
+        """A task changes its state: note when an envelope comes, and forget it when it goes."""
+        if start == "released" and is_envelope(key) and self.host is not None:
+            self._arrived[key] = self.host.clock()
+        elif finish in ("released", "forgotten"):
+            self._arrived.pop(key, None)
 
     # -- envelopes ----------------------------------------------------------------------------
+
+    def arrived(self, key: str, now: float) -> float:
+        """When an envelope came: since then it may have waited for a thread, or for inputs from elsewhere."""
+        return self._arrived.get(key, now)
 
     def begin(self, key: str, watch: Watch, delivery: Delivery) -> None:
         """An envelope is about to wait in the host."""
@@ -118,10 +138,11 @@ class HostPlugin(WorkerPlugin):
     ) -> None:
         """It has its outcomes: say how long its rows took, whether the node failed, how long it was here."""
         with self._lock:
-            self._under_way.pop(key, None)
+            found = self._under_way.pop(key, None)
             self._cancelled.pop(key, None)
         faults = 0 if closing else faults
-        self.words.say("done", key=key, rows=rows, seconds=seconds, faults=faults, took=took)
+        lingers = found is not None and found[0].lingers
+        self.words.say("done", key=key, rows=rows, seconds=seconds, faults=faults, took=took, lingers=lingers)
 
     def cancel(self, key: str, requests: Sequence[int], **kwargs: Any) -> None:
         """Requests of an envelope are no longer wanted; called on the worker's event loop."""
@@ -140,9 +161,9 @@ class HostPlugin(WorkerPlugin):
 
     def told(self, key: str, rows: int, seconds: float) -> None:
         """A part of a frame is predicted."""
-        self.words.say("done", key=key, rows=rows, seconds=seconds, faults=0)
+        self.words.say("done", key=key, rows=rows, seconds=seconds, faults=0, lingers=False)
 
-    def _announce(self, slot: str, pieces: Sequence[tuple[str, Any]]) -> None:
+    def _announce(self, slot: str, pieces: Sequence[tuple[str, Any]]) -> bool:
         """A batch is about to begin: say which requests are in it, before they can kill this worker."""
         runs = []
         with self._lock:
@@ -150,8 +171,11 @@ class HostPlugin(WorkerPlugin):
                 found = self._under_way.get(tag)
                 if found is not None:
                     runs.append([tag, found[1].requests(rows)])
-        if runs:
-            self.words.say_now("begin", slot=slot, runs=runs)
+        return not runs or self.words.say_now("begin", slot=slot, runs=runs)
+
+    def _loading(self, fingerprint: str, begins: bool) -> None:
+        say = self.words.say_now if begins else self.words.say
+        say("loading", model=fingerprint[:DIGITS], begins=begins)
 
     def _models_changed(self, fingerprint: str, size: int | None) -> None:
         self.words.say("model", model=fingerprint[:DIGITS], bytes=size)

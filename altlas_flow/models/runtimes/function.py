@@ -84,7 +84,19 @@ class FunctionRuntime(BaseRuntime):
         return _checked(answer, len(items))
 
     async def _gather(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Any]:
-        return list(await asyncio.gather(*(self._function(item, **parameters) for item in items)))
+        ends: list[BaseException] = []
+
+        async def one(item: Any) -> Any:
+            try:
+                return await self._function(item, **parameters)
+            except (KeyboardInterrupt, SystemExit) as error:
+                # in a task these would break off the event loop itself, and leave tasks that complain
+                ends.append(error)
+
+        answers = await asyncio.gather(*map(one, items))
+        if ends:
+            raise ends[0]
+        return answers
 
     def output_types(self) -> dict[str, pa.DataType] | None:
         """What the spec declares in ``outputs``."""

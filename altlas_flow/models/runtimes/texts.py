@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from altlas_flow.errors import AltlasError, InputError, one_line
+from altlas_flow.models.faults import is_interrupt
 from altlas_flow.models.runtimes.base import Prepared
 from altlas_flow.models.runtimes.common import as_list, is_null, null_fault
 from altlas_flow.models.runtimes.sentence import Recipe
@@ -114,14 +115,18 @@ class Texts:
     def _encode_all(self, texts: Sequence[str], faults: dict[int, Exception], first: int = 0) -> list[Any]:
         try:
             return list(self._backend.encode_batch(texts))
-        except Exception:
-            # one bad text (half of a surrogate pair) fails the whole call with an error of any type:
-            # the texts are gone through one by one, and it becomes the fault of its row
+        except BaseException as failure:
+            if is_interrupt(failure):
+                raise
+            # one bad text (half of a surrogate pair) fails the whole call with an error of any type, a panic
+            # included: the texts are gone through one by one, and it becomes the fault of its row
             encoded = []
             for at, text in enumerate(texts, first):
                 try:
                     encoded.append(self._backend.encode(text))
-                except Exception as error:
+                except BaseException as error:
+                    if is_interrupt(error):
+                        raise
                     faults[at] = InputError(f"the text cannot be tokenised: {one_line(error)}")
                     encoded.append(self._backend.encode(""))
             return encoded

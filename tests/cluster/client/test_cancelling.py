@@ -63,6 +63,29 @@ def test_what_runs_and_is_cancelled_is_dropped_at_once(solo, stage):
     assert handle.status == "cancelled"  # what came later was dropped
 
 
+@pytest.mark.parametrize("strategy", ["LEAST_LOADED", "LATENCY_OPTIMIZED", "MODEL_SPECIFIC"])
+def test_a_slot_that_runs_what_nobody_wants_any_more_is_not_free(lab, stage, strategy):
+    """Else it would draw all work to itself: it looks idle, and each request that runs out frees it again."""
+    quiet(lab)
+    spec = stage.model()
+    lab.flow.submit_many(spec, [{"n": n, "sleep": 0.01} for n in range(6)]).result(LIMIT)
+    given_up = lab.flow.submit(spec, {"n": 100, "wait": "go"})
+    stage.await_running(100)
+    (busy,) = lab.info()["in_flight"]
+    given_up.cancel()
+    until(lambda: lab.flow.client.run_on_scheduler(lingering) == 1)
+    found = [lab.flow.submit(spec, {"n": n}, strategy=strategy).result(LIMIT) for n in range(200, 210)]
+    assert {lab.address_of(response.node_id) for response in found}.isdisjoint({busy})
+    assert list(lab.info()["in_flight"].values()) == [1]
+    stage.open("go")
+    quiet(lab)
+    assert lab.flow.client.run_on_scheduler(lingering) == 0
+
+
+def lingering(dask_scheduler):
+    return len(dask_scheduler.plugins["altlas-control"].placer.lingering)
+
+
 def test_what_is_over_cannot_be_cancelled(lab, stage):
     spec = stage.model()
     answered = lab.flow.submit(spec, {"n": 1})
@@ -116,8 +139,8 @@ def test_an_envelope_that_nobody_wants_frees_its_worker_at_once(solo, stage, gat
         assert handles.cancel() == 8
         until(lambda: waiting_rows(solo) == 0)
         took.append(time.monotonic() - began)
-        solo.until(lambda info: info["in_flight"] == {} and info["envelopes"] == 0)
         stage.open(f"members-{attempt}")
+        solo.until(lambda info: info["in_flight"] == {} and info["envelopes"] == 0)
         # the worker takes new work
         assert solo.flow.submit(spec, {"n": first + 50}).result(LIMIT).outputs == first + 50
         assert not set(stage.predicted) & {first + n for n in (4, 5, 6, 7)}

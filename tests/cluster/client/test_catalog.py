@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 
 import pytest
 
 import altlas_flow as af
+from altlas_flow.cluster.client import catalog
+from altlas_flow.cluster.client.catalog import Catalog
 from altlas_flow.errors import ModelConflict, ModelLoadError, SpecError, UnknownModel
 from tests.laboratory import LIMIT, until
 
@@ -75,6 +78,54 @@ def test_a_replaced_recipe_reaches_clients_that_have_used_the_old_one(flow, seco
     assert flow.submit(first.id, ["row"]).result(LIMIT).outputs == ["new"]
     # told, not asked each time
     until(lambda: second.submit(first.id, ["row"]).result(LIMIT).outputs == ["new"])
+
+
+@pytest.mark.parametrize("asked", ["register", "models", "find"])
+def test_a_recipe_that_is_replaced_while_the_answer_is_on_its_way_is_not_kept(
+    flow, second, asked, monkeypatch
+):
+    first = constant("first")
+    newest = constant("newest", id=first.id)
+    if asked != "register":
+        second.register(first)
+    ask, hear, heard = catalog.call_control, Catalog.replaced, threading.Event()
+
+    def ask_slowly(client, operation, **arguments):
+        answer = ask(client, operation, **arguments)
+        if client is flow.client and not heard.is_set():
+            second.register(newest, replace=True)
+            assert heard.wait(LIMIT)
+        return answer
+
+    def note_hearing(self, message):
+        hear(self, message)
+        if self is flow._catalog and message["fingerprint"] == newest.fingerprint:
+            heard.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog, "call_control", ask_slowly)
+        patch.setattr(Catalog, "replaced", note_hearing)
+        if asked == "register":
+            flow.register(first)
+        elif asked == "models":
+            assert first.id in flow.models()
+        else:
+            flow.submit(first.id, ["row"]).result(LIMIT)
+        assert heard.is_set()
+    assert flow.submit(first.id, ["row"]).result(LIMIT).outputs == ["newest"]
+
+
+def test_what_is_heard_late_of_a_recipe_does_not_undo_what_is_known(flow, monkeypatch):
+    spec = constant("known")
+    events, hear = [], Catalog.replaced
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalog, "replaced", lambda self, message: events.append((self, message)))
+        flow.register(constant("old", id=spec.id))
+        flow.register(spec, replace=True)
+        until(lambda: len([event for event in events if event[0] is flow._catalog]) == 2)
+    for who, message in events:
+        hear(who, message)
+    assert flow._catalog.known(spec.id) == spec
 
 
 def test_an_unknown_model_is_refused_with_those_that_are_known(flow):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from datetime import timedelta
 
 import pytest
@@ -80,3 +85,48 @@ def test_a_deadline_that_is_kept_changes_nothing(lab):
     assert handle.result(LIMIT).outputs == [1]
     request = af.InferenceRequest(model_id=lab.flow.register(model(echo)).id, inputs=2, deadline="40s")
     assert lab.flow.submit(request).result(LIMIT).outputs == 2
+
+
+#: A program whose request waits for the only thread of its worker, which somebody else's task has.
+CLIENT = """
+import pathlib, sys, time
+import altlas_flow as af
+from tests.cluster.stages import Stage
+folder = pathlib.Path(sys.argv[2])
+
+def has_the_thread(folder):
+    import time
+    (folder / "taken").touch()
+    end = time.monotonic() + 40
+    while not (folder / "freed").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+flow, spec = af.connect(sys.argv[1]), Stage(folder).model()
+flow.submit(spec, {"n": 0, "sleep": 0}).result(40)
+task = flow.client.submit(has_the_thread, folder, pure=False)
+while not (folder / "taken").exists():
+    time.sleep(0.01)
+print(flow.submit(spec, {"n": 1, "sleep": 0}, deadline=1.0).status, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_request_past_its_deadline_is_not_predicted_though_its_client_stands_still(solo, stage):
+    """It waited on its worker for a thread of Dask's, where no host sees it."""
+    quiet(solo)
+    command = [sys.executable, "-c", CLIENT, solo.cluster.scheduler_address, str(stage.folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as client:
+        try:
+            assert client.stdout.readline() == "pending\n"
+            sent = time.monotonic()
+            solo.until(lambda info: info["envelopes"] == 1)
+            os.kill(client.pid, signal.SIGSTOP)
+            until(lambda: time.monotonic() > sent + 1.0)  # the deadline, and nothing else
+            (stage.folder / "freed").touch()
+            solo.until(lambda info: info["envelopes"] == 0)
+            assert [n for n, _ in stage.book("began")] == [0]
+        finally:
+            client.kill()
+    quiet(solo)

@@ -59,6 +59,22 @@ def test_a_large_input_is_sent_once_however_often_it_is_tried(lab, monkeypatch, 
     assert len(sent) == 2
 
 
+@pytest.mark.parametrize("size", [10, 500_000])
+def test_a_model_that_writes_into_its_input_does_not_change_it_for_the_next_try(lab, tmp_path, size):
+    def adds(rows):
+        for row in rows:
+            row += 1
+        return [float(row[0]) for row in rows]
+
+    def second(answer):
+        first = not (tmp_path / "tried").exists()
+        (tmp_path / "tried").touch()
+        return not first
+
+    response = lab.flow.submit(model(adds), np.zeros(size), validator=second).result(LIMIT)
+    assert (response.outputs, response.tries) == (1.0, 2)
+
+
 def len_of(rows):
     return [len(row) for row in rows]
 

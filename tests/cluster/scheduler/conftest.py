@@ -8,7 +8,8 @@ import time
 import pytest
 
 from tests.cluster.stages import FOUR, named
-from tests.laboratory import LIMIT, laboratory, nanny_runs, until
+from tests.dataframe import jobs
+from tests.laboratory import LIMIT, laboratory, nanny_runs
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +21,19 @@ def four_workers():
 @pytest.fixture
 def four(four_workers):
     """Workers a to d, one thread each; their nannies start them again. All are there when a test begins."""
-    ends = time.monotonic() + LIMIT / 2
-    while lacking := set(FOUR) - {host["name"] for host in four_workers.info()["hosts"].values()}:
-        if time.monotonic() > ends:
-            # Dask's nannies do not start a worker again that dies while it starts
-            for name in lacking:
-                four_workers.remove(name)
-                four_workers.add(name, **named([name])[name])
-            ends += LIMIT
-        time.sleep(0.01)
+    again = time.monotonic() + LIMIT / 3
+
+    def lacking():
+        return set(FOUR) - {host["name"] for host in four_workers.info()["hosts"].values()}
 
     def all_run():
+        nonlocal again
+        if time.monotonic() > again:
+            # Dask's nannies do not start a worker again that dies while it starts
+            for name in lacking():
+                four_workers.remove(name)
+                four_workers.add(name, **named([name])[name])
+            again += LIMIT
         hosts = list(four_workers.info()["hosts"])
         try:
             # one that was killed a moment ago may be listed still
@@ -38,7 +41,7 @@ def four(four_workers):
             four_workers.client.run(nanny_runs, nanny=True, workers=hosts)
         except OSError:
             return False  # the scheduler has a connection that is closed: it will make another
-        return len(hosts) == len(FOUR)
+        return not lacking()
 
-    until(all_run)
+    jobs.until(all_run, limit=2 * LIMIT, pause=0.02, instead=four_workers.info)
     return four_workers

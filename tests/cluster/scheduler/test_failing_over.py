@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 
+import altlas_flow as af
 from altlas_flow.errors import NodeLost
 from tests.cluster.stages import FOUR, in_one_envelope, named, over, sent_ahead
 from tests.laboratory import LIMIT, laboratory, until
@@ -90,6 +91,72 @@ def test_a_large_poisonous_input_is_stopped_as_any_other(four, stage, idempotent
         four.flow.submit(stage.model(), row, idempotent=idempotent).result(LIMIT)
     assert caught.value.tries == runs
     assert len(stage.book("began")) == runs
+    assert over(four)
+
+
+#: A module that kills whoever imports it, but for its client; it notes whom.
+DEADLY = """
+import os, signal
+if "STAGE_NAME" in os.environ:
+    with open({book!r}, "a") as book:
+        book.write(os.environ["STAGE_NAME"] + " ")
+    os.kill(os.getpid(), signal.SIGKILL)
+def model(rows):
+    return rows
+"""
+
+
+def test_a_model_whose_loading_kills_is_given_up_after_three_workers_and_the_innocent_are_answered(
+    stage, tmp_path, monkeypatch
+):
+    (tmp_path / "deadly.py").write_text(DEADLY.format(book=str(tmp_path / "book")))
+    monkeypatch.syspath_prepend(tmp_path)
+    with laboratory(named("ab", env={"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"})) as lab:
+        good = stage.model()
+        innocent = [lab.flow.submit(good, {"n": i, "wait": "open"}) for i in range(2)]
+        stage.await_running(0, 1)
+        deadly = af.ModelSpec(id="deadly", source="deadly:model")
+        errors = [handle.response(LIMIT).error for handle in lab.flow.submit_many(deadly, range(10))]
+        assert {error.type for error in errors} == {"ModelLoadError"}
+        assert "died while they loaded it" in errors[0].message
+        stage.open()
+        assert [handle.result(LIMIT).outputs for handle in innocent] == [0, 1]
+        # two may have been at it when the third had died of it
+        assert 3 <= len((tmp_path / "book").read_text().split()) <= 4
+        again = lab.flow.submit(deadly, 1).response(LIMIT)
+        assert again.error.type == "ModelLoadError"
+        assert over(lab)
+
+
+class Deadly:
+    """Kills whoever opens it."""
+
+    def __init__(self, book):
+        self.book = book
+
+    def __reduce__(self):
+        return note_and_die, (self.book,)
+
+
+def note_and_die(book):
+    import os
+    import signal
+
+    with open(book, "a") as file:
+        file.write(os.environ["STAGE_NAME"] + " ")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_an_input_that_kills_whoever_opens_it_is_stopped_and_the_innocent_are_answered(four, stage, tmp_path):
+    spec = stage.model()
+    innocent = [four.flow.submit(spec, {"n": i, "wait": "open"}) for i in range(4)]
+    stage.await_running(0, 1, 2, 3)
+    error = four.flow.submit(spec, Deadly(str(tmp_path / "book"))).response(2 * LIMIT).error
+    assert error.type == "NodeLost"
+    stage.open()
+    assert [handle.result(LIMIT).outputs for handle in innocent] == list(range(4))
+    # once before anybody suspects it, and three times after that
+    assert len((tmp_path / "book").read_text().split()) == 4
     assert over(four)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import types
 import uuid
 
 import pytest
@@ -185,6 +186,27 @@ def test_large_inputs_that_were_sent_ahead_to_a_worker_that_falls_silent_are_ans
         assert time.monotonic() - began < 2 + 2 * SLACK
     pair.until(lambda info: not info["silent"])
     assert over(pair)
+
+
+def test_a_clock_that_is_set_makes_nobody_silent(pair, stage, monkeypatch):
+    """As when a laptop wakes up; the clocks of the scheduler are in this process."""
+    spec, ahead = stage.model(), [0.0]
+    real, clock = time.time, types.SimpleNamespace(time=lambda: time.time() + ahead[0])
+    monkeypatch.setattr("distributed.scheduler.time", lambda: real() + ahead[0])
+    monkeypatch.setattr("altlas_flow.cluster.scheduler.watchman.time", clock)
+    looks = []
+    watchman = pair.cluster.scheduler.plugins["altlas-control"].watchman
+    check = watchman._check
+    monkeypatch.setattr(watchman, "_check", lambda away: (looks.append(away), check(away)))
+    for number, step in enumerate((60.0, -120.0, 60.0)):
+        handle = pair.flow.submit(spec, {"n": number, "wait": f"{number}"}, idempotent=False)
+        stage.await_running(number)
+        ahead[0] += step
+        seen = len(looks)
+        until(lambda seen=seen: len(looks) >= seen + 15)  # longer than the timeout
+        stage.open(f"{number}")
+        assert handle.result(LIMIT).tries == 1
+        assert not pair.info()["silent"]
 
 
 def test_where_only_silent_nodes_could_do_it_all_that_wait_end_together(stage):

@@ -9,10 +9,11 @@ from collections import Counter
 import pytest
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+import altlas_flow as af
 from altlas_flow.cluster.keys import REQUEST
 from altlas_flow.errors import NodeLost
-from tests.cluster.stages import in_one_envelope, over
-from tests.laboratory import LIMIT
+from tests.cluster.stages import in_one_envelope, model, over
+from tests.laboratory import LIMIT, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -100,3 +101,38 @@ def test_answers_that_die_with_their_worker_are_made_again_only_where_that_is_al
         assert runs == 1
         assert isinstance(response.error.exception(), NodeLost)
     assert over(four)
+
+
+class NoNumber:
+    """What cannot be opened again."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+@pytest.mark.parametrize("ends", ["an answer that cannot be opened", "its future is cancelled"])
+def test_what_may_not_run_twice_does_not_whatever_the_policy_names(four, tmp_path, ends):
+    book = tmp_path / "book"
+
+    def ran(rows, folder=tmp_path):
+        import time
+
+        with open(folder / "book", "a") as file:
+            file.write("x")
+        end = time.monotonic() + 40
+        while rows[0] == "wait" and not (folder / "open").exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        return [NoNumber() for _ in rows]
+
+    anything = af.RetryPolicy(tries=3, on=("Exception", "AltlasError"))
+    row = "wait" if "cancelled" in ends else "go"
+    handle = four.flow.submit(model(ran), row, idempotent=False, retry=anything)
+    until(book.exists)
+    if "cancelled" in ends:
+        handle.future.cancel()
+    error = handle.response(LIMIT).error
+    (tmp_path / "open").touch()
+    assert error.type == ("RequestCancelled" if "cancelled" in ends else "ClusterError")
+    assert over(four)
+    assert book.read_text() == "x"
