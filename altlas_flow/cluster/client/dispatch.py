@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from altlas_flow.cluster.client.deadlines import Deadlines
 from altlas_flow.cluster.client.handle import Handle
+from altlas_flow.cluster.client.inbox import Inbox
 from altlas_flow.cluster.client.lanes import Flight, Lane, Pace, Pool
 from altlas_flow.cluster.client.posting import post, weigh
 from altlas_flow.cluster.client.pulse import Pulse
@@ -49,8 +50,8 @@ class Dispatch:
 
     Attributes
     ----------
-    inbox : collections.deque of Handle
-        Requests that are new; any thread puts them there.
+    inbox : Inbox
+        Requests that are not let in yet; any thread puts them there.
     dated : collections.deque of Handle
         Those of them that have a deadline: it counts also for what is not let in yet.
     """
@@ -58,7 +59,7 @@ class Dispatch:
     def __init__(self, transport: Transport) -> None:
         self.transport, self.client = transport, transport.client
         self.settings, self.clock, self.loop = transport.settings, transport.clock, transport.loop
-        self.inbox: deque[Handle] = deque()
+        self.inbox = Inbox()
         self.dated: deque[Handle] = deque()
         self.pulse = Pulse(
             self.client,
@@ -88,10 +89,10 @@ class Dispatch:
         """Take in what is new, and send what may go."""
         while self.dated:
             self._deadlines.add(self.dated.popleft())
-        while self.inbox and self.transport.inside < self.settings.waiting_limit:
-            handle = self.inbox.popleft()
-            if self.transport.let_in(handle):
-                self._admit(handle)
+        while self.inbox and (room := self.settings.waiting_limit - self.transport.inside) > 0:
+            for handle in self.inbox.take(room):
+                if self.transport.let_in(handle):
+                    self._admit(handle)
         for pool in self.pulse.pools.values():
             while pool.in_flight < pool.count and (lane := pool.next_lane()) is not None:
                 size = self._pace.size(lane.spec.fingerprint, len(lane.pending), pool.count)
