@@ -16,7 +16,7 @@ from altlas_flow.cluster.client.deadlines import Deadlines
 from altlas_flow.cluster.client.handle import Handle
 from altlas_flow.cluster.client.inbox import Inbox
 from altlas_flow.cluster.client.lanes import Flight, Lane, Pace, Pool
-from altlas_flow.cluster.client.posting import post, weigh
+from altlas_flow.cluster.client.posting import post
 from altlas_flow.cluster.client.pulse import Pulse
 from altlas_flow.cluster.client.returns import Returns
 from altlas_flow.cluster.packed import Packed
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that the scheduler gets for what is asked once.
 ASK_LIMIT = 60.0
+#: Seconds of sending after which answers and deadlines have their turn on the loop.
+TURN = 0.01
 _DEFAULT_RETRY = RetryPolicy()
 
 
@@ -93,8 +95,12 @@ class Dispatch:
             for handle in self.inbox.take(room):
                 if self.transport.let_in(handle):
                     self._admit(handle)
+        ends = self.clock() + TURN
         for pool in self.pulse.pools.values():
             while pool.in_flight < pool.count and (lane := pool.next_lane()) is not None:
+                if self.clock() > ends:
+                    self.transport.wake()
+                    break
                 size = self._pace.size(lane.spec.fingerprint, len(lane.pending), pool.count)
                 handles = lane.take(size)
                 if handles:
@@ -120,7 +126,7 @@ class Dispatch:
         if self.transport.closed:
             self.returns.end(handle, ClusterLost("the flow is closed: connect and ask again"))
             return
-        if handle._ahead is None and self._is_large(handle._inputs):
+        if handle._ahead is None and handle._weight >= self.settings.scatter_size:
             self._ahead.add(handle)
             self._start(self._send_ahead(handle))
             return
@@ -133,15 +139,6 @@ class Dispatch:
         elif lane not in self._unready:
             self._unready.add(lane)
             self._start(self._prepare(lane))
-
-    def _is_large(self, inputs: Any) -> bool:
-        try:
-            return weigh(inputs) >= self.settings.scatter_size
-        except Exception:
-            # what cannot even be weighed (endless nesting, a property that raises) cannot be packed either,
-            # and packing says so
-            logger.debug("an input cannot be weighed", exc_info=True)
-            return False
 
     async def _prepare(self, lane: Lane) -> None:
         """Make a lane known to the scheduler: what it needs, and by which strategy it is placed."""
@@ -184,7 +181,8 @@ class Dispatch:
     async def _send_ahead(self, handle: Handle) -> None:
         """Send a large input to a worker, once, whatever becomes of the request."""
         try:
-            packed = Packed.of(handle._inputs)
+            # in a thread: deadlines and other requests must not wait for it
+            packed = await asyncio.to_thread(Packed.of, handle._inputs)
             handle._ahead = await scatter_soon(self.client, packed)
         except Exception as error:
             # pickling may fail with anything, and so may the way to the workers

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 import altlas_flow as af
+from altlas_flow.cluster.client.lanes import FULL
 from altlas_flow.cluster.packed import Packed
 from altlas_flow.errors import AltlasError, BadRequest
-from tests.cluster.stages import echo, fill, model, together
+from tests.cluster.stages import echo, fill, held, model, together
 from tests.dataframe.jobs import tasks_of
 from tests.laboratory import LIMIT, until
 
@@ -71,6 +72,26 @@ def test_large_inputs_leave_nothing_on_the_cluster(lab):
     handles = None
     until(lambda: tasks_of(lab.flow) == [], instead=lambda: tasks_of(lab.flow))
     assert gc.isenabled()
+
+
+def test_what_travels_together_is_never_much(solo, gate, monkeypatch):
+    """Requests whose inputs are not sent ahead: packing and sending them must not keep others waiting."""
+    fill(solo, gate)
+    sizes, of = [], Packed.of
+
+    def weighed(value):
+        packed = of(value)
+        sizes.append(packed.nbytes)
+        return packed
+
+    monkeypatch.setattr(Packed, "of", weighed)
+    spec = model(len_of)
+    together(solo.flow, spec)
+    handles = [solo.flow.submit(spec, b"x" * (900_000 - n)) for n in range(20)]
+    held(solo, 20)
+    gate.open("fill")
+    assert [handle.result(LIMIT).outputs for handle in handles] == [900_000 - n for n in range(20)]
+    assert 1_000_000 < max(sizes) < FULL + 10_000  # together, and not all of them
 
 
 @pytest.mark.parametrize("size", [10, 2_000_000])
