@@ -119,14 +119,15 @@ class Dispatch:
             for handle in handles:
                 self.returns.end(handle, fault)
 
-    def _admit(self, handle: Handle) -> None:
+    def _admit(self, handle: Handle, *, ahead: bool = True) -> None:
+        """Take a request in; a large input is sent ahead of it, unless that was tried."""
         lane = handle._lane
         if handle._final is not None or lane is None:
             return
         if self.transport.closed:
             self.returns.end(handle, ClusterLost("the flow is closed: connect and ask again"))
             return
-        if handle._ahead is None and handle._weight >= self.settings.scatter_size:
+        if ahead and handle._ahead is None and handle._weight >= self.settings.scatter_size:
             self._ahead.add(handle)
             self._start(self._send_ahead(handle))
             return
@@ -179,23 +180,42 @@ class Dispatch:
         return answer
 
     async def _send_ahead(self, handle: Handle) -> None:
-        """Send a large input to a worker, once, whatever becomes of the request."""
+        """Send a large input to a worker, once, whatever becomes of the request.
+
+        Where no worker runs it goes with its request, and the scheduler plugin says what becomes of that.
+        """
         try:
-            # in a thread: deadlines and other requests must not wait for it
-            packed = await asyncio.to_thread(Packed.of, handle._inputs)
-            handle._ahead = await scatter_soon(self.client, packed)
+            packed = await self._pack(handle)
+            if not handle.done():  # it may be given up meanwhile, also below
+                handle._ahead = await scatter_soon(self.client, packed, patient=False)
+        except AltlasError as error:
+            self.returns.end(handle, error)
+            return
         except Exception as error:
-            # pickling may fail with anything, and so may the way to the workers
-            problem = f"request {handle.request_id}: its input cannot be sent to a worker: {describe(error)}"
-            self.returns.end(handle, BadRequest(problem))
+            # whatever Dask itself raises on the way, also that its client is closed
+            lost = ClusterError if self.client.status == "running" else ClusterLost
+            text = f"request {handle.request_id}: its input could not be sent to a worker: {describe(error)}"
+            self.returns.end(handle, lost(text))
             return
         finally:
             self._ahead.discard(handle)
+        if handle._ahead is None:
+            handle._inputs, handle._weight = packed, packed.nbytes
         if handle.done():
-            handle._ahead = None  # it was given up meanwhile
+            handle._inputs = handle._ahead = None
             return
-        self._admit(handle)
+        self._admit(handle, ahead=False)
         self.transport.wake()
+
+    async def _pack(self, handle: Handle) -> Packed:
+        """A large input, packed in a thread: deadlines and other requests must not wait for that."""
+        if isinstance(handle._inputs, Packed):
+            return handle._inputs  # of an earlier try, when no worker ran
+        try:
+            return await asyncio.to_thread(Packed.of, handle._inputs)
+        except Exception as error:
+            # an input may refuse to be pickled with any error
+            raise _unfit(handle, error) from error
 
     def _send(self, lane: Lane, pool: Pool, handles: list[Handle]) -> None:
         """One envelope leaves."""
@@ -227,10 +247,7 @@ class Dispatch:
                 Packed.of(handle._inputs)
             except Exception as fault:
                 # an input may refuse to be pickled with any error
-                problem = (
-                    f"request {handle.request_id}: its input cannot be sent to a worker: {describe(fault)}"
-                )
-                self.returns.end(handle, BadRequest(problem))
+                self.returns.end(handle, _unfit(handle, fault))
             else:
                 good.append(handle)
         if len(good) == len(handles):  # it is not the inputs
@@ -294,6 +311,11 @@ class Dispatch:
             # a fault of ours: whoever it was about must not wait for ever
             logger.error("a task of the transport failed", exc_info=error)
             self.fail_all(ClusterError(f"sending failed ({describe(error)}): this is a fault of altlas_flow"))
+
+
+def _unfit(handle: Handle, error: Exception) -> BadRequest:
+    """The error of a request whose input cannot be pickled."""
+    return BadRequest(f"request {handle.request_id}: its input cannot be sent to a worker: {describe(error)}")
 
 
 def _ignore(**message: Any) -> None:
