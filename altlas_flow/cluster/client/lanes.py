@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Seconds that sending an envelope and taking its answers costs; smaller ones than that are not worth it.
 TRIP = 0.005
+#: Bytes of inputs with which an envelope is full: the client's event loop stands still while it packs them.
+FULL = 4e6
 #: Weight of the newest observation of how long a row takes.
 NEWEST = 0.3
 
@@ -61,13 +63,19 @@ class Lane:
     def take(self, rows: int) -> list[Handle]:
         """The next requests, of about so many rows together; at least one where one is wanted still."""
         taken: list[Handle] = []
+        room = FULL
         while self.pending and rows > 0:
-            handle = self.pending.popleft()
+            handle = self.pending[0]
             if handle._final is None:
+                if handle._ahead is None:
+                    room -= handle._weight
+                if room < 0 and taken:
+                    break
                 taken.append(handle)
                 rows -= handle._rows
-                if self.solo or self.alone:
-                    break
+            self.pending.popleft()
+            if taken and (self.solo or self.alone):
+                break
         return taken
 
 

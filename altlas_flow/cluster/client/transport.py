@@ -24,6 +24,7 @@ from distributed import Client
 from altlas_flow.cluster.client.dispatch import Dispatch
 from altlas_flow.cluster.client.handle import CANCELLED, ERROR, Handle, cancelled, stamped
 from altlas_flow.cluster.client.lanes import Lane
+from altlas_flow.cluster.client.posting import weight_of
 from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded, describe, one_line
 from altlas_flow.models.frozen import frozen, thawed
 from altlas_flow.models.runtimes import runtime_class
@@ -147,6 +148,10 @@ class Transport:
         if deadline is not None:
             handle._deadline = now + deadline
         handle._retry, handle._idempotent, handle._metadata = retry, idempotent, metadata
+        # here, since deadlines and other requests wait for whatever the client's loop does
+        handle._weight = (
+            len(inputs) if type(inputs) is str else weight_of(handle._inputs, self.settings.scatter_size)
+        )
         with self._lock:
             if self.open >= self.settings.waiting_limit and self.settings.overload == "raise":
                 raise Overloaded(

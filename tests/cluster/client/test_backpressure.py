@@ -57,6 +57,31 @@ def test_beyond_the_limit_requests_wait_or_are_refused_as_is_set(solo, stage):
         assert [response.outputs for response in handles.result(LIMIT)] == list(range(60))
 
 
+def test_beyond_the_limit_higher_priorities_are_let_in_first(solo, stage, gate):
+    with another(solo, waiting_limit=3) as flow:
+        fill(solo, gate, 1, flow)
+        spec = stage.model()
+        low = [flow.submit(spec, {"n": n}) for n in range(10)]
+        until(lambda: flow._transport.inside == 3)  # the one that fills, and two of these
+        high = [flow.submit(spec, {"n": n}, priority=n // 10) for n in range(20, 40)]
+        gate.open("fill")
+        for handle in low + high:
+            handle.result(LIMIT)
+        late = [n for n in stage.predicted if n >= 2]
+        assert late == [*range(30, 40), *range(20, 30), *range(2, 10)]
+
+
+def test_closing_the_flow_tells_those_who_are_beyond_the_limit(solo, stage):
+    with another(solo, waiting_limit=2) as flow:
+        spec = stage.model()
+        handles = [flow.submit(spec, {"n": n, "wait": "go"}, priority=n) for n in range(9)]
+        until(lambda: stage.book("began"))
+        flow.close()
+        assert {handle.response(LIMIT).error.type for handle in handles} == {"ClusterLost"}
+        stage.open("go")
+    quiet(solo)
+
+
 def test_over_all_clients_at_most_two_envelopes_a_slot_are_in_flight(lab, stage):
     def watch(dask_scheduler):
         lessor = dask_scheduler.plugins["altlas-control"].lessor

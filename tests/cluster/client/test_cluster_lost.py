@@ -146,3 +146,31 @@ def test_whoever_waits_is_told_in_time_that_the_scheduler_is_lost(stage, tmp_pat
             finally:
                 if how == signal.SIGSTOP:
                     os.kill(started[0].pid, signal.SIGCONT)
+
+
+def test_a_large_input_on_its_way_when_the_scheduler_goes_is_lost_with_the_cluster(
+    stage, tmp_path, monkeypatch
+):
+    """To a worker that is stopped: it never arrives."""
+    with (
+        dask.config.set({"altlas.heartbeat-timeout": f"{TIMEOUT}s"}),
+        programs(tmp_path, ["only"]) as (file, started),
+    ):
+        until(lambda: file.read_text().endswith("}"))
+        with af.connect(file) as flow:
+            flow.client.wait_for_workers(1, timeout=LIMIT)
+            spec = stage.model()
+            assert flow.submit(spec, {"n": 1}).result(LIMIT).outputs == 1
+            begun, scatter = threading.Event(), flow.client._scatter
+
+            async def noted(*args, **options):
+                begun.set()
+                return await scatter(*args, **options)
+
+            monkeypatch.setattr(flow.client, "_scatter", noted)
+            os.kill(started[1].pid, signal.SIGSTOP)
+            handle = flow.submit(spec, {"n": 2, "text": "x" * 2_000_000})
+            assert begun.wait(LIMIT)
+            started[0].kill()
+            with pytest.raises(ClusterLost):
+                handle.result(LIMIT)
