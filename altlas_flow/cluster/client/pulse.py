@@ -20,6 +20,8 @@ PULSE = 1.0
 REPORT = 0.05
 #: Of the time within which those who wait have to be told, what the scheduler gets to answer.
 PATIENCE = 0.7
+#: Beats by which one may come late before it counts as this client's own standing still.
+OVERDUE = 2
 
 
 class Pulse:
@@ -56,7 +58,9 @@ class Pulse:
         self._limit, self._waiting, self._wake, self._lost = limit, waiting, wake, lost
         self.pools: dict[str, Pool] = {}
         self.faults = 0  # of the scheduler plugin, as it last said
+        self._between = min(PULSE, limit / 8)
         self._beat: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when the beat should come
         self._soon: asyncio.TimerHandle | None = None
         self._number = 0
         self._unanswered: deque[tuple[int, float]] = deque()  # pulses without an answer: number, time
@@ -85,7 +89,8 @@ class Pulse:
     def start(self) -> None:
         """Keep beating while somebody waits."""
         if self._beat is None and self._waiting():
-            self._beat = self._loop.call_later(min(PULSE, self._limit / 8), self._pulse)
+            self._due = self._clock() + self._between
+            self._beat = self._loop.call_later(self._between, self._pulse)
 
     def report_soon(self) -> None:
         """Something is held back: say so, but not all the time."""
@@ -137,7 +142,11 @@ class Pulse:
             self.report()  # nothing is held any more
             self._unanswered.clear()
             return
-        late = self._clock() - self._unanswered[0][1] if self._unanswered else 0.0
+        now = self._clock()
+        if now - self._due > OVERDUE * self._between:
+            # it is this client that stood still: answers may have come, and lie unread
+            self._unanswered = deque((number, now) for number, _ in self._unanswered)
+        late = now - self._unanswered[0][1] if self._unanswered else 0.0
         if self._client.status != "running":
             self._lost(ClusterLost("the scheduler went away: see whether it runs, connect and ask again"))
         elif late > PATIENCE * self._limit:
