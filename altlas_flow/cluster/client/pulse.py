@@ -65,6 +65,7 @@ class Pulse:
         self._number = 0
         self._unanswered: deque[tuple[int, float]] = deque()  # pulses without an answer: number, time
         self._reported = 0.0
+        self._closed = False
 
     def pool(self, name: str, count: int, version: int) -> Pool:
         """The pool of that name, with a lease that was just told."""
@@ -88,13 +89,13 @@ class Pulse:
 
     def start(self) -> None:
         """Keep beating while somebody waits."""
-        if self._beat is None and self._waiting():
+        if self._beat is None and not self._closed and self._waiting():
             self._due = self._clock() + self._between
             self._beat = self._loop.call_later(self._between, self._pulse)
 
     def report_soon(self) -> None:
         """Something is held back: say so, but not all the time."""
-        if self._soon is None:
+        if self._soon is None and not self._closed:
             wait = max(0.0, self._reported + REPORT - self._clock())
             self._soon = self._loop.call_later(wait, self.report)
 
@@ -103,6 +104,8 @@ class Pulse:
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
+        if self._closed:
+            return  # the plugin would take it for the word of one that goes on
         shorten(self._client.scheduler_comm)  # another one after each reconnection
         now = self._clock()
         self._reported = now
@@ -111,8 +114,8 @@ class Pulse:
         held: dict[str, int] = {}
         for pool in self.pools.values():
             for lane in pool.lanes:
-                if lane.pending:
-                    held[lane.spec.id] = held.get(lane.spec.id, 0) + len(lane.pending)
+                if waiting := lane.waiting():
+                    held[lane.spec.id] = held.get(lane.spec.id, 0) + waiting
         for pool in self.pools.values():
             if not pool.over:
                 pool.taken_over = pool.version
@@ -126,7 +129,8 @@ class Pulse:
             self._client._send_to_scheduler(message)
 
     def close(self) -> None:
-        """Beat no more."""
+        """Beat and report no more."""
+        self._closed = True
         for timer in (self._beat, self._soon):
             if timer is not None:
                 timer.cancel()
