@@ -279,7 +279,10 @@ class Dispatch:
         self.pulse.close()
         self._deadlines.close()
         self.fail_all(error)
-        self.returns.let_go()
+        for flight in self.returns.flights.values():
+            everything = list(range(flight.count))
+            self.pulse.tell({"op": "altlas-cancel", "key": flight.key, "requests": everything})
+        self.returns.give_up()
         self.pulse.tell({"op": "altlas-leave", "transport": self._number})
         handlers = self.client._stream_handlers
         for operation, hears in self._hears.items():

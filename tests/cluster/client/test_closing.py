@@ -10,7 +10,8 @@ from distributed import Client
 
 import altlas_flow as af
 from altlas_flow.cluster.client import dispatch
-from tests.cluster.stages import echo, model, over
+from altlas_flow.errors import ClusterLost
+from tests.cluster.stages import echo, fill, model, over, waiting_rows
 from tests.laboratory import LIMIT, until
 
 pytestmark = pytest.mark.timeout(120)
@@ -31,6 +32,40 @@ def leases(lab):
         return {name: pool.lease(name) for name in pool._clients}
 
     return lab.client.run_on_scheduler(look)
+
+
+def test_what_a_closed_flow_has_under_way_is_taken_back_and_never_predicted(solo, stage, gate, client):
+    (blocker,) = fill(solo, gate, 1)
+    flow, spec = af.connect(client), stage.model()
+    handles = [flow.submit(spec, {"n": n}) for n in range(4)]
+    until(lambda: waiting_rows(solo) == 1)
+    flow.close()
+    until(lambda: waiting_rows(solo) == 0)
+    gate.open("fill")
+    assert blocker.result(LIMIT).ok
+    for handle in handles:
+        with pytest.raises(ClusterLost):
+            handle.result(LIMIT)
+    assert over(solo)
+    assert solo.flow.submit(spec, {"n": 5}).result(LIMIT).outputs == 5
+    assert stage.predicted == [5]
+
+
+def test_closing_does_not_wait_for_a_connection_that_broke(solo, stage, client):
+    flow, spec = af.connect(client), stage.model()
+    handle = flow.submit(spec, {"n": 1, "wait": "go"})
+    stage.await_running(1)
+    stream, closed = client.scheduler_comm, threading.Event()
+    # on the loop, so that Dask's client has not noticed yet
+    client.loop.add_callback(lambda: (stream.comm.abort(), flow.close(), closed.set()))
+    assert closed.wait(5.0)
+    with pytest.raises(ClusterLost):
+        handle.result(LIMIT)
+    stage.open("go")
+    until(lambda: client.status == "running" and client.scheduler_comm is not stream)
+    assert over(solo)
+    with af.connect(client) as later:
+        assert later.submit(spec, {"n": 2}).result(LIMIT).outputs == 2
 
 
 def test_a_lane_that_is_opened_after_its_flow_has_left_is_leased_nothing(solo, client, monkeypatch):
