@@ -6,10 +6,11 @@ It lives on the event loop of Dask's client. What comes back is for `Returns`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import pickle
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from altlas_flow.cluster.client.deadlines import Deadlines
@@ -45,6 +46,8 @@ ASK_LIMIT = 60.0
 #: Seconds of sending after which answers and deadlines have their turn on the loop.
 TURN = 0.01
 _DEFAULT_RETRY = RetryPolicy()
+#: Tells the transports of one client apart, of which a later one may open what an earlier one leaves.
+_numbers = itertools.count(1)
 
 
 class Dispatch:
@@ -78,12 +81,17 @@ class Dispatch:
         self._unready: set[Lane] = set()  # lanes that the scheduler does not know yet
         self._ahead: set[Handle] = set()  # whose inputs are being sent
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._number = next(_numbers)
+        self._closed = False
+        self._hears: dict[str, Callable[..., None]] = {
+            LEASE: self.pulse.leased,
+            BEGAN: self.returns.began,
+            FELL: self.returns.fell,
+        }
 
     def listen(self) -> None:
         """Hear what the scheduler plugin says."""
-        self.client._stream_handlers[LEASE] = self.pulse.leased
-        self.client._stream_handlers[BEGAN] = self.returns.began
-        self.client._stream_handlers[FELL] = self.returns.fell
+        self.client._stream_handlers.update(self._hears)
 
     # -- out ----------------------------------------------------------------------------------
 
@@ -148,7 +156,11 @@ class Dispatch:
             if lane.strategy not in DistributionStrategy.__members__:
                 await self._ask("altlas_strategy", name=lane.strategy, function=lane.code)
             told = await self._ask(
-                "altlas_open", client=self.client.id, spec=spec.model_dump_json(), memory=estimate(spec)
+                "altlas_open",
+                client=self.client.id,
+                transport=self._number,
+                spec=spec.model_dump_json(),
+                memory=estimate(spec),
             )
         except (OSError, TimeoutError) as error:
             self.returns.refuse(
@@ -166,6 +178,8 @@ class Dispatch:
             return
         finally:
             self._unready.discard(lane)
+        if self._closed:
+            return  # what waited has ended
         lane.pool = self.pulse.pool(told["pool"], *told["lease"])
         lane.pool.lanes.add(lane)
         self.transport.wake()
@@ -277,13 +291,19 @@ class Dispatch:
 
     def close(self, error: AltlasError) -> None:
         """End everything."""
+        self._closed = True
         self.pulse.close()
         self._deadlines.close()
         self.fail_all(error)
-        self.returns.let_go()
-        self.pulse.tell({"op": "altlas-leave"})
-        for operation in (LEASE, BEGAN, FELL):
-            self.client._stream_handlers[operation] = _ignore  # the client may live on, and be told still
+        for flight in self.returns.flights.values():
+            everything = list(range(flight.count))
+            self.pulse.tell({"op": "altlas-cancel", "key": flight.key, "requests": everything})
+        self.returns.give_up()
+        self.pulse.tell({"op": "altlas-leave", "transport": self._number})
+        handlers = self.client._stream_handlers
+        for operation, hears in self._hears.items():
+            if handlers.get(operation) == hears:  # no later transport listens instead
+                handlers[operation] = _ignore  # the client may live on, and be told still
 
     def _late(self, handle: Handle, error: DeadlineExceeded) -> None:
         if not handle.done():

@@ -60,6 +60,12 @@ class Lane:
         """Greater goes first: the priority, then who came first."""
         return self.priority, -self.pending[0]._submitted
 
+    def waiting(self) -> int:
+        """How many wait; none where all that is here is over."""
+        while self.pending and self.pending[0]._final is not None:
+            self.pending.popleft()
+        return len(self.pending)
+
     def take(self, rows: int) -> list[Handle]:
         """The next requests, of about so many rows together; at least one where one is wanted still."""
         taken: list[Handle] = []
@@ -98,15 +104,13 @@ class Pool:
     @property
     def held(self) -> int:
         """Requests that wait for a free place."""
-        return sum(len(lane.pending) for lane in self.lanes)
+        return sum(lane.waiting() for lane in self.lanes)
 
     def next_lane(self) -> Lane | None:
         """The lane whose turn it is; empty ones are let go."""
         waiting = []
         for lane in list(self.lanes):
-            while lane.pending and lane.pending[0]._final is not None:
-                lane.pending.popleft()
-            if lane.pending:
+            if lane.waiting():
                 waiting.append(lane)
             else:
                 self.lanes.discard(lane)

@@ -121,6 +121,11 @@ class Returns:
         for future in over:
             future.release()
 
+    def give_up(self) -> None:
+        """Have the cluster forget all, also what is under way: it is not predicted any more."""
+        self._over += [flight.future for flight in self.flights.values()]
+        self.let_go()
+
     def began(self, key: str, requests: list[int] | None = None, node: str = "?") -> None:
         """A worker says that members of an envelope run."""
         flight = self.flights.get(key)
