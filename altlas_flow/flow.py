@@ -12,7 +12,7 @@ from distributed import Client
 from distributed.deploy.cluster import Cluster
 
 from altlas_flow.cluster.client.catalog import Catalog
-from altlas_flow.cluster.client.transport import release, transport_for
+from altlas_flow.cluster.client.registry import release, transport_for
 from altlas_flow.cluster.connect import Connection, call_control, open_connection
 from altlas_flow.errors import ClusterError, ConnectError
 from altlas_flow.models.spec import ModelSpec

@@ -46,6 +46,8 @@ ASK_LIMIT = 60.0
 #: Seconds of sending after which answers and deadlines have their turn on the loop.
 TURN = 0.01
 _DEFAULT_RETRY = RetryPolicy()
+#: Dask ends what runs on its client's event loop where the client is closed.
+LOOP_ENDED = "the Dask client was closed before the answer came: connect and ask again"
 #: Tells the transports of one client apart, of which a later one may open what an earlier one leaves.
 _numbers = itertools.count(1)
 
@@ -176,6 +178,9 @@ class Dispatch:
                 lane, ClusterLost(f"the scheduler cannot be asked ({describe(error)}): connect")
             )
             return
+        except asyncio.CancelledError:
+            self.returns.refuse(lane, ClusterLost(LOOP_ENDED))
+            raise
         finally:
             self._unready.discard(lane)
         if self._closed:
@@ -211,6 +216,9 @@ class Dispatch:
             text = f"request {handle.request_id}: its input could not be sent to a worker: {describe(error)}"
             self.returns.end(handle, lost(text))
             return
+        except asyncio.CancelledError:
+            self.returns.end(handle, ClusterLost(LOOP_ENDED))
+            raise
         finally:
             self._ahead.discard(handle)
         if handle._ahead is None:

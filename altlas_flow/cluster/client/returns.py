@@ -174,7 +174,7 @@ class Returns:
         scheduler: Any = self.client.scheduler
         try:
             said = await asyncio.wait_for(scheduler.altlas_lost(key=flight.key), ASK_LIMIT)
-        except (OSError, TimeoutError, AttributeError) as error:
+        except (OSError, TimeoutError, AttributeError, asyncio.CancelledError) as error:
             return ClusterLost(f"the scheduler cannot be asked ({describe(error)}): connect and ask again")
         if said is None:
             return NodeLost("?", "left")  # its inputs were lost before it was anywhere

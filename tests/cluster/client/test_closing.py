@@ -133,3 +133,33 @@ def test_a_flow_that_closes_late_takes_nothing_from_a_later_one_on_the_same_clie
         client.loop.add_callback(pulse.report)
         until(lambda: pulse._number > 0 and not pulse._unanswered)  # it hears the answers
     until(lambda: client.id not in leases(solo))
+
+
+def test_what_has_not_left_ends_where_the_owner_of_the_client_closes_it(solo, gate):
+    """Whether it waits for a lease, or for the scheduler to tell of one; also for those who await."""
+    busy = fill(solo, gate)
+    client = Client(solo.cluster.scheduler_address, set_as_default=False)
+    flow = af.connect(client)
+    held = flow.submit(model(echo), 1)
+    until(lambda: held._lane.pool is not None)
+    unready = flow.submit(model(echo), 2)
+    waiters = [threading.Thread(target=lambda: asyncio.run(ended(held))) for _ in range(2)]
+    for waiter in waiters:
+        waiter.start()
+    until(lambda: held._waiters is not None and len(held._waiters) == 2)
+    client.close()
+    for handle in (held, unready):
+        with pytest.raises(ClusterLost):
+            handle.result(LIMIT)
+    for waiter in waiters:
+        waiter.join(LIMIT)
+        assert not waiter.is_alive()
+    flow.close()
+    gate.open("fill")
+    assert [handle.result(LIMIT).outputs for handle in busy] == [0, 1]
+    assert over(solo)
+
+
+async def ended(handle):
+    with pytest.raises(ClusterLost):
+        await handle
