@@ -12,10 +12,11 @@ from distributed import Client
 from distributed.deploy.cluster import Cluster
 
 from altlas_flow.cluster.client.catalog import Catalog
-from altlas_flow.cluster.client.transport import release, transport_for
+from altlas_flow.cluster.client.registry import release, transport_for
 from altlas_flow.cluster.connect import Connection, call_control, open_connection
 from altlas_flow.errors import ClusterError, ConnectError
 from altlas_flow.models.spec import ModelSpec
+from altlas_flow.operations import Operations
 from altlas_flow.requests import Requests
 from altlas_flow.settings import Settings
 
@@ -86,7 +87,7 @@ def connect(
     return flow
 
 
-class Flow(Requests):
+class Flow(Requests, Operations):
     """Models over requests and DataFrames, on one Dask cluster. Made by `connect`.
 
     Attributes

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
+from altlas_flow.awaited import AwaitedOperations
 from altlas_flow.cluster.client.handle import Handle, Handles
 from altlas_flow.errors import AltlasError, BadRequest, ConnectError
 from altlas_flow.flow import Flow, connect
@@ -24,7 +25,7 @@ _Step = Literal["start", "stop"]
 SLICE = 100
 
 
-class DistributedModelOrchestrator:
+class DistributedModelOrchestrator(AwaitedOperations):
     """Requests over a cluster, awaited from any event loop; started by the first of its methods.
 
     Parameters

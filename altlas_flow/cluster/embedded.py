@@ -207,11 +207,16 @@ class EmbeddedCluster(SpecCluster):
         """Nannies start their workers again, however often; a program that has ended itself is replaced."""
         if self.status != Status.running:
             return
+        drained = getattr(self.scheduler.plugins.get("altlas-control"), "drained", ())
         for name, worker in list(self.workers.items()):
-            if worker.exit_code is not None:
+            if worker.exit_code is None:
+                continue
+            self._futures.add(asyncio.ensure_future(worker.close()))
+            del self.workers[name]
+            if str(name) in drained:
+                self.worker_spec.pop(name, None)  # an operator has retired it
+            else:
                 logger.warning("the program of worker %s has ended: another one is started", name)
-                self._futures.add(asyncio.ensure_future(worker.close()))
-                del self.workers[name]
                 self._correct_state()
         if len(self.scheduler_info["workers"]) < len(self.workers):
             asyncio.get_running_loop().call_later(AGAIN, self._start_again)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Sequence
 from typing import Any
@@ -36,9 +35,9 @@ class Packed:
             Where it cannot be pickled.
         """
         buffers: list[pickle.PickleBuffer] = []
-        file = io.BytesIO()
+        file = _Pieces()
         _Pickler(file, protocol=5, buffer_callback=buffers.append).dump(value)
-        return cls(file.getvalue(), buffers)
+        return cls(file[0] if len(file) == 1 else b"".join(file), buffers)
 
     def open(self, *, copied: bool = False) -> Any:
         """The object. It came over the cluster from one of its clients, never from a file.
@@ -63,6 +62,16 @@ class Packed:
             return buffer if isinstance(buffer, pickle.PickleBuffer) else pickle.PickleBuffer(buffer)
 
         return Packed, (self.data, tuple(as_is(buffer) for buffer in self.buffers))
+
+
+class _Pieces(list[bytes]):
+    """A file to pickle into: whatever its thread packs, other threads run between two pieces.
+
+    A file that is written in C lets none of them run before all is packed.
+    """
+
+    def write(self, piece: Any) -> None:
+        self.append(bytes(piece))
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]

@@ -125,9 +125,12 @@ class Shelf:
                 if entry.model is not None
             }
 
-    def unload(self, fingerprint: str) -> bool:
-        """Take a model off the shelf unless it is in use; whether it was taken."""
+    def unload(self, fingerprint: str, timeout: float = 0.0) -> bool:
+        """Take a model off the shelf once nobody uses it; whether it was taken within `timeout` seconds."""
         with self._changed:
+            self._changed.wait_for(
+                lambda: (entry := self._entries.get(fingerprint)) is None or not entry.users, timeout
+            )
             entry = self._entries.get(fingerprint)
             if entry is None or entry.users or entry.model is None:
                 return False

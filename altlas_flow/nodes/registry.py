@@ -174,7 +174,7 @@ def network_of(address: str) -> Network:
 
 
 def entry_of(text: str) -> Entry:
-    """What a setting or a command names: an address, a range of addresses, ``host:NAME``, or a node's name."""
+    """What a setting names: an address, a range of addresses, ``host:NAME``, or a node's name."""
     kind, _, rest = text.partition(":")
     if kind == "host" and rest:
         return Entry(text, host=rest)

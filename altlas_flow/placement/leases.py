@@ -38,6 +38,9 @@ class _Client:
     turn: float | None = None  # since when it has its turn
     place: int = 0  # in the queue for turns: a counter
     since: float | None = None  # when it was first seen not to have taken over its last lease
+    told: bool = False  # of a lease, and has said nothing since
+    due: float | None = None  # since when a word of it is awaited
+    silent: bool = False  # it did not come
 
     @property
     def granted(self) -> int:
@@ -50,7 +53,26 @@ class _Client:
 
     @property
     def active(self) -> bool:
-        return self.held > 0 or self.flying > 0
+        return not self.silent and (self.held > 0 or self.flying > 0)
+
+    def speaks(self) -> None:
+        """It is there, whatever was thought of it."""
+        self.told, self.due, self.silent = False, None, False
+
+    def look(self, now: float, patience: float) -> None:
+        """See whether it may be stopped: then nothing that it does not take over is waited for."""
+        if not (self.told or self.held > 0 or self.flying > 0):
+            self.due = None  # one with nothing to do says nothing
+        elif self.due is None:
+            self.due = now
+        elif now - self.due > patience:
+            self.silent = True
+        if len(self.grants) == 1:
+            self.since = None
+        elif self.since is None:
+            self.since = now
+        if self.silent or (self.since is not None and now - self.since > patience):
+            self.grants, self.since = self.grants[-1:], None
 
 
 class Leases:
@@ -59,7 +81,7 @@ class Leases:
     Clients that have something to do share the capacity evenly; an idle one keeps one envelope, so
     that a lone request makes no extra trip. Where more clients have something to do than there is
     room, each gets one in turn, for at least half a second. What one has is taken from it
-    only where another needs it.
+    only where another needs it. One that should speak and is silent gets nothing until it speaks.
 
     Parameters
     ----------
@@ -67,7 +89,9 @@ class Leases:
         Envelopes in flight, over all clients. May be set at any time; what was granted before it
         shrank is waited for.
     patience : float
-        Seconds after which a client that does not take over a lease is not waited for: it may be stopped.
+        Seconds after which a client that does not take over a lease is not waited for. One that says
+        nothing for so long, though it was told of a lease or has something to do, is silent: it may be
+        stopped.
     """
 
     def __init__(self, capacity: int, patience: float = inf) -> None:
@@ -105,6 +129,7 @@ class Leases:
     def sent(self, client: str) -> None:
         """The scheduler has seen an envelope of this client begin."""
         if (known := self._clients.get(client)) is not None:
+            known.speaks()
             known.flying += 1
         elif client in self._left:
             self._left[client] += 1
@@ -129,6 +154,7 @@ class Leases:
         known = self._clients.get(client)
         if known is None:
             return
+        known.speaks()
         known.held = max(held, 0)
         if version <= self._latest:  # else it is of another scheduler, and says nothing of ours
             while len(known.grants) > 1 and known.grants[0].version < version:
@@ -147,12 +173,7 @@ class Leases:
     def rebalance(self, now: float) -> dict[str, Lease]:
         """Leases that have changed and must be sent, at time `now` (seconds)."""
         for client in self._clients.values():
-            if len(client.grants) == 1:
-                client.since = None
-            elif client.since is None:
-                client.since = now
-            elif now - client.since > self.patience:
-                client.grants, client.since = client.grants[-1:], None
+            client.look(now, self.patience)
         targets = self._targets(now)
         clients = self._clients
         before = {name: client.granted for name, client in clients.items()}
@@ -184,26 +205,26 @@ class Leases:
 
     def _grant(self, client: _Client, size: int) -> None:
         self._latest = next(self._versions)
-        while client.grants and client.grants[-1].count <= size:
+        while client.grants and (client.silent or client.grants[-1].count <= size):
             client.grants.pop()
         client.grants.append(Lease(size, self._latest))
+        client.told = True
 
     def _targets(self, now: float) -> dict[str, int]:
         """What each client should be granted; never more than the capacity together."""
         clients, room = self._clients, max(self.capacity, 0)
         targets = dict.fromkeys(clients, 0)
         active = [name for name, client in clients.items() if client.active]
-        idle = [name for name, client in clients.items() if not client.active]
+        idle = [name for name, client in clients.items() if not (client.active or client.silent)]
         if len(active) > room:
             return targets | dict.fromkeys(self._turns(active, room, now), 1)
-        if len(clients) > room:
+        if len(active) + len(idle) > room:
             # too few for all: whoever has one may as well keep it
             idle.sort(key=lambda name: clients[name].granted == 0)
-        sharing = active or idle
-        if active and len(clients) <= room:
+        elif active:
             targets |= dict.fromkeys(idle, 1)
             room -= len(idle)
-        if sharing:
+        if sharing := active or idle:
             each, rest = divmod(room, len(sharing))
             targets |= {name: each + (place < rest) for place, name in enumerate(sharing)}
         return targets

@@ -6,12 +6,16 @@ import random
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from altlas_flow.placement.leases import TURN, Lease, Leases
+
+#: Seconds after which a client that should speak is silent.
+PATIENCE = 10.0
 
 # ---------------------------------------------------------------- clients and messages on their way
 
@@ -58,8 +62,8 @@ class Client:
 class World:
     """Clients, the scheduler's view of them, and messages that take their time."""
 
-    def __init__(self, capacity: int) -> None:
-        self.leases, self.now = Leases(capacity), 0.0
+    def __init__(self, capacity: int, patience: float = inf) -> None:
+        self.leases, self.now = Leases(capacity, patience), 0.0
         self.clients: dict[str, Client] = {}
         self.running: Counter[str] = Counter()  # seen by the scheduler, and not ended
         self.old: Counter[str] = Counter()  # of those, what a client sent in an earlier life
@@ -117,6 +121,8 @@ class World:
         """All messages arrive; nothing ends."""
         for _ in range(100):
             before = {name: self.leases.lease(name) for name in self.clients}
+            for client in self.clients.values():
+                client.report()  # they do so all the time
             self.rebalance()
             for name, client in self.clients.items():
                 client.send()
@@ -141,9 +147,11 @@ names = st.sampled_from(NAMES)
 class Interleavings(RuleBasedStateMachine):
     """Any order in which clients send, messages arrive, work ends, and nodes come and go."""
 
+    patience = inf
+
     @initialize(capacity=st.integers(1, 6), there=st.sets(names))
     def begin(self, capacity, there):
-        self.world = World(capacity)
+        self.world = World(capacity, self.patience)
         for name in sorted(there):
             self.world.join(name)
 
@@ -227,11 +235,34 @@ TestInterleavings = Interleavings.TestCase
 TestInterleavings.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
 
 
+class Silences(Interleavings):
+    """The same where messages take longer than anybody waits for: all is well again when they arrive."""
+
+    patience = PATIENCE
+
+    @rule(later=st.sampled_from([PATIENCE / 2, 2 * PATIENCE]))
+    def time_passes(self, later):
+        self.world.rebalance(later)
+
+    @rule(name=names)
+    def speak(self, name):
+        if name in self.world.clients:
+            self.world.clients[name].report()
+
+    def no_more_is_in_flight_than_there_is_room(self):
+        """Not so: who was stopped may act on an old lease when it goes on."""
+        assert sum(self.world.leases.lease(name).count for name in NAMES) <= self.world.bound
+
+
+TestSilences = Silences.TestCase
+TestSilences.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+
+
 # ---------------------------------------------------------------- who gets how much
 
 
-def world_of(capacity: int, *held: int) -> World:
-    world = World(capacity)
+def world_of(capacity: int, *held: int, patience: float = inf) -> World:
+    world = World(capacity, patience)
     for name, count in zip("abcdefghijklmnopqrstuvwxyz", held, strict=False):
         world.join(name)
         world.clients[name].held = count
@@ -272,8 +303,104 @@ def test_a_client_that_does_not_take_over_its_lease_is_not_waited_for_for_ever()
     assert "third" not in leases.rebalance(1.0)  # the others may still act on theirs: they are stopped
     assert "third" not in leases.rebalance(1.1)
     assert "third" not in leases.rebalance(11.0)
+    leases.report("third", 1, 0)
     assert leases.rebalance(11.2)["third"].count == 2
     assert leases.exposed <= 2
+
+
+def stopped_while_one_works(capacity: int, stopped: int) -> World:
+    """Clients with a backlog, of which all but the first have said nothing for as long as one waits."""
+    world = world_of(capacity, *[10**6] * (1 + stopped), patience=PATIENCE)
+    for _ in range(12):
+        world.now += 1.0
+        worker = world.clients["a"]
+        for name in world.clients:
+            world.end(name)
+        worker.report()
+        while worker.up:
+            world.see("a")
+        world.rebalance()
+        while worker.down:
+            worker.take()
+            worker.send()
+        while worker.up:
+            world.see("a")
+        world.rebalance()
+    return world
+
+
+@given(st.integers(1, 6), st.integers(1, 6))
+def test_clients_that_stand_still_with_a_backlog_get_no_turn_beside_one_that_works(capacity, stopped):
+    world = stopped_while_one_works(capacity, stopped)
+    granted = {name: world.leases.lease(name).count for name in world.clients}
+    assert granted.pop("a") == capacity
+    assert set(granted.values()) == {0}
+    assert world.leases.exposed == capacity
+
+
+def test_a_client_that_stood_still_has_its_share_as_soon_as_it_reports():
+    world = stopped_while_one_works(4, 1)
+    for _ in range(6):
+        for name in world.clients:
+            world.end(name)
+        world.settle()
+    assert world.shares() == [2, 2]
+
+
+def test_what_a_client_that_stands_still_has_in_flight_keeps_its_room():
+    leases = Leases(4, PATIENCE)
+    for name in ("works", "stopped"):
+        leases.join(name)
+        leases.rebalance(0.0)
+        leases.report(name, 9, leases.lease(name).version)
+    leases.report("works", 9, leases.rebalance(0.0)["works"].version)
+    leases.rebalance(0.0)
+    for _ in range(2):
+        leases.sent("stopped")
+    for now in range(1, 20):
+        leases.report("works", 9, leases.lease("works").version)
+        leases.rebalance(float(now))
+    assert leases.lease("stopped").count == 0
+    assert leases.lease("works").count == 2
+    leases.ended("stopped")
+    leases.rebalance(20.0)
+    assert leases.lease("works").count == 3
+
+
+def test_an_idle_client_keeps_its_place_however_long_it_says_nothing():
+    leases = Leases(4, PATIENCE)
+    for name in ("works", "idle"):
+        leases.join(name)
+        leases.rebalance(0.0)
+    for now in range(60):
+        for name in ("works", "idle"):  # both take over what they are told of
+            if now < 3 or name == "works":
+                leases.report(name, 9 * (name == "works"), leases.lease(name).version)
+        leases.rebalance(float(now))
+    assert [leases.lease(name).count for name in ("works", "idle")] == [3, 1]
+    leases.sent("idle")  # it has not reported yet that it has something to do
+    leases.rebalance(60.0)
+    assert leases.lease("idle").count >= 1
+
+
+def test_an_idle_client_that_stands_still_is_not_waited_for_again_and_again():
+    leases = Leases(2, PATIENCE)
+    for name in ("works", "stopped"):
+        leases.join(name)
+        leases.rebalance(0.0)
+    for name in ("works", "stopped"):
+        leases.report(name, 0, leases.lease(name).version)
+        leases.rebalance(0.0)
+    assert [leases.lease(name).count for name in ("works", "stopped")] == [1, 1]
+    leases.join("late")  # there is not room for one each any more
+    counts = []
+    for now in range(40):
+        busy = now % 4 < 3
+        for name in ("works", "late"):
+            leases.report(name, 9 * busy * (name == "works"), leases.lease(name).version)
+        leases.rebalance(float(now))
+        counts.append(leases.lease("stopped").count)
+    assert counts[-20:] == [0] * 20
 
 
 def test_a_client_that_comes_back_gets_a_lease_that_replaces_the_one_it_had():

@@ -6,16 +6,18 @@ It lives on the event loop of Dask's client. What comes back is for `Returns`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import pickle
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from altlas_flow.cluster.client.deadlines import Deadlines
 from altlas_flow.cluster.client.handle import Handle
+from altlas_flow.cluster.client.inbox import Inbox
 from altlas_flow.cluster.client.lanes import Flight, Lane, Pace, Pool
-from altlas_flow.cluster.client.posting import post, weigh
+from altlas_flow.cluster.client.posting import post
 from altlas_flow.cluster.client.pulse import Pulse
 from altlas_flow.cluster.client.returns import Returns
 from altlas_flow.cluster.packed import Packed
@@ -41,7 +43,13 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that the scheduler gets for what is asked once.
 ASK_LIMIT = 60.0
+#: Seconds of sending after which answers and deadlines have their turn on the loop.
+TURN = 0.01
 _DEFAULT_RETRY = RetryPolicy()
+#: Dask ends what runs on its client's event loop where the client is closed.
+LOOP_ENDED = "the Dask client was closed before the answer came: connect and ask again"
+#: Tells the transports of one client apart, of which a later one may open what an earlier one leaves.
+_numbers = itertools.count(1)
 
 
 class Dispatch:
@@ -49,8 +57,8 @@ class Dispatch:
 
     Attributes
     ----------
-    inbox : collections.deque of Handle
-        Requests that are new; any thread puts them there.
+    inbox : Inbox
+        Requests that are not let in yet; any thread puts them there.
     dated : collections.deque of Handle
         Those of them that have a deadline: it counts also for what is not let in yet.
     """
@@ -58,7 +66,7 @@ class Dispatch:
     def __init__(self, transport: Transport) -> None:
         self.transport, self.client = transport, transport.client
         self.settings, self.clock, self.loop = transport.settings, transport.clock, transport.loop
-        self.inbox: deque[Handle] = deque()
+        self.inbox = Inbox()
         self.dated: deque[Handle] = deque()
         self.pulse = Pulse(
             self.client,
@@ -75,12 +83,17 @@ class Dispatch:
         self._unready: set[Lane] = set()  # lanes that the scheduler does not know yet
         self._ahead: set[Handle] = set()  # whose inputs are being sent
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._number = next(_numbers)
+        self._closed = False
+        self._hears: dict[str, Callable[..., None]] = {
+            LEASE: self.pulse.leased,
+            BEGAN: self.returns.began,
+            FELL: self.returns.fell,
+        }
 
     def listen(self) -> None:
         """Hear what the scheduler plugin says."""
-        self.client._stream_handlers[LEASE] = self.pulse.leased
-        self.client._stream_handlers[BEGAN] = self.returns.began
-        self.client._stream_handlers[FELL] = self.returns.fell
+        self.client._stream_handlers.update(self._hears)
 
     # -- out ----------------------------------------------------------------------------------
 
@@ -88,12 +101,16 @@ class Dispatch:
         """Take in what is new, and send what may go."""
         while self.dated:
             self._deadlines.add(self.dated.popleft())
-        while self.inbox and self.transport.inside < self.settings.waiting_limit:
-            handle = self.inbox.popleft()
-            if self.transport.let_in(handle):
-                self._admit(handle)
+        while self.inbox and (room := self.settings.waiting_limit - self.transport.inside) > 0:
+            for handle in self.inbox.take(room):
+                if self.transport.let_in(handle):
+                    self._admit(handle)
+        ends = self.clock() + TURN
         for pool in self.pulse.pools.values():
             while pool.in_flight < pool.count and (lane := pool.next_lane()) is not None:
+                if self.clock() > ends:
+                    self.transport.wake()
+                    break
                 size = self._pace.size(lane.spec.fingerprint, len(lane.pending), pool.count)
                 handles = lane.take(size)
                 if handles:
@@ -112,14 +129,15 @@ class Dispatch:
             for handle in handles:
                 self.returns.end(handle, fault)
 
-    def _admit(self, handle: Handle) -> None:
+    def _admit(self, handle: Handle, *, ahead: bool = True) -> None:
+        """Take a request in; a large input is sent ahead of it, unless that was tried."""
         lane = handle._lane
         if handle._final is not None or lane is None:
             return
         if self.transport.closed:
             self.returns.end(handle, ClusterLost("the flow is closed: connect and ask again"))
             return
-        if handle._ahead is None and self._is_large(handle._inputs):
+        if ahead and handle._ahead is None and handle._weight >= self.settings.scatter_size:
             self._ahead.add(handle)
             self._start(self._send_ahead(handle))
             return
@@ -133,15 +151,6 @@ class Dispatch:
             self._unready.add(lane)
             self._start(self._prepare(lane))
 
-    def _is_large(self, inputs: Any) -> bool:
-        try:
-            return weigh(inputs) >= self.settings.scatter_size
-        except Exception:
-            # what cannot even be weighed (endless nesting, a property that raises) cannot be packed either,
-            # and packing says so
-            logger.debug("an input cannot be weighed", exc_info=True)
-            return False
-
     async def _prepare(self, lane: Lane) -> None:
         """Make a lane known to the scheduler: what it needs, and by which strategy it is placed."""
         spec = lane.spec
@@ -149,7 +158,11 @@ class Dispatch:
             if lane.strategy not in DistributionStrategy.__members__:
                 await self._ask("altlas_strategy", name=lane.strategy, function=lane.code)
             told = await self._ask(
-                "altlas_open", client=self.client.id, spec=spec.model_dump_json(), memory=estimate(spec)
+                "altlas_open",
+                client=self.client.id,
+                transport=self._number,
+                spec=spec.model_dump_json(),
+                memory=estimate(spec),
             )
         except (OSError, TimeoutError) as error:
             self.returns.refuse(
@@ -165,8 +178,13 @@ class Dispatch:
                 lane, ClusterLost(f"the scheduler cannot be asked ({describe(error)}): connect")
             )
             return
+        except asyncio.CancelledError:
+            self.returns.refuse(lane, ClusterLost(LOOP_ENDED))
+            raise
         finally:
             self._unready.discard(lane)
+        if self._closed:
+            return  # what waited has ended
         lane.pool = self.pulse.pool(told["pool"], *told["lease"])
         lane.pool.lanes.add(lane)
         self.transport.wake()
@@ -181,22 +199,45 @@ class Dispatch:
         return answer
 
     async def _send_ahead(self, handle: Handle) -> None:
-        """Send a large input to a worker, once, whatever becomes of the request."""
+        """Send a large input to a worker, once, whatever becomes of the request.
+
+        Where no worker runs it goes with its request, and the scheduler plugin says what becomes of that.
+        """
         try:
-            packed = Packed.of(handle._inputs)
-            handle._ahead = await scatter_soon(self.client, packed)
-        except Exception as error:
-            # pickling may fail with anything, and so may the way to the workers
-            problem = f"request {handle.request_id}: its input cannot be sent to a worker: {describe(error)}"
-            self.returns.end(handle, BadRequest(problem))
+            packed = await self._pack(handle)
+            if not handle.done():  # it may be given up meanwhile, also below
+                handle._ahead = await scatter_soon(self.client, packed, patient=False)
+        except AltlasError as error:
+            self.returns.end(handle, error)
             return
+        except Exception as error:
+            # whatever Dask itself raises on the way, also that its client is closed
+            lost = ClusterError if self.client.status == "running" else ClusterLost
+            text = f"request {handle.request_id}: its input could not be sent to a worker: {describe(error)}"
+            self.returns.end(handle, lost(text))
+            return
+        except asyncio.CancelledError:
+            self.returns.end(handle, ClusterLost(LOOP_ENDED))
+            raise
         finally:
             self._ahead.discard(handle)
+        if handle._ahead is None:
+            handle._inputs, handle._weight = packed, packed.nbytes
         if handle.done():
-            handle._ahead = None  # it was given up meanwhile
+            handle._inputs = handle._ahead = None
             return
-        self._admit(handle)
+        self._admit(handle, ahead=False)
         self.transport.wake()
+
+    async def _pack(self, handle: Handle) -> Packed:
+        """A large input, packed in a thread: deadlines and other requests must not wait for that."""
+        if isinstance(handle._inputs, Packed):
+            return handle._inputs  # of an earlier try, when no worker ran
+        try:
+            return await asyncio.to_thread(Packed.of, handle._inputs)
+        except Exception as error:
+            # an input may refuse to be pickled with any error
+            raise _unfit(handle, error) from error
 
     def _send(self, lane: Lane, pool: Pool, handles: list[Handle]) -> None:
         """One envelope leaves."""
@@ -228,10 +269,7 @@ class Dispatch:
                 Packed.of(handle._inputs)
             except Exception as fault:
                 # an input may refuse to be pickled with any error
-                problem = (
-                    f"request {handle.request_id}: its input cannot be sent to a worker: {describe(fault)}"
-                )
-                self.returns.end(handle, BadRequest(problem))
+                self.returns.end(handle, _unfit(handle, fault))
             else:
                 good.append(handle)
         if len(good) == len(handles):  # it is not the inputs
@@ -261,13 +299,19 @@ class Dispatch:
 
     def close(self, error: AltlasError) -> None:
         """End everything."""
+        self._closed = True
         self.pulse.close()
         self._deadlines.close()
         self.fail_all(error)
-        self.returns.let_go()
-        self.pulse.tell({"op": "altlas-leave"})
-        for operation in (LEASE, BEGAN, FELL):
-            self.client._stream_handlers[operation] = _ignore  # the client may live on, and be told still
+        for flight in self.returns.flights.values():
+            everything = list(range(flight.count))
+            self.pulse.tell({"op": "altlas-cancel", "key": flight.key, "requests": everything})
+        self.returns.give_up()
+        self.pulse.tell({"op": "altlas-leave", "transport": self._number})
+        handlers = self.client._stream_handlers
+        for operation, hears in self._hears.items():
+            if handlers.get(operation) == hears:  # no later transport listens instead
+                handlers[operation] = _ignore  # the client may live on, and be told still
 
     def _late(self, handle: Handle, error: DeadlineExceeded) -> None:
         if not handle.done():
@@ -295,6 +339,11 @@ class Dispatch:
             # a fault of ours: whoever it was about must not wait for ever
             logger.error("a task of the transport failed", exc_info=error)
             self.fail_all(ClusterError(f"sending failed ({describe(error)}): this is a fault of altlas_flow"))
+
+
+def _unfit(handle: Handle, error: Exception) -> BadRequest:
+    """The error of a request whose input cannot be pickled."""
+    return BadRequest(f"request {handle.request_id}: its input cannot be sent to a worker: {describe(error)}")
 
 
 def _ignore(**message: Any) -> None:

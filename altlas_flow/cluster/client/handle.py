@@ -66,6 +66,7 @@ class Handle:
         "_transport",
         "_tried",
         "_waiters",
+        "_weight",
         "model_id",
         "request_id",
     )
@@ -83,6 +84,7 @@ class Handle:
         self._many = isinstance(inputs, list)
         self._inputs = list(inputs) if self._many else inputs  # the caller may go on with its own
         self._rows = len(inputs) if self._many else 1
+        self._weight: float = 0  # bytes of the inputs, about
         self._inside = False  # let in, where what may wait is bounded
         self._submitted = self._sent = self._ended = submitted
         self._final: str | None = None

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Seconds that sending an envelope and taking its answers costs; smaller ones than that are not worth it.
 TRIP = 0.005
+#: Bytes of inputs with which an envelope is full: the client's event loop stands still while it packs them.
+FULL = 4e6
 #: Weight of the newest observation of how long a row takes.
 NEWEST = 0.3
 
@@ -58,16 +60,28 @@ class Lane:
         """Greater goes first: the priority, then who came first."""
         return self.priority, -self.pending[0]._submitted
 
+    def waiting(self) -> int:
+        """How many wait; none where all that is here is over."""
+        while self.pending and self.pending[0]._final is not None:
+            self.pending.popleft()
+        return len(self.pending)
+
     def take(self, rows: int) -> list[Handle]:
         """The next requests, of about so many rows together; at least one where one is wanted still."""
         taken: list[Handle] = []
+        room = FULL
         while self.pending and rows > 0:
-            handle = self.pending.popleft()
+            handle = self.pending[0]
             if handle._final is None:
+                if handle._ahead is None:
+                    room -= handle._weight
+                if room < 0 and taken:
+                    break
                 taken.append(handle)
                 rows -= handle._rows
-                if self.solo or self.alone:
-                    break
+            self.pending.popleft()
+            if taken and (self.solo or self.alone):
+                break
         return taken
 
 
@@ -90,15 +104,13 @@ class Pool:
     @property
     def held(self) -> int:
         """Requests that wait for a free place."""
-        return sum(len(lane.pending) for lane in self.lanes)
+        return sum(lane.waiting() for lane in self.lanes)
 
     def next_lane(self) -> Lane | None:
         """The lane whose turn it is; empty ones are let go."""
         waiting = []
         for lane in list(self.lanes):
-            while lane.pending and lane.pending[0]._final is not None:
-                lane.pending.popleft()
-            if lane.pending:
+            if lane.waiting():
                 waiting.append(lane)
             else:
                 self.lanes.discard(lane)

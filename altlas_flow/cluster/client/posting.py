@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,10 +20,16 @@ from altlas_flow.cluster.packed import Packed
 from altlas_flow.cluster.worker.envelope import Elsewhere, Envelope, serve
 from altlas_flow.errors import BadRequest, ClusterLost, describe
 
+logger = logging.getLogger(__name__)
+
 #: Host priority of requests that somebody waits for; rows of a job have 0.
 INTERACTIVE = 10
 #: Seconds that stand for "no deadline" beside others that have one.
 FOREVER = 1e9
+#: Items of a collection that are looked at to tell what all of them weigh.
+SAMPLE = 2000
+#: Bytes that count for a number, and for a place in a collection.
+ITEM = 8
 
 
 def post(
@@ -71,14 +79,45 @@ def post(
     return key, future
 
 
-def weigh(value: Any) -> int:
-    """About how many bytes an input has; cheap, and exact for what is large."""
+def weigh(value: Any, enough: float = math.inf, items: int = SAMPLE) -> float:
+    """About how many bytes an input has; quick, whatever it is, for an event loop may wait for it.
+
+    Parameters
+    ----------
+    value : object
+    enough : float
+        Bytes beyond which it need not be known how many they are.
+    items : int
+        Of so many of a collection's, at equal distances, follows what all of them weigh.
+    """
     kind = type(value)
     if kind is str or kind is bytes or kind is bytearray:
         return len(value)
-    if kind is list or kind is tuple:
-        return sum(map(weigh, value)) + 8 * len(value)
-    if kind is dict:
-        return sum(map(weigh, value.values()))
+    if kind is float or kind is int or kind is bool or value is None:
+        return ITEM
+    if kind is list or kind is tuple or kind is dict:
+        count = len(value)
+        total: float = ITEM * count
+        if not count or total >= enough:
+            return total
+        step = max(1, count // items)
+        seen = list(itertools.islice(value.values(), 0, None, step)) if kind is dict else value[::step]
+        each, share = count / len(seen), max(1, items // len(seen))
+        for item in seen:
+            total += each * weigh(item, (enough - total) / each, share)
+            if total >= enough:
+                break
+        return total
     size = getattr(value, "nbytes", None)
     return size if isinstance(size, int) else int(sizeof(value))
+
+
+def weight_of(inputs: Any, enough: float) -> float:
+    """As `weigh`; nothing where it cannot be told."""
+    try:
+        return weigh(inputs, enough)
+    except Exception:
+        # what cannot even be weighed (endless nesting, a property that raises) cannot be packed either,
+        # and packing says so
+        logger.debug("an input cannot be weighed", exc_info=True)
+        return 0.0

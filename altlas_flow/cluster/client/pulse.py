@@ -20,6 +20,8 @@ PULSE = 1.0
 REPORT = 0.05
 #: Of the time within which those who wait have to be told, what the scheduler gets to answer.
 PATIENCE = 0.7
+#: Beats by which one may come late before it counts as this client's own standing still.
+OVERDUE = 2
 
 
 class Pulse:
@@ -56,11 +58,14 @@ class Pulse:
         self._limit, self._waiting, self._wake, self._lost = limit, waiting, wake, lost
         self.pools: dict[str, Pool] = {}
         self.faults = 0  # of the scheduler plugin, as it last said
+        self._between = min(PULSE, limit / 8)
         self._beat: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when the beat should come
         self._soon: asyncio.TimerHandle | None = None
         self._number = 0
         self._unanswered: deque[tuple[int, float]] = deque()  # pulses without an answer: number, time
         self._reported = 0.0
+        self._closed = False
 
     def pool(self, name: str, count: int, version: int) -> Pool:
         """The pool of that name, with a lease that was just told."""
@@ -84,12 +89,13 @@ class Pulse:
 
     def start(self) -> None:
         """Keep beating while somebody waits."""
-        if self._beat is None and self._waiting():
-            self._beat = self._loop.call_later(min(PULSE, self._limit / 8), self._pulse)
+        if self._beat is None and not self._closed and self._waiting():
+            self._due = self._clock() + self._between
+            self._beat = self._loop.call_later(self._between, self._pulse)
 
     def report_soon(self) -> None:
         """Something is held back: say so, but not all the time."""
-        if self._soon is None:
+        if self._soon is None and not self._closed:
             wait = max(0.0, self._reported + REPORT - self._clock())
             self._soon = self._loop.call_later(wait, self.report)
 
@@ -98,6 +104,8 @@ class Pulse:
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
+        if self._closed:
+            return  # the plugin would take it for the word of one that goes on
         shorten(self._client.scheduler_comm)  # another one after each reconnection
         now = self._clock()
         self._reported = now
@@ -106,8 +114,8 @@ class Pulse:
         held: dict[str, int] = {}
         for pool in self.pools.values():
             for lane in pool.lanes:
-                if lane.pending:
-                    held[lane.spec.id] = held.get(lane.spec.id, 0) + len(lane.pending)
+                if waiting := lane.waiting():
+                    held[lane.spec.id] = held.get(lane.spec.id, 0) + waiting
         for pool in self.pools.values():
             if not pool.over:
                 pool.taken_over = pool.version
@@ -121,7 +129,8 @@ class Pulse:
             self._client._send_to_scheduler(message)
 
     def close(self) -> None:
-        """Beat no more."""
+        """Beat and report no more."""
+        self._closed = True
         for timer in (self._beat, self._soon):
             if timer is not None:
                 timer.cancel()
@@ -137,7 +146,11 @@ class Pulse:
             self.report()  # nothing is held any more
             self._unanswered.clear()
             return
-        late = self._clock() - self._unanswered[0][1] if self._unanswered else 0.0
+        now = self._clock()
+        if now - self._due > OVERDUE * self._between:
+            # it is this client that stood still: answers may have come, and lie unread
+            self._unanswered = deque((number, now) for number, _ in self._unanswered)
+        late = now - self._unanswered[0][1] if self._unanswered else 0.0
         if self._client.status != "running":
             self._lost(ClusterLost("the scheduler went away: see whether it runs, connect and ask again"))
         elif late > PATIENCE * self._limit:

@@ -121,6 +121,11 @@ class Returns:
         for future in over:
             future.release()
 
+    def give_up(self) -> None:
+        """Have the cluster forget all, also what is under way: it is not predicted any more."""
+        self._over += [flight.future for flight in self.flights.values()]
+        self.let_go()
+
     def began(self, key: str, requests: list[int] | None = None, node: str = "?") -> None:
         """A worker says that members of an envelope run."""
         flight = self.flights.get(key)
@@ -169,7 +174,7 @@ class Returns:
         scheduler: Any = self.client.scheduler
         try:
             said = await asyncio.wait_for(scheduler.altlas_lost(key=flight.key), ASK_LIMIT)
-        except (OSError, TimeoutError, AttributeError) as error:
+        except (OSError, TimeoutError, AttributeError, asyncio.CancelledError) as error:
             return ClusterLost(f"the scheduler cannot be asked ({describe(error)}): connect and ask again")
         if said is None:
             return NodeLost("?", "left")  # its inputs were lost before it was anywhere

@@ -7,7 +7,6 @@ which lives on that loop, does the rest.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import contextvars
 import hashlib
@@ -17,13 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from distributed import Client
 
 from altlas_flow.cluster.client.dispatch import Dispatch
 from altlas_flow.cluster.client.handle import CANCELLED, ERROR, Handle, cancelled, stamped
 from altlas_flow.cluster.client.lanes import Lane
+from altlas_flow.cluster.client.posting import weight_of
 from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded, describe, one_line
 from altlas_flow.models.frozen import frozen, thawed
 from altlas_flow.models.runtimes import runtime_class
@@ -147,6 +146,10 @@ class Transport:
         if deadline is not None:
             handle._deadline = now + deadline
         handle._retry, handle._idempotent, handle._metadata = retry, idempotent, metadata
+        # here, since deadlines and other requests wait for whatever the client's loop does
+        handle._weight = (
+            len(inputs) if type(inputs) is str else weight_of(handle._inputs, self.settings.scatter_size)
+        )
         with self._lock:
             if self.open >= self.settings.waiting_limit and self.settings.overload == "raise":
                 raise Overloaded(
@@ -259,6 +262,23 @@ class Transport:
             self._call(end)
             over.wait(5.0)
 
+    def abandon(self) -> bool:
+        """Tell whoever still waits, where the Dask client is closed, and its loop may be at an end.
+
+        Whether it is closed.
+        """
+        if self.client.status != "closed":
+            return False
+        lost = ClusterLost("the Dask client was closed before the answer came: connect and ask again")
+        try:
+            if self.loop.is_running():
+                self._call(self._dispatch.fail_all, lost)
+                return True
+        except RuntimeError:
+            pass  # it ends just now
+        self._dispatch.fail_all(lost)
+        return True
+
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
@@ -307,43 +327,6 @@ class Transport:
             raise BadRequest(f"the strategy cannot be sent to the scheduler: {describe(error)}") from error
         name = getattr(strategy, "__name__", type(strategy).__name__)
         return f"{name}#{hashlib.sha256(code).hexdigest()[:16]}", code
-
-
-_transports: WeakKeyDictionary[Client, Transport] = WeakKeyDictionary()
-
-
-@atexit.register
-def _close_all() -> None:
-    """Before Dask closes clients and clusters that nobody has closed: what has been answered is let go of."""
-    for transport in list(_transports.values()):
-        transport.close()
-
-
-_registry = threading.Lock()
-
-
-def transport_for(client: Client, settings: Settings) -> Transport:
-    """The transport of a client: one, however many flows use it; each calls `release` in the end."""
-    with _registry:
-        transport = _transports.get(client)
-        if transport is None or transport.closed:
-            transport = _transports[client] = Transport(client, settings)
-        elif transport.settings != settings:
-            logger.warning("this Client has a flow already: its requests go by the settings of that one")
-        transport.users += 1
-        return transport
-
-
-def release(transport: Transport) -> None:
-    """A flow uses it no more; the last one closes it."""
-    with _registry:
-        transport.users -= 1
-        last = transport.users <= 0
-        transport._closed |= last  # nobody gets it any more
-        if last and _transports.get(transport.client) is transport:
-            del _transports[transport.client]  # it holds its client, which would never be freed
-    if last:
-        transport.close()
 
 
 def notify(waiters: list[Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -150,6 +150,11 @@ class ControlPlugin(SchedulerPlugin):
         if registry.closed:
             await self.admission.evict_strangers()
 
+    @property
+    def drained(self) -> Container[str]:
+        """Names of the workers that operators have retired."""
+        return self.nodes.drained
+
     async def close(self) -> None:
         """Called by Dask when the scheduler closes."""
         self.watchman.close()
@@ -189,11 +194,11 @@ class ControlPlugin(SchedulerPlugin):
             except TimeoutError:
                 continue  # the next look says who is missing
 
-    async def open(self, client: str, spec: str, memory: int = 0) -> dict[str, Any]:
+    async def open(self, client: str, transport: int, spec: str, memory: int = 0) -> dict[str, Any]:
         """A client is about to send requests for a model: its pool and its lease."""
         model = ModelSpec.model_validate_json(spec)
         self.placer.note(model, memory)
-        return self.lessor.open(client, model.resources, model.labels)
+        return self.lessor.open(client, transport, model.resources, model.labels)
 
     async def lost(self, key: str) -> dict[str, Any] | None:
         """What ran of an envelope that was lost together with the inputs that were sent ahead for it."""
@@ -213,9 +218,9 @@ class ControlPlugin(SchedulerPlugin):
         if assignment is not None and assignment.address in self.scheduler.stream_comms:
             self.scheduler.worker_send(assignment.address, {"op": CANCEL, "key": key, "requests": requests})
 
-    def leave(self, client: str, **kwargs: Any) -> None:
+    def leave(self, client: str, transport: int, **kwargs: Any) -> None:
         """The flows of a client are closed; told by its stream."""
-        self._guard("a client's leaving", self.lessor.leave, client)
+        self._guard("a client's leaving", self.lessor.leave, client, transport)
 
     # -- what hosts say -----------------------------------------------------------------------
 
@@ -276,7 +281,7 @@ class ControlPlugin(SchedulerPlugin):
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """A client is gone: what it had leased is free."""
-        self._guard("a client's going", self.lessor.leave, client)
+        self._guard("a client's going", self.lessor.gone, client)
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """A task changes its state: place it, or what waits for it, right before Dask does."""

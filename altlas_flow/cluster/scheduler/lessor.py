@@ -39,15 +39,24 @@ class Lessor:
         self.pools: dict[str, tuple[Needs, Leases]] = {}
         self.envelopes: dict[Any, tuple[str, str]] = {}  # in flight: key -> pool, client
         self.held: dict[str, dict[str, int]] = {}  # by client: what it holds back, by model id
+        self.transports: dict[str, int] = {}  # by client: the first of its transports that may hold leases
 
-    def open(self, client: str, resources: Mapping[str, float], labels: Mapping[str, str]) -> dict[str, Any]:
-        """A client will send requests with these needs: its lease."""
+    def open(
+        self, client: str, transport: int, resources: Mapping[str, float], labels: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """A client will send requests with these needs: its lease.
+
+        It is asked on another connection than the one that tells of all else, and may come after its
+        transport has left, or after the client has: what is leased then would never come back.
+        """
         pool = pool_of(resources, labels)
         if pool not in self.pools:
             needs = Needs.of(resources, labels, 0)
             self.pools[pool] = needs, Leases(self._capacity(needs), self.patience)
         leases = self.pools[pool][1]
-        leases.join(client)
+        if client in self.scheduler.clients and transport >= self.transports.get(client, 0):
+            self.transports[client] = transport
+            leases.join(client)
         mine = self._balance(pool).get(client)
         if mine is None:
             mine = leases.lease(client)
@@ -95,8 +104,18 @@ class Lessor:
             self.pools[pool][1].ended(client)
             self._balance(pool)
 
-    def leave(self, client: str) -> None:
-        """A client is gone."""
+    def leave(self, client: str, transport: int) -> None:
+        """A transport of a client is closed: the client goes, unless a later one has taken its place."""
+        if transport >= self.transports.get(client, 0):
+            self._part(client)
+            self.transports[client] = transport + 1
+
+    def gone(self, client: str) -> None:
+        """A client's connection is closed."""
+        self._part(client)
+        self.transports.pop(client, None)
+
+    def _part(self, client: str) -> None:
         self.held.pop(client, None)
         for pool, (_, leases) in self.pools.items():
             leases.leave(client)

@@ -193,18 +193,18 @@ class Nodes:
             await self._unload(node, model, digits)
         self.audit.note("unloaded", **who_is(comm), node=node_id, model=model)
 
-    async def drain(self, comm: Comm, node_id: str, timeout: float) -> None:
+    async def drain(self, comm: Comm, node_id: str, within: float) -> None:
         """Give a node no new work, wait until what it has is done, and retire its worker."""
         node = self._here(node_id)
         self._order(node_id, NodeStatus.BUSY)
         self.audit.note("draining", **who_is(comm), node=node_id)
         try:
-            await asyncio.wait_for(self.placer.emptied(node.address), timeout)
+            await asyncio.wait_for(self.placer.emptied(node.address), within)
         except TimeoutError:
             left = len(self.placer.on.get(node.address, ()))
             raise ClusterError(
-                f"node {node_id} is not empty after {timeout:.0f} s ({left} pieces of work): it stays cordoned; "
-                "drain it again, or uncordon it"
+                f"node {node_id} is not empty after {within:.0f} s ({left} pieces of work): it stays "
+                "cordoned; drain it again, or uncordon it"
             ) from None
         self.drained[node_id] = None
         while len(self.drained) > DRAINED:
@@ -219,11 +219,11 @@ class Nodes:
         self.orders.pop(node_id, None)
         self.audit.note("drained", **who_is(comm), node=node_id)
 
-    async def unregister(self, comm: Comm, node_id: str, timeout: float) -> None:
+    async def unregister(self, comm: Comm, node_id: str, within: float) -> None:
         """Drain a node where it is here, and forget it."""
         node = self._known(node_id)
         if node is not None:
-            await self.drain(comm, node_id, timeout)
+            await self.drain(comm, node_id, within)
         self.registry.drop(node_id)
         self.orders.pop(node_id, None)
         self.audit.note("unregistered", **who_is(comm), node=node_id)
@@ -288,11 +288,14 @@ class Nodes:
 
     async def _load(self, address: str, spec: ModelSpec) -> None:
         self.placer.note(spec)
-        await self._ask(address, "altlas_load", spec=spec.model_dump_json())
+        size = await self._ask(address, "altlas_load", spec=spec.model_dump_json())
+        # its host says so too, a little later: who asked may look at once
+        self.placer.roster.loaded(address, spec.fingerprint[:DIGITS], size)
 
     async def _unload(self, node: Node, model: str, digits: str) -> None:
         if not await self._ask(node.address, "altlas_unload", digits=digits):
             raise ClusterError(f"model {model!r} is in use on {node.name}: cordon the node first, or wait")
+        self.placer.roster.loaded(node.address, digits, None)
 
     async def _ask(self, address: str, operation: str, **arguments: Any) -> Any:
         """Ask a host; what went wrong there is raised here."""

@@ -45,7 +45,7 @@ class Envelope:
     spec : ModelSpec
     parameters : mapping
     inputs : list
-        Of each request; `Elsewhere` where it was sent ahead.
+        Of each request; `Elsewhere` where it was sent ahead, `Packed` where that was to be.
     counts : list of int, optional
         Rows of each request whose input is a list, -1 for one that is not; None: no input is a list.
     left : list of float, optional
@@ -158,11 +158,7 @@ class Delivery:
     ) -> None:
         self.key, self.envelope, self.host, self.plugin = key, envelope, host, plugin
         self.answers = Answers(node, rows=[])
-        inputs = [
-            # Dask keeps it for another try, and a model may write into its inputs
-            ahead[item.at].open(copied=True) if isinstance(item, Elsewhere) else item
-            for item in envelope.inputs
-        ]
+        inputs = [_opened(item, ahead) for item in envelope.inputs]
         self.count = len(inputs)
         self.first: np.ndarray | None = None  # row at which each request begins
         if envelope.counts is None:
@@ -311,6 +307,14 @@ class Delivery:
             if fault is not None:
                 error = InvalidAnswer(f"model {self.envelope.spec.id!r}: the answer is not valid: {fault}")
                 self.answers.errors[at] = (False, error)
+
+
+def _opened(item: Any, ahead: Sequence[Any]) -> Any:
+    """An input, as its sender gave it."""
+    if isinstance(item, Elsewhere):
+        # Dask keeps it for another try, and a model may write into its inputs
+        return ahead[item.at].open(copied=True)
+    return item.open() if isinstance(item, Packed) else item
 
 
 def portable(model: str, error: BaseException) -> AltlasError:

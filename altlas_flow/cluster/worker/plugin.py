@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import pickle
+import platform
+import socket
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +17,13 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from altlas_flow._version import __version__
 from altlas_flow.cluster.keys import DIGITS, is_envelope
+from altlas_flow.cluster.worker.gauges import Gauges
 from altlas_flow.cluster.worker.gpus import claim_gpus
 from altlas_flow.cluster.worker.words import Words
-from altlas_flow.errors import HostClosed
+from altlas_flow.errors import AltlasError, HostClosed
 from altlas_flow.models.host import ModelHost
 from altlas_flow.models.memory import keep_freed_memory
+from altlas_flow.models.spec import ModelSpec
 from altlas_flow.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +37,9 @@ NAME = "altlas-host"
 TOPIC = "altlas-hosts"
 #: Operation on a worker's stream: requests of an envelope are no longer wanted.
 CANCEL = "altlas-cancel"
+
+#: Seconds that unloading a model waits until nobody uses it.
+UNLOAD_LIMIT = 30.0
 
 
 class HostPlugin(WorkerPlugin):
@@ -58,6 +68,7 @@ class HostPlugin(WorkerPlugin):
             resources["GPU"] = found
             await worker.set_resources(GPU=found)
         budget = int(limit * self.settings.model_memory_fraction) if limit else None
+        self._gpus = Gauges(bool(resources.get("GPU")))
         keep_freed_memory()
         self._lock = Lock()
         self._under_way: dict[str, tuple[Watch, Delivery]] = {}
@@ -83,6 +94,7 @@ class HostPlugin(WorkerPlugin):
         )
         worker.metrics["altlas"] = self._metrics
         worker.stream_handlers[CANCEL] = self.cancel
+        worker.handlers.update({"altlas_load": self.load, "altlas_unload": self.unload})
         worker.log_event(
             TOPIC,
             {
@@ -94,6 +106,13 @@ class HostPlugin(WorkerPlugin):
                 # the worker's own configuration says what it is
                 "labels": dict(Settings.current().labels),
                 "memory": budget,
+                "hostname": socket.gethostname(),
+                "gpus": self._gpus.describe(),
+                "versions": {
+                    "altlas_flow": __version__,
+                    "distributed": version("distributed"),
+                    "python": platform.python_version(),
+                },
             },
         )
 
@@ -118,6 +137,26 @@ class HostPlugin(WorkerPlugin):
             self._arrived[key] = self.host.clock()
         elif finish in ("released", "forgotten"):
             self._arrived.pop(key, None)
+
+    # -- models, as operators ask for them ------------------------------------------------------
+
+    async def load(self, spec: str) -> dict[str, Any]:
+        """Load a model, as JSON; errors are sent back."""
+        assert self.host is not None
+        try:
+            found = await asyncio.to_thread(self.host.describe, ModelSpec.model_validate_json(spec))
+        except AltlasError as error:
+            return {"error": pickle.dumps(error)}
+        return {"error": None, "result": int(found["memory"])}
+
+    async def unload(self, digits: str) -> dict[str, Any]:
+        """Unload the model whose fingerprint begins so; whether it is not there any more."""
+        assert self.host is not None
+        for fingerprint in self.host.shelf.loaded():
+            if fingerprint.startswith(digits):
+                gone = await asyncio.to_thread(self.host.shelf.unload, fingerprint, UNLOAD_LIMIT)
+                return {"error": None, "result": gone}
+        return {"error": None, "result": True}
 
     # -- envelopes ----------------------------------------------------------------------------
 
@@ -182,7 +221,13 @@ class HostPlugin(WorkerPlugin):
 
     def _metrics(self, worker: Worker) -> dict[str, Any]:
         assert self.host is not None
-        return {"version": __version__, "words_lost": self.words.lost, **self.host.state()}
+        state = self.host.state()
+        return {
+            "version": __version__,
+            "words_lost": self.words.lost,
+            "gpu_usage": self._gpus.read(),
+            **state,
+        }
 
 
 def current_plugin() -> HostPlugin:

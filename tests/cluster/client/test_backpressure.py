@@ -8,16 +8,20 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import altlas_flow as af
 from altlas_flow.cluster.client import dispatch
 from altlas_flow.errors import Overloaded
+from altlas_flow.placement.leases import Lease
 from tests.cluster.stages import another, echo, fill, held, model, quiet
 from tests.laboratory import LIMIT, laboratory, until
 
 pytestmark = pytest.mark.timeout(120)
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_of_what_waits_higher_priorities_go_first(solo, stage, gate):
@@ -55,6 +59,31 @@ def test_beyond_the_limit_requests_wait_or_are_refused_as_is_set(solo, stage):
     with another(solo, waiting_limit=5) as flow:
         handles = flow.submit_many(spec, [{"n": n} for n in range(60)])
         assert [response.outputs for response in handles.result(LIMIT)] == list(range(60))
+
+
+def test_beyond_the_limit_higher_priorities_are_let_in_first(solo, stage, gate):
+    with another(solo, waiting_limit=3) as flow:
+        fill(solo, gate, 1, flow)
+        spec = stage.model()
+        low = [flow.submit(spec, {"n": n}) for n in range(10)]
+        until(lambda: flow._transport.inside == 3)  # the one that fills, and two of these
+        high = [flow.submit(spec, {"n": n}, priority=n // 10) for n in range(20, 40)]
+        gate.open("fill")
+        for handle in low + high:
+            handle.result(LIMIT)
+        late = [n for n in stage.predicted if n >= 2]
+        assert late == [*range(30, 40), *range(20, 30), *range(2, 10)]
+
+
+def test_closing_the_flow_tells_those_who_are_beyond_the_limit(solo, stage):
+    with another(solo, waiting_limit=2) as flow:
+        spec = stage.model()
+        handles = [flow.submit(spec, {"n": n, "wait": "go"}, priority=n) for n in range(9)]
+        until(lambda: stage.book("began"))
+        flow.close()
+        assert {handle.response(LIMIT).error.type for handle in handles} == {"ClusterLost"}
+        stage.open("go")
+    quiet(solo)
 
 
 def test_over_all_clients_at_most_two_envelopes_a_slot_are_in_flight(lab, stage):
@@ -174,3 +203,56 @@ def test_clients_that_stand_still_do_not_keep_what_others_wait_for(stage):
             for other in others:
                 os.kill(other.pid, signal.SIGCONT)
         assert lab.flow.submit("echo", 20).result(LIMIT).outputs == 20
+
+
+#: A program that holds back many requests, and tells when all of them are answered.
+BACKLOG = """
+import sys
+from pathlib import Path
+import altlas_flow as af
+from tests.cluster.stages import Stage
+flow = af.connect(sys.argv[1])
+spec = Stage(Path(sys.argv[2])).model()
+handles = [flow.submit(spec, {"n": 1000 + n, "wait": "stopped"}) for n in range(20)]
+print("sent", flush=True)
+print(len([handle.result(100) for handle in handles]), flush=True)
+"""
+
+
+def test_clients_that_stand_still_with_a_backlog_get_no_turn_until_they_go_on(stage):
+    """There is room for two envelopes, and each of the three has much to send."""
+
+    def leases(dask_scheduler):
+        ((_, pool),) = dask_scheduler.plugins["altlas-control"].lessor.pools.values()
+        return {name: pool.lease(name) for name in pool._clients}
+
+    with laboratory({"only": {}}, heartbeat_timeout="2s") as lab, contextlib.ExitStack() as ends:
+        spec, mine = stage.model(), lab.client.id
+        command = [sys.executable, "-c", BACKLOG, lab.cluster.scheduler_address, str(stage.folder)]
+        others = []
+        for _ in range(3):
+            others.append(
+                ends.enter_context(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
+            )
+            ends.callback(others[-1].kill)
+            assert others[-1].stdout.readline() == "sent\n"
+        lab.until(lambda info: len(info["held"]) == 3)
+        for other in others:
+            os.kill(other.pid, signal.SIGSTOP)
+        stage.open("stopped")
+        handles = [lab.flow.submit(spec, {"n": n, "sleep": 0.05}) for n in range(60)]
+
+        def now():
+            found = lab.client.run_on_scheduler(leases)
+            return found.pop(mine, Lease(0, 0)).count, found
+
+        until(lambda: now()[0] == 2)
+        theirs = now()[1]
+        assert {lease.count for lease in theirs.values()} == {0}
+        more = [lab.flow.submit(spec, {"n": n, "sleep": 0.05}) for n in range(60, 80)]
+        assert [handle.result(LIMIT).outputs for handle in handles + more] == list(range(80))
+        assert now()[1] == theirs  # they were offered nothing meanwhile
+        for other in others:
+            os.kill(other.pid, signal.SIGCONT)
+        for other in others:
+            assert other.stdout.readline() == "20\n"

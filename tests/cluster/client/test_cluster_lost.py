@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import dask
+import psutil
 import pytest
 
 import altlas_flow as af
@@ -146,3 +147,78 @@ def test_whoever_waits_is_told_in_time_that_the_scheduler_is_lost(stage, tmp_pat
             finally:
                 if how == signal.SIGSTOP:
                     os.kill(started[0].pid, signal.SIGCONT)
+
+
+def test_a_large_input_on_its_way_when_the_scheduler_goes_is_lost_with_the_cluster(
+    stage, tmp_path, monkeypatch
+):
+    """To a worker that is stopped: it never arrives."""
+    with (
+        dask.config.set({"altlas.heartbeat-timeout": f"{TIMEOUT}s"}),
+        programs(tmp_path, ["only"]) as (file, started),
+    ):
+        until(lambda: file.read_text().endswith("}"))
+        with af.connect(file) as flow:
+            flow.client.wait_for_workers(1, timeout=LIMIT)
+            spec = stage.model()
+            assert flow.submit(spec, {"n": 1}).result(LIMIT).outputs == 1
+            begun, scatter = threading.Event(), flow.client._scatter
+
+            async def noted(*args, **options):
+                begun.set()
+                return await scatter(*args, **options)
+
+            monkeypatch.setattr(flow.client, "_scatter", noted)
+            os.kill(started[1].pid, signal.SIGSTOP)
+            handle = flow.submit(spec, {"n": 2, "text": "x" * 2_000_000})
+            assert begun.wait(LIMIT)
+            started[0].kill()
+            with pytest.raises(ClusterLost):
+                handle.result(LIMIT)
+
+
+# ---------------------------------------------------------------- the client stands still
+
+#: A client that stops itself right after it has said something: the answer comes while it stands still.
+STANDS = """
+import os
+import signal
+import sys
+from pathlib import Path
+import altlas_flow as af
+from tests.cluster.stages import Stage
+
+flow = af.connect(sys.argv[1])
+handle = flow.submit(Stage(Path(sys.argv[2])).model(), {"n": 1, "wait": "go"})
+pulse = flow._transport._dispatch.pulse
+
+def stand():
+    pulse.report()
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+for line in sys.stdin:
+    flow.client.loop.add_callback(stand)
+print(handle.result(100).outputs, flush=True)
+"""
+
+
+def test_a_client_that_stood_still_does_not_take_the_scheduler_for_lost(stage):
+    with laboratory(named("a"), heartbeat_timeout="1s") as lab:
+        command = [sys.executable, "-c", STANDS, lab.cluster.scheduler_address, str(stage.folder)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        environment = {**os.environ, "DASK_ALTLAS__HEARTBEAT_TIMEOUT": "1s"}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as client:
+            try:
+                stage.await_running(1)
+                for _ in range(3):
+                    client.stdin.write("\n")
+                    client.stdin.flush()
+                    assert os.WIFSTOPPED(os.waitpid(client.pid, os.WUNTRACED)[1])
+                    time.sleep(1.5)  # longer than a scheduler may be silent
+                    os.kill(client.pid, signal.SIGCONT)
+                    until(lambda: psutil.Process(client.pid).status() != psutil.STATUS_STOPPED)
+                stage.open("go")
+                client.stdin.close()
+                assert client.stdout.readline() == "1\n"
+            finally:
+                client.kill()

@@ -80,6 +80,28 @@ def test_a_deadline_holds_for_what_waits_beyond_the_limit(solo, gate):
         assert inside.result(LIMIT).outputs == 1
 
 
+def test_a_deadline_holds_while_large_inputs_are_sent(lab, stage):
+    """Whatever they are made of: numbers in lists take long to weigh, and to pack."""
+
+    def len_of(rows):
+        return [len(row) for row in rows]
+
+    late, spec, numbers = [], stage.model(), [[0.5] * 1000 for _ in range(3000)]
+    large = model(len_of)
+    for n in range(5):
+        quiet(lab)
+        handle = lab.flow.submit(spec, {"n": n, "wait": f"{n}"}, deadline="300ms")
+        other = lab.flow.submit(large, tuple(numbers))
+        with pytest.raises(DeadlineExceeded):
+            handle.result(LIMIT)
+        stage.open(f"{n}")
+        assert other.result(LIMIT).outputs == 3000
+        late.append(lateness(handle, 0.3))
+        if late[-1] < 0.05:
+            break
+    assert 0 <= min(late) < 0.05
+
+
 def test_a_deadline_that_is_kept_changes_nothing(lab):
     handle = lab.flow.submit(model(echo), [1], deadline=LIMIT)
     assert handle.result(LIMIT).outputs == [1]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import altlas_flow as af
 from altlas_flow.cluster.client.handle import CANCELLED, Handle
-from altlas_flow.cluster.client.lanes import TRIP, Lane, Pace, Pool
+from altlas_flow.cluster.client.lanes import FULL, TRIP, Lane, Pace, Pool
 
 SPEC = af.ModelSpec(id="echo", source=lambda rows: rows)
 
@@ -114,6 +114,22 @@ def test_what_is_taken_is_the_first_of_what_waits_and_about_as_many_rows(items, 
     # the last one may hold more than there was room for, no other
     assert rows_of(taken[:-1]) < rows or not taken
     assert not made.pending or rows_of(taken) >= rows
+
+
+@given(st.lists(st.integers(0, int(1.5 * FULL)), min_size=1, max_size=20), st.booleans())
+def test_an_envelope_is_full_at_so_many_bytes_and_never_empty(weights, ahead):
+    made = lane(["row"] * len(weights))
+    handles = list(made.pending)
+    for one, weight in zip(handles, weights, strict=True):
+        one._weight = weight
+        one._ahead = object() if ahead else None  # what was sent ahead is not in it
+    taken = made.take(100)
+    assert taken == handles[: len(taken)] and taken
+    if ahead:
+        assert len(taken) == len(handles)
+    else:
+        assert len(taken) == 1 or sum(weights[: len(taken)]) <= FULL
+        assert not made.pending or sum(weights[: len(taken) + 1]) > FULL
 
 
 @given(inputs, st.integers(1, 40), st.sets(st.integers(0, 29)))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
+import time
 
 import dask
 import numpy as np
@@ -11,11 +14,12 @@ import pyarrow as pa
 import pytest
 
 import altlas_flow as af
+from altlas_flow.cluster.client.lanes import FULL
 from altlas_flow.cluster.packed import Packed
-from altlas_flow.errors import AltlasError, BadRequest
-from tests.cluster.stages import echo, fill, model, together
+from altlas_flow.errors import AltlasError, BadRequest, NoEligibleNode
+from tests.cluster.stages import echo, fill, held, model, sent_ahead, together
 from tests.dataframe.jobs import tasks_of
-from tests.laboratory import LIMIT, until
+from tests.laboratory import LIMIT, laboratory, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -87,6 +91,84 @@ def test_large_inputs_leave_nothing_on_the_cluster(lab):
     handles = None
     until(lambda: tasks_of(lab.flow) == [], instead=lambda: tasks_of(lab.flow))
     assert gc.isenabled()
+
+
+def test_a_large_input_that_a_stopped_worker_takes_too_late_stays_nowhere(monkeypatch):
+    """It is sent to another one meanwhile; the scheduler hands over what it was asked to in any case."""
+
+    def arrived(dask_scheduler):
+        events = dask_scheduler.get_events("all")
+        return sum(isinstance(event, dict) and event.get("action") == "scatter" for _, event in events)
+
+    with laboratory({"a": {}, "b": {}}, heartbeat_timeout="2s") as lab:
+        begun, scatter = [], lab.client._scatter
+
+        async def counted(*args, **options):
+            begun.append(1)
+            return await scatter(*args, **options)
+
+        monkeypatch.setattr(lab.client, "_scatter", counted)
+        spec, pid = model(len_of), lab.pid_of("a")
+        assert lab.flow.submit(spec, [b"abc"]).result(LIMIT).outputs == [3]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            # workers are asked in turn
+            handles = [lab.flow.submit(spec, np.ones(1_500_000 + n, np.uint8)) for n in range(2)]
+            assert [handle.result(LIMIT).outputs for handle in handles] == [1_500_000, 1_500_001]
+            assert len(begun) > 2
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        until(lambda: lab.client.run_on_scheduler(arrived) == len(begun))
+        until(lambda: tasks_of(lab.flow) == [], instead=lambda: tasks_of(lab.flow))
+
+
+def test_large_inputs_without_a_worker_end_as_small_ones_do_and_as_soon():
+    with laboratory({"a": {}}, no_workers_timeout="2s") as lab:
+        spec = model(len_of)
+        assert lab.flow.submit(spec, "abc").result(LIMIT).outputs == 3
+        lab.remove("a")
+        lab.until(lambda info: not info["hosts"])
+        began = time.monotonic()
+        for size in (10, 2_000_000):
+            with pytest.raises(NoEligibleNode):
+                lab.flow.submit(spec, "x" * size).result(LIMIT)
+        assert time.monotonic() - began < 15  # both; it takes longer to find that a worker is silent
+
+
+def test_large_inputs_without_a_worker_wait_for_one():
+    with laboratory({"a": {}}) as lab:
+        spec = model(len_of)
+        assert lab.flow.submit(spec, "abc").result(LIMIT).outputs == 3
+        lab.remove("a")
+        lab.until(lambda info: not info["hosts"])
+        inputs = [np.ones(2_000_000, np.uint8), ["x" * 1_500_000, "abc"], [[1] * 1000] * 1000]
+        handles = [lab.flow.submit(spec, item) for item in inputs]
+        lab.until(lambda info: info["parked"])
+        assert sent_ahead(lab)[0] == 0
+        lab.add("b")
+        expected = [2_000_000, [1_500_000, 3], [1000] * 1000]
+        assert [handle.result(LIMIT).outputs for handle in handles] == expected
+        until(lambda: tasks_of(lab.flow) == [], instead=lambda: tasks_of(lab.flow))
+
+
+def test_what_travels_together_is_never_much(solo, gate, monkeypatch):
+    """Requests whose inputs are not sent ahead: packing and sending them must not keep others waiting."""
+    fill(solo, gate)
+    sizes, of = [], Packed.of
+
+    def weighed(value):
+        packed = of(value)
+        sizes.append(packed.nbytes)
+        return packed
+
+    monkeypatch.setattr(Packed, "of", weighed)
+    spec = model(len_of)
+    together(solo.flow, spec)
+    handles = [solo.flow.submit(spec, b"x" * (900_000 - n)) for n in range(20)]
+    held(solo, 20)
+    gate.open("fill")
+    assert [handle.result(LIMIT).outputs for handle in handles] == [900_000 - n for n in range(20)]
+    assert 1_000_000 < max(sizes) < FULL + 10_000  # together, and not all of them
 
 
 @pytest.mark.parametrize("size", [10, 2_000_000])

@@ -1,0 +1,186 @@
+"""`Operations`: the part of a `Flow` that operators use: nodes, and who belongs to the cluster."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+from distributed import Client
+
+from altlas_flow.cluster.connect import call_control
+from altlas_flow.errors import BadRequest
+from altlas_flow.records import NodeInfo, NodeStatus
+from altlas_flow.records.table import Table
+
+#: Seconds that draining a node may take.
+DRAIN_LIMIT = 3600.0
+#: Seconds that the scheduler gets beyond what an operation may take itself.
+SLACK = 30.0
+#: Seconds that loading models on a node may take.
+LOAD_LIMIT = 1800.0
+
+
+class Operations(ABC):
+    """Shows and changes the cluster; a `Flow` is one."""
+
+    @property
+    @abstractmethod
+    def client(self) -> Client:
+        """Dask's client."""
+
+    def nodes(self) -> Table[NodeInfo]:
+        """All nodes: those that are here, and those that are registered and have not joined.
+
+        Returns
+        -------
+        Table of NodeInfo
+            A sequence, ordered by name; ``.frame()`` is a DataFrame, and it prints as a table.
+        """
+        found = self._ask("altlas_nodes")
+        return Table([NodeInfo.model_validate(one) for one in found], NODE_COLUMNS)
+
+    def node(self, node_id: str) -> NodeInfo:
+        """One node.
+
+        Raises
+        ------
+        UnknownNode
+        """
+        from altlas_flow.errors import UnknownNode
+
+        found = {info.node_id: info for info in self.nodes()}
+        if node_id not in found:
+            raise UnknownNode(node_id, found)
+        return found[node_id]
+
+    def register_node(self, node: NodeInfo) -> None:
+        """Have a node known, and admitted; it may be here already, or join later.
+
+        It is matched by name, then by host, then by address. Where its host or address is given, a worker
+        of its name has to come from there.
+
+        Parameters
+        ----------
+        node : NodeInfo
+            With ``available_models``, these are loaded when it comes; a status other than ONLINE holds from
+            the beginning.
+        """
+        if not isinstance(node, NodeInfo):
+            raise BadRequest(f"a {type(node).__name__} is no node: give a NodeInfo")
+        self._ask("altlas_register_node", node=node.model_dump(mode="json", exclude_unset=True))
+
+    def update_node_status(self, node_id: str, status: NodeStatus | str) -> None:
+        """Cordon a node (BUSY), set it offline or aside (OFFLINE, ERROR), or have it work again (ONLINE).
+
+        What runs there runs to its end.
+
+        Raises
+        ------
+        UnknownNode, BadRequest
+        """
+        try:
+            word = NodeStatus(status)
+        except ValueError as error:
+            raise BadRequest(f"status={status!r} is none: give ONLINE, BUSY, OFFLINE or ERROR") from error
+        self._ask("altlas_node_status", node_id=node_id, status=word.value)
+
+    def update_node_models(self, node_id: str, models: Iterable[str]) -> None:
+        """Have the models that a node has loaded be these: others are unloaded.
+
+        On a node that has not joined yet, once it comes.
+
+        Raises
+        ------
+        UnknownNode, UnknownModel, ModelLoadError
+        """
+        if isinstance(models, str):
+            raise BadRequest("models is a list of ids: put the one into a list")
+        wanted = list(models)
+        self._ask("altlas_node_models", limit=LOAD_LIMIT, node_id=node_id, models=wanted)
+
+    def unregister_node(self, node_id: str, *, timeout: float = DRAIN_LIMIT) -> None:
+        """Drain a node where it is here, retire its worker, and forget it.
+
+        Raises
+        ------
+        UnknownNode, ClusterError
+        """
+        self._ask("altlas_unregister_node", limit=_limit(timeout), node_id=node_id, within=timeout)
+
+    def cordon(self, node_id: str) -> None:
+        """Give a node no new work."""
+        self.update_node_status(node_id, NodeStatus.BUSY)
+
+    def uncordon(self, node_id: str) -> None:
+        """Give a node work again, whatever kept it from that."""
+        self.update_node_status(node_id, NodeStatus.ONLINE)
+
+    def drain(self, node_id: str, *, timeout: float = DRAIN_LIMIT) -> None:
+        """Give a node no new work, wait until what it has is done, and retire its worker.
+
+        Parameters
+        ----------
+        node_id : str
+        timeout : float
+            Seconds; where it is not empty by then it stays cordoned.
+
+        Raises
+        ------
+        UnknownNode, ClusterError
+        """
+        self._ask("altlas_drain", limit=_limit(timeout), node_id=node_id, within=timeout)
+
+    def load(self, node_id: str, model: str) -> None:
+        """Have a model loaded on a node.
+
+        Raises
+        ------
+        UnknownNode, UnknownModel, ModelLoadError
+        """
+        self._ask("altlas_load", limit=LOAD_LIMIT, node_id=node_id, model=model)
+
+    def unload(self, node_id: str, model: str) -> None:
+        """Have a model unloaded from a node, once nobody uses it there.
+
+        Raises
+        ------
+        UnknownNode, UnknownModel, ClusterError
+        """
+        self._ask("altlas_unload", limit=LOAD_LIMIT, node_id=node_id, model=model)
+
+    def _ask(self, operation: str, *, limit: float | None = None, **arguments: Any) -> Any:
+        options = {} if limit is None else {"limit": limit}
+        return call_control(self.client, operation, **options, **arguments)["result"]
+
+
+def _limit(timeout: float) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf:
+        raise BadRequest(f"timeout={timeout!r} is no time: give seconds of at least 0")
+    return timeout + SLACK
+
+
+def _memory(size: float | None) -> str:
+    return "" if not size else f"{size / 2**20:.0f} MiB"
+
+
+def _latency(info: NodeInfo) -> str:
+    busiest = max(info.latency.values(), key=lambda one: one.count, default=None)
+    return "" if busiest is None else f"{1000 * busiest.p50:.0f} / {1000 * busiest.p95:.0f} ms"
+
+
+#: What a table of nodes shows.
+NODE_COLUMNS = {
+    "node": lambda info: info.node_id,
+    "status": lambda info: f"{info.status}{' (cordoned)' if info.cordoned else ''}",
+    "address": lambda info: info.address or info.ip_address,
+    "in flight": lambda info: f"{info.in_flight}/{info.slots}" if info.joined else "",
+    "served": lambda info: info.served if info.joined else "",
+    "failures": lambda info: info.failures if info.joined else "",
+    "cpu": lambda info: f"{100 * info.usage.get('cpu', 0):.0f}%" if info.joined else "",
+    "memory": lambda info: _memory(info.usage.get("memory")),
+    "p50 / p95": _latency,
+    "models": lambda info: ", ".join(info.available_models),
+    "why": lambda info: info.reason,
+}

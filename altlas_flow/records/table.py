@@ -1,0 +1,92 @@
+"""Several records, as a sequence, a DataFrame, and a table in terminals and notebooks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from altlas_flow.records.base import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Item = TypeVar("Item", bound=Record)
+
+#: Rows that a notebook or a terminal shows.
+SHOWN = 60
+
+
+class Table(Sequence[Item], Generic[Item]):
+    """Records in an order.
+
+    Parameters
+    ----------
+    items : sequence of Record
+    columns : mapping of str to callable
+        What is shown of each: heading -> function of the record, that gives a text or a number.
+    """
+
+    def __init__(self, items: Sequence[Item], columns: Mapping[str, Callable[[Item], Any]]) -> None:
+        self._items, self._columns = list(items), dict(columns)
+
+    def frame(self) -> pd.DataFrame:
+        """All fields, a column each; times are in UTC."""
+        import pandas as pd
+
+        names = list(type(self._items[0]).model_fields) if self._items else []
+        frame = pd.DataFrame({name: [getattr(item, name) for item in self._items] for name in names})
+        for name in ("submitted", "started", "ended"):
+            if name in frame:
+                frame[name] = pd.to_datetime(frame[name].astype("float64"), unit="s", utc=True)
+        return frame
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._items[at]
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        from rich.box import SIMPLE
+        from rich.console import Console
+        from rich.table import Table as Drawn
+        from rich.text import Text
+
+        table = Drawn(*self._columns, box=SIMPLE)
+        for item in self._items[:SHOWN]:
+            # Text: what a name or an error holds is shown as it is
+            table.add_row(*(Text(plain(show(item))) for show in self._columns.values()))
+        file = io.StringIO()
+        Console(file=file, width=200, no_color=True).print(table)
+        more = len(self._items) - SHOWN
+        return "\n".join(line.rstrip() for line in file.getvalue().splitlines() if line.strip()) + (
+            f"\n… and {more} more" if more > 0 else ""
+        )
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in self._columns)
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{escape(plain(show(item)))}</td>' for show in self._columns.values())}</tr>"
+            for item in self._items[:SHOWN]
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def plain(value: Any) -> str:
+    """A cell: one line, without what steers a terminal."""
+    text = "" if value is None else str(value)
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
