@@ -61,7 +61,7 @@ def decide(
     late = isinstance(error, NodeLost) and error.cause == "silent"  # it may still run there
     if not idempotent and (began or ever or late):
         return Fate.END  # it may have had its effect
-    if isinstance(error, NodeLost) and deaths >= DEATHS:
+    if isinstance(error, NodeLost) and error.cause != "left" and deaths >= DEATHS:
         return Fate.END
     if gone and not began:
         return Fate.MOVE if moves < MOVES else Fate.END

@@ -62,7 +62,7 @@ def test_there_is_no_more_than_the_tries_of_the_policy_or_of_the_settings(error,
 @given(st.one_of(closed, lost), situations)
 def test_what_had_not_begun_on_a_node_that_went_moves_and_uses_up_no_try(error, situation):
     limit = UNHEARD if isinstance(error, NodeLost) and error.cause != "left" else MOVES
-    situation |= {"began": False, "moves": situation["moves"] % limit}
+    situation |= {"began": False, "moves": situation["moves"] % limit, "deaths": situation["deaths"] % DEATHS}
     if isinstance(error, NodeLost) and error.cause == "silent":
         situation |= {"idempotent": True}  # else it may still run there
     assert decide(error, **situation) is Fate.MOVE
@@ -94,9 +94,10 @@ def test_what_ran_on_a_node_that_left_in_order_moves_where_it_may_run_twice(erro
     assert decide(error, **situation) is expected
 
 
-@given(st.sampled_from(["died", "silent"]), situations)
-def test_what_kills_worker_after_worker_ends(cause, situation):
-    situation |= {"began": True, "deaths": DEATHS, "faulty": True}
+@given(st.sampled_from(["died", "silent"]), st.booleans(), situations)
+def test_what_kills_worker_after_worker_ends(cause, began, situation):
+    """Also what has killed them before it began: by being opened."""
+    situation |= {"began": began, "deaths": DEATHS, "faulty": True}
     assert decide(NodeLost("a", cause), **situation) is Fate.END
 
 
