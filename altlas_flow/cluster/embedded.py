@@ -207,7 +207,8 @@ class EmbeddedCluster(SpecCluster):
         """Nannies start their workers again, however often; a program that has ended itself is replaced."""
         if self.status != Status.running:
             return
-        drained = getattr(self.scheduler.plugins.get("altlas-control"), "drained", ())
+        scheduler: Any = self.scheduler
+        drained = getattr(scheduler.plugins.get("altlas-control"), "drained", ())
         for name, worker in list(self.workers.items()):
             if worker.exit_code is None:
                 continue

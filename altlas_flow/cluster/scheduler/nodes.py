@@ -168,11 +168,13 @@ class Nodes:
             self._spec(model)
         if (entry := self.registry.get(node_id)) is not None:
             entry.models = wanted
-        have = {self.placer.ids.get(digits, digits): digits for digits in node.loaded}
-        gone = []
-        for model in have.keys() - set(wanted):
-            await self._unload(node, model, have[model])
-            gone.append(model)
+        # by recipe: several ids may stand for one
+        keep = {self._spec(model).fingerprint[:DIGITS] for model in wanted}
+        gone: list[str] = []
+        for digits in node.loaded.keys() - keep:
+            names = self._ids(digits)
+            await self._unload(node, names[0], digits)
+            gone += names
         fresh = [model for model in wanted if self._spec(model).fingerprint[:DIGITS] not in node.loaded]
         for model in fresh:
             await self._load(node.address, self._spec(model))
@@ -280,6 +282,11 @@ class Nodes:
     def _entry_of(self, address: str, name: str) -> Entry | None:
         return self.registry.get(self.admission.is_node.get(address, name))
 
+    def _ids(self, digits: str) -> list[str]:
+        """Ids of the recipe whose fingerprint begins so."""
+        found = [model for model, spec in self.catalog.items() if spec.fingerprint.startswith(digits)]
+        return found or [self.placer.ids.get(digits, digits)]
+
     def _spec(self, model: str) -> ModelSpec:
         spec = self.catalog.get(model)
         if spec is None:
@@ -349,7 +356,7 @@ class Nodes:
                 "labels": dict(node.labels),
                 "versions": said.get("versions") or {},
             },
-            available_models=sorted(self.placer.ids.get(digits, digits) for digits in node.loaded),
+            available_models=sorted(model for digits in node.loaded for model in self._ids(digits)),
             address=node.address,
             joined=ws is not None,
             cordoned=orders.cordoned,
@@ -360,10 +367,11 @@ class Nodes:
             failures=node.failures,
             usage=_usage(metrics),
             latency={
-                self.placer.ids.get(digits, digits): ModelLatency(
+                model: ModelLatency(
                     count=times.count, mean=times.mean, p50=times.quantile(0.5), p95=times.quantile(0.95)
                 )
                 for digits, times in node.times.items()
+                for model in self._ids(digits)
             },
             heartbeat=max(0.0, now - ws.last_seen) if ws is not None else None,
         )

@@ -432,12 +432,11 @@ def test_a_trial_that_says_nothing_of_the_node_leaves_it_set_aside_and_the_next_
 def test_the_last_node_that_can_do_it_is_never_set_aside(pair, stage):
     health(pair, lambda health: setattr(health, "first", 600.0))
     spec = faulty(stage, RuntimeError("CUDA error: out of luck"))
-    cordon = functools.partial(set_status, pair)
-    assert pair.client.sync(cordon, name="b")
+    pair.flow.cordon("b")
     try:
         for i in range(3):
             assert ask(pair, spec, i).error.nodes == ["a", "a", "a"]
         stage.open("mended")
         assert ask(pair, spec, 3).node_id == "a"
     finally:
-        assert pair.client.sync(cordon, name="b", cordoned=False)
+        pair.flow.uncordon("b")
