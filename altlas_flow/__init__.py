@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         NodeInfo,
         NodeStatus,
         RetryPolicy,
+        TaskInfo,
+        TaskStatus,
         Trace,
     )
 
@@ -54,6 +56,8 @@ _WHERE = {
     "Plan": "altlas_flow.dataframe.report",
     "RetryPolicy": "altlas_flow.records",
     "RunSummary": "altlas_flow.dataframe.report",
+    "TaskInfo": "altlas_flow.records",
+    "TaskStatus": "altlas_flow.records",
     "Trace": "altlas_flow.records",
     "connect": "altlas_flow.flow",
     "errors": "altlas_flow.errors",
@@ -79,6 +83,8 @@ __all__ = [
     "Plan",
     "RetryPolicy",
     "RunSummary",
+    "TaskInfo",
+    "TaskStatus",
     "Trace",
     "__version__",
     "connect",

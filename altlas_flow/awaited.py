@@ -1,4 +1,4 @@
-"""What operators do, awaited: the part of an orchestrator that is about nodes."""
+"""What operators do, awaited: the part of an orchestrator that is about nodes and tasks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from altlas_flow.flow import Flow
-from altlas_flow.records import NodeInfo, NodeStatus
+from altlas_flow.records import NodeInfo, NodeStatus, TaskInfo, TaskStatus
 from altlas_flow.records.table import Table
 
 
@@ -37,3 +37,15 @@ class AwaitedOperations(ABC):
     async def unregister_node(self, node_id: str) -> None:
         """Drain a node where it is here, and forget it; see `Flow.unregister_node`."""
         await asyncio.to_thread((await self._started()).unregister_node, node_id)
+
+    async def list_tasks(self, status_filter: TaskStatus | str | None = None) -> Table[TaskInfo]:
+        """Requests of all clients; see `Flow.tasks`."""
+        return await asyncio.to_thread((await self._started()).tasks, status_filter)
+
+    async def get_task(self, task_id: str) -> TaskInfo:
+        """One request; see `Flow.task`."""
+        return await asyncio.to_thread((await self._started()).task, task_id)
+
+    async def cancel_task(self, task_id: str) -> bool:
+        """Give a request up, whoever asked for it; see `Flow.cancel_task`."""
+        return await asyncio.to_thread((await self._started()).cancel_task, task_id)

@@ -1,19 +1,26 @@
-"""`Operations`: the part of a `Flow` that operators use: nodes, and who belongs to the cluster."""
+"""`Operations`: the part of a `Flow` that operators use: nodes, tasks, who belongs to the cluster."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from distributed import Client
 
 from altlas_flow.cluster.connect import call_control
 from altlas_flow.errors import BadRequest
-from altlas_flow.records import NodeInfo, NodeStatus
+from altlas_flow.history.rows import COLUMNS
+from altlas_flow.records import NodeInfo, NodeStatus, TaskInfo, TaskStatus
 from altlas_flow.records.table import Table
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Rows of the history that travel together.
+PAGE = 10_000
 #: Seconds that draining a node may take.
 DRAIN_LIMIT = 3600.0
 #: Seconds that the scheduler gets beyond what an operation may take itself.
@@ -150,9 +157,102 @@ class Operations(ABC):
         """
         self._ask("altlas_unload", limit=LOAD_LIMIT, node_id=node_id, model=model)
 
+    def tasks(self, status: TaskStatus | str | None = None, *, limit: int = 1000) -> Table[TaskInfo]:
+        """Requests of all clients: those under way, then the latest that are over.
+
+        Parameters
+        ----------
+        status : TaskStatus or str, optional
+            ``pending``, ``running``, ``completed``, ``error`` or ``cancelled``: only these.
+        limit : int
+            How many at most; of those that are over the scheduler keeps 10,000.
+
+        Returns
+        -------
+        Table of TaskInfo
+        """
+        word = None if status is None else str(status)
+        found = self._ask("altlas_tasks", status=word, count=limit)
+        return Table([TaskInfo.model_validate(one) for one in found], TASK_COLUMNS)
+
+    def task(self, task_id: str) -> TaskInfo:
+        """One request, of whichever client, by its request_id.
+
+        Raises
+        ------
+        UnknownTask
+        """
+        info: TaskInfo = TaskInfo.model_validate(self._ask("altlas_task", task_id=task_id))
+        return info
+
+    def cancel_task(self, task_id: str) -> bool:
+        """Give a request up, whoever asked for it; whether that changed anything: it may be over.
+
+        Raises
+        ------
+        UnknownTask, Forbidden
+        """
+        return bool(self._ask("altlas_cancel_task", task_id=task_id, client=self.client.id))
+
+    def history(
+        self,
+        *,
+        limit: int | None = None,
+        status: TaskStatus | str | None = None,
+        model: str | None = None,
+        since: float | None = None,
+    ) -> pd.DataFrame:
+        """Tasks that are over, from the scheduler's history file, the latest first.
+
+        Parameters
+        ----------
+        limit : int, optional
+            How many at most.
+        status, model : str, optional
+            Only these.
+        since : float, optional
+            Seconds since 1970: only those that ended later.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row a task; times are in UTC.
+
+        Raises
+        ------
+        BadRequest
+            Where the scheduler keeps none (``altlas.history``).
+        HistoryError
+        """
+        import pandas as pd
+
+        rows: list[list[Any]] = []
+        before, left = None, math.inf if limit is None else limit
+        asked = {
+            "status": None if status is None else str(status),
+            "model": model,
+            "since": None if since is None else int(since * 1e6),
+        }
+        while left > 0:
+            told = self._ask("altlas_history", count=int(min(left, PAGE)), before=before, **asked)
+            rows += told["rows"]
+            before, left = told["before"], left - len(told["rows"])
+            if before is None:
+                break
+        frame = pd.DataFrame(rows, columns=list(COLUMNS))
+        for name in ("submitted", "started", "ended"):
+            frame[name] = pd.to_datetime(frame[name].astype("Int64"), unit="us", utc=True)
+        return frame
+
     def _ask(self, operation: str, *, limit: float | None = None, **arguments: Any) -> Any:
         options = {} if limit is None else {"limit": limit}
         return call_control(self.client, operation, **options, **arguments)["result"]
+
+
+def _moment(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(sep=" ", timespec="milliseconds").partition("+")[0]
 
 
 def _limit(timeout: float) -> float:
@@ -183,4 +283,17 @@ NODE_COLUMNS = {
     "p50 / p95": _latency,
     "models": lambda info: ", ".join(info.available_models),
     "why": lambda info: info.reason,
+}
+
+#: What a table of tasks shows.
+TASK_COLUMNS = {
+    "task": lambda info: info.task_id,
+    "model": lambda info: info.model_id,
+    "status": lambda info: info.status,
+    "node": lambda info: info.node_id,
+    "tries": lambda info: info.tries,
+    "submitted (UTC)": lambda info: _moment(info.submitted),
+    "started": lambda info: _moment(info.started),
+    "ended": lambda info: _moment(info.ended),
+    "error": lambda info: info.error,
 }

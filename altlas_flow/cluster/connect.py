@@ -292,7 +292,9 @@ def _within(client: Client, timeout: float, where: str, ask: Any, *args: Any, **
         ) from error
 
 
-def call_control(client: Client, operation: str, *, limit: float = CONTROL_TIMEOUT, **arguments: Any) -> Any:
+def call_control(
+    client: Client, operation: str, /, *, limit: float = CONTROL_TIMEOUT, **arguments: Any
+) -> Any:
     """Ask the scheduler plugin; errors that it sends back are raised here. It gets `limit` seconds.
 
     Raises

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from altlas_flow.cluster.client.deadlines import Deadlines
 from altlas_flow.cluster.client.handle import Handle
 from altlas_flow.cluster.client.inbox import Inbox
+from altlas_flow.cluster.client.journal import ASKED, Journal
 from altlas_flow.cluster.client.lanes import Flight, Lane, Pace, Pool
 from altlas_flow.cluster.client.posting import post
 from altlas_flow.cluster.client.pulse import Pulse
@@ -79,6 +80,13 @@ class Dispatch:
         )
         self._deadlines = Deadlines(self.loop, self.clock, self._late)
         self._pace = Pace(self.settings.envelope_rows, self.settings.envelope_time)
+        self.journal = Journal(
+            self.loop,
+            self.clock,
+            tell=self.pulse.tell,
+            everything=self._all,
+            cancel=transport.cancel,
+        )
         self.returns = Returns(transport, self._pace, self._admit)
         self._unready: set[Lane] = set()  # lanes that the scheduler does not know yet
         self._ahead: set[Handle] = set()  # whose inputs are being sent
@@ -89,7 +97,12 @@ class Dispatch:
             LEASE: self.pulse.leased,
             BEGAN: self.returns.began,
             FELL: self.returns.fell,
+            ASKED: self.asked,
         }
+
+    def asked(self, ask: int, ids: list[str] | None, limit: int, cancel: bool, **more: Any) -> None:
+        """The plugin asks what is under way."""
+        self.journal.asked(ask, ids, limit, cancel)
 
     def listen(self) -> None:
         """Hear what the scheduler plugin says."""
@@ -117,6 +130,7 @@ class Dispatch:
                     self._send_or_end(lane, pool, handles)
             if (pool.lanes and pool.held) or (pool.taken_over < pool.version and not pool.over):
                 self.pulse.report_soon()
+        self.journal.flush_soon()
         self.pulse.start()
 
     def _send_or_end(self, lane: Lane, pool: Pool, handles: list[Handle]) -> None:
@@ -260,6 +274,7 @@ class Dispatch:
         self.returns.flights[key] = flight
         self._start(self.returns.follow(flight))
         self.returns.let_go()
+        self.journal.flush()
 
     def _without_bad(self, handles: list[Handle], error: BadRequest) -> list[Handle]:
         """Those that can be pickled, where an envelope could not; the others end."""
@@ -303,6 +318,7 @@ class Dispatch:
         self.pulse.close()
         self._deadlines.close()
         self.fail_all(error)
+        self.journal.flush()
         for flight in self.returns.flights.values():
             everything = list(range(flight.count))
             self.pulse.tell({"op": "altlas-cancel", "key": flight.key, "requests": everything})

@@ -130,6 +130,7 @@ class Flight:
     count: int = 0  # requests in it
     live: int = 0  # those that somebody still wants
     begun: set[int] | None = field(default_factory=set)  # None: all
+    since: dict[int, float] = field(default_factory=dict)  # when members began, as far as that was told
     node: str = "?"  # where they run
     answers: Answers | None = None
     task: asyncio.Task[Any] | None = None  # that waits for it

@@ -130,7 +130,9 @@ class Returns:
         """A worker says that members of an envelope run."""
         flight = self.flights.get(key)
         if flight is not None:
-            flight.node = node
+            flight.node, now = node, self.transport.clock()
+            for at in range(flight.count) if requests is None else requests:
+                flight.since.setdefault(at, now)
             if requests is None:
                 flight.begun = None
             elif flight.begun is not None:
@@ -213,7 +215,7 @@ class Returns:
         good = flight.handles
         if errors:
             good = [handle for at, handle in enumerate(good) if at not in errors]
-        self.transport.complete(good, COMPLETED)
+        self.transport.complete(good, COMPLETED, flight)
         began = set(answers.began)
         for at, (faulty, error) in errors.items():
             ran = at in began

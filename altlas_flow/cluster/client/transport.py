@@ -21,7 +21,7 @@ from distributed import Client
 
 from altlas_flow.cluster.client.dispatch import Dispatch
 from altlas_flow.cluster.client.handle import CANCELLED, ERROR, Handle, cancelled, stamped
-from altlas_flow.cluster.client.lanes import Lane
+from altlas_flow.cluster.client.lanes import Flight, Lane
 from altlas_flow.cluster.client.posting import weight_of
 from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded, describe, one_line
 from altlas_flow.models.frozen import frozen, thawed
@@ -220,20 +220,23 @@ class Transport:
             self.open -= 1
             self.inside -= handle._inside
         notify(waiters)
+        self._dispatch.journal.over(None, [handle])
         if self._dispatch.inbox:
             self.wake()  # there may be room again
         return True
 
-    def complete(self, handles: list[Handle], final: str) -> None:
-        """As `end`, for many at once that have their answers."""
-        now, waiters = self.clock(), []
+    def complete(self, handles: list[Handle], final: str, flight: Flight) -> None:
+        """As `end`, for many at once that have their answers from one flight."""
+        now, waiters, over = self.clock(), [], []
         with self._lock:
             for handle in handles:
                 if handle._final is None:
                     waiters += handle._settle(final, now)
                     self.open -= 1
                     self.inside -= handle._inside
+                    over.append(handle)
         notify(waiters)
+        self._dispatch.journal.over(flight, over)
 
     def wake(self) -> None:
         """Have what waits looked at."""

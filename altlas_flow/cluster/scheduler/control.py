@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from altlas_flow._version import __version__
+from altlas_flow.cluster.client.journal import OVER, TOLD
 from altlas_flow.cluster.keys import ANNOTATION, is_envelope, model_of
 from altlas_flow.cluster.ledger import Ledger, shorten
 from altlas_flow.cluster.scheduler.admission import Admission
@@ -24,6 +25,7 @@ from altlas_flow.cluster.scheduler.hearing import Hearing
 from altlas_flow.cluster.scheduler.lessor import Lessor
 from altlas_flow.cluster.scheduler.nodes import Nodes
 from altlas_flow.cluster.scheduler.placer import Placer
+from altlas_flow.cluster.scheduler.tasks import Tasks
 from altlas_flow.cluster.scheduler.watchman import Watchman
 from altlas_flow.cluster.worker.plugin import CANCEL, TOPIC
 from altlas_flow.cluster.worker.words import OPERATION
@@ -120,7 +122,13 @@ class ControlPlugin(SchedulerPlugin):
             }
         )
         scheduler.stream_handlers.update(
-            {"altlas-report": self.report, "altlas-cancel": self.cancel, "altlas-leave": self.leave}
+            {
+                "altlas-report": self.report,
+                "altlas-cancel": self.cancel,
+                "altlas-leave": self.leave,
+                OVER: self.over,
+                TOLD: self.told,
+            }
         )
 
     async def _begin_operations(self, scheduler: Scheduler) -> None:
@@ -130,10 +138,11 @@ class ControlPlugin(SchedulerPlugin):
         guard = Guard(
             self.roles, lambda name, comm: self.audit.note("forbidden", **who_is(comm), operation=name)
         )
+        unusual = Unusual()
         registry = Registry(closed=settings.admission == "registered")
         for text in settings.registered:
             registry.put(entry_of(text))
-        self.admission = Admission(scheduler, registry, guard, self.audit, Unusual())
+        self.admission = Admission(scheduler, registry, guard, self.audit, unusual)
         self.nodes = Nodes(
             scheduler,
             self.placer,
@@ -146,6 +155,11 @@ class ControlPlugin(SchedulerPlugin):
         for name, operation in self.nodes.operations().items():
             scheduler.handlers[name] = guard.operators(name.removeprefix("altlas_"), operation)
         scheduler.handlers["altlas_nodes"] = guard.everybody(self.nodes.known)
+        self.tasks = Tasks(scheduler, guard, self.audit, unusual, settings.history)
+        scheduler.handlers["altlas_tasks"] = guard.everybody(self.tasks.known)
+        scheduler.handlers["altlas_task"] = guard.everybody(self.tasks.get)
+        scheduler.handlers["altlas_cancel_task"] = guard.everybody(self.tasks.cancel)
+        scheduler.handlers["altlas_history"] = guard.everybody(self.tasks.read)
         guard.wrap(scheduler.handlers)
         if registry.closed:
             await self.admission.evict_strangers()
@@ -158,6 +172,11 @@ class ControlPlugin(SchedulerPlugin):
     async def close(self) -> None:
         """Called by Dask when the scheduler closes."""
         self.watchman.close()
+        try:
+            # it may have much to write, and the loop has connections to close
+            await asyncio.to_thread(self.tasks.close)
+        except RuntimeError:
+            self.tasks.close()  # no new threads: the interpreter ends
         self.audit.close()
 
     # -- what clients ask ---------------------------------------------------------------------
@@ -198,6 +217,8 @@ class ControlPlugin(SchedulerPlugin):
         """A client is about to send requests for a model: its pool and its lease."""
         model = ModelSpec.model_validate_json(spec)
         self.placer.note(model, memory)
+        if client in self.scheduler.clients:
+            self.tasks.clients.add(client)
         return self.lessor.open(client, transport, model.resources, model.labels)
 
     async def lost(self, key: str) -> dict[str, Any] | None:
@@ -208,6 +229,7 @@ class ControlPlugin(SchedulerPlugin):
         self, client: str, pulse: int, pools: Mapping[str, Any], held: Mapping[str, int], **kwargs: Any
     ) -> None:
         """A client's pulse: what it holds back; told by its stream."""
+        self.tasks.clients.add(client)
         self._guard("a report", self.lessor.report, client, pools, held)
         # in any case: a client that hears nothing takes the scheduler for lost
         self._guard("an answer", self.lessor.answer, client, pulse=pulse, faults=self.faults)
@@ -218,9 +240,19 @@ class ControlPlugin(SchedulerPlugin):
         if assignment is not None and assignment.address in self.scheduler.stream_comms:
             self.scheduler.worker_send(assignment.address, {"op": CANCEL, "key": key, "requests": requests})
 
+    def over(self, client: str, parts: list[Mapping[str, Any]], **kwargs: Any) -> None:
+        """Requests of a client are over; told by its stream."""
+        self._guard("what is over", self.tasks.over, client, parts)
+
+    def told(self, client: str, ask: int, tasks: list[Any], **kwargs: Any) -> None:
+        """A client says what it has under way; told by its stream."""
+        self._guard("what is under way", self.tasks.told, client, ask, tasks)
+
     def leave(self, client: str, transport: int, **kwargs: Any) -> None:
         """The flows of a client are closed; told by its stream."""
         self._guard("a client's leaving", self.lessor.leave, client, transport)
+        if self.lessor.transports.get(client, 0) > transport:  # no later one has taken its place
+            self.tasks.left(client)
 
     # -- what hosts say -----------------------------------------------------------------------
 
@@ -282,6 +314,7 @@ class ControlPlugin(SchedulerPlugin):
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """A client is gone: what it had leased is free."""
         self._guard("a client's going", self.lessor.gone, client)
+        self.tasks.left(client)
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """A task changes its state: place it, or what waits for it, right before Dask does."""

@@ -206,7 +206,7 @@ def test_what_cannot_be_is_an_error_of_one_line(pair):
         (lambda: pair.flow.update_node_status("a", "SLEEPY"), BadRequest, "ONLINE, BUSY"),
         (lambda: pair.flow.register_node("a"), BadRequest, "NodeInfo"),
         (
-            lambda: pair.flow.register_node(af.NodeInfo(node_id="x", ip_address="nowhere")),
+            lambda: pair.flow.register_node(nowhere),
             BadRequest,
             "nowhere",
         ),
