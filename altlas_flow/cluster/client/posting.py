@@ -69,6 +69,7 @@ def post(
         "rows": sum(abs(count) for count in counts) if counts else len(handles),
         "exclude": sorted(lane.exclude),
         **({"careful": True} if lane.careful else {}),
+        **({"solo": True} if lane.solo else {}),
     }
     try:
         with dask.annotate(**{ANNOTATION: said, "span": IN_SPAN}):  # type: ignore[attr-defined]

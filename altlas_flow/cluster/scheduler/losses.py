@@ -54,15 +54,19 @@ class Losses:
         self.leaving: set[str] = set()  # workers that go on purpose
         self._running: dict[str, dict[str, list[tuple[Any, list[int] | None]]]] = {}  # by address and slot
         self.loads = Loads()
+        self._solo: dict[str, bool] = {}  # by address: whether the latest batch runs alone
         self._opening: dict[str, set[Any]] = {}  # by address: envelopes whose inputs are being opened
         self._loading: dict[str, set[str]] = {}  # by address: models that are being loaded
         self._tellings: set[asyncio.Task[None]] = set()
         # envelopes that Dask forgot as their inputs were lost: the assignment, and where and why it was lost
         self._forgotten: dict[Any, tuple[Assignment, str, str, str]] = {}
 
-    def began(self, address: str, slot: str, runs: Iterable[tuple[Any, list[int] | None]]) -> None:
-        """A batch of that slot is about to run; what the slot ran before is over."""
+    def began(
+        self, address: str, slot: str, runs: Iterable[tuple[Any, list[int] | None]], *, solo: bool = False
+    ) -> None:
+        """A batch of that slot is about to run, maybe alone on its host; what the slot ran before is over."""
         self._running.setdefault(address, {})[slot] = list(runs)
+        self._solo[address] = solo
 
     def opening(self, address: str, key: Any, begins: bool) -> None:
         """The inputs of an envelope under which a worker has died are about to be opened, or are open."""
@@ -119,7 +123,7 @@ class Losses:
 
     def _forget(self, address: str, runs: object) -> None:
         if self._running.get(address) is runs:  # else a new worker has the address
-            for kept in (self._running, self._opening, self._loading):
+            for kept in (self._running, self._solo, self._opening, self._loading):
                 kept.pop(address, None)
 
     def lose(self, ts: TaskState, assignment: Assignment, address: str | None, name: str) -> None:
@@ -180,6 +184,9 @@ class Losses:
             for key, members in runs:
                 if key == assignment.key:
                     running.update(assignment.members if members is None else members)
+        if self._solo.get(address) and any(self._running.get(address, {}).values()):
+            # it runs alone since a worker has died of it, or so it seemed: that is the likeliest
+            return NodeLost(name, cause, tuple(sorted(running)), tuple(assignment.begun))
         # what was being opened or loaded is more likely to have killed than what ran beside it
         opening = self._opening.get(address, set())
         mine = assignment.key in opening

@@ -157,7 +157,8 @@ class Placer:
     def began(self, address: str, slot: str, runs: Iterable[tuple[Any, list[int] | None]]) -> None:
         """A batch of that slot is about to run; what the slot ran before is over."""
         now = [(key, members) for key, members in runs]
-        self.losses.began(address, slot, now)
+        solo = any(key in self.assignments and self.assignments[key].said.get("solo") for key, _ in now)
+        self.losses.began(address, slot, now, solo=solo)
         if (node := self.roster.get(address)) is not None:
             node.busy[slot] = self.loop.time()
         self._settle(address)
