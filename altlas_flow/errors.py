@@ -32,6 +32,7 @@
     └── ClusterError
         ├── ConnectError         no cluster could be reached or started
         ├── CertificateError     a certificate cannot be made, read or used
+        ├── Exposed              a cluster would be open to others without TLS
         ├── Forbidden            the certificate's role does not allow it
         ├── UnknownNode          no node of that name is known
         ├── UnknownTask          no task of that id is known
@@ -348,6 +349,10 @@ class ConnectError(ClusterError):
 
 class CertificateError(ClusterError):
     """A certificate cannot be made, read or used."""
+
+
+class Exposed(ClusterError):
+    """A cluster would be open to others without TLS."""
 
 
 class Forbidden(ClusterError):

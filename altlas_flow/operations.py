@@ -228,7 +228,7 @@ class Operations(ABC):
 
         rows: list[list[Any]] = []
         before, left = None, math.inf if limit is None else limit
-        asked = {
+        asked: dict[str, Any] = {
             "status": None if status is None else str(status),
             "model": model,
             "since": None if since is None else int(since * 1e6),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -93,6 +94,10 @@ def _bytes(value: Any) -> int:
     return size
 
 
+def _bytes_or_none(value: Any) -> int | None:
+    return None if value is None else _bytes(value)
+
+
 def _fraction(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
         raise ValueError("a number above 0 and at most 1 is needed")
@@ -116,6 +121,12 @@ def _texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, (list, tuple)):
         raise ValueError("a list of texts is needed")
     return tuple(str(text) for text in value)
+
+
+def _cluster_name(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,39}", value):
+        raise ValueError("a name of up to 40 letters, digits and '-' is needed")
+    return value
 
 
 def _path(value: Any) -> str | None:
@@ -196,6 +207,12 @@ class Settings:
         Nodes that are registered from the start: names, ``host:NAME``, addresses and ranges of them.
     audit, history : str or None
         Files of the scheduler: who did what, and all tasks that are over.
+    memory_budget : int or None
+        Bytes that loaded models may take on the worker that reads it; None: the fraction of its limit.
+    tls : str or None
+        Folder of certificates, with which all connections are made.
+    cluster_name : str
+        By which a cluster is told from others in its network.
     """
 
     workers: int | None = _setting(_count_or_auto)
@@ -226,6 +243,9 @@ class Settings:
     registered: tuple[str, ...] = _setting(_texts)
     audit: str | None = _setting(_path)
     history: str | None = _setting(_path)
+    memory_budget: int | None = _setting(_bytes_or_none)
+    tls: str | None = _setting(_path)
+    cluster_name: str = _setting(_cluster_name)
 
     @classmethod
     def current(cls) -> Settings:

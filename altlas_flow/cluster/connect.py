@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from distributed import Client
 from distributed.deploy.cluster import Cluster
 
 from altlas_flow._version import __version__
+from altlas_flow.cluster.discovery import find, wanted_name
 from altlas_flow.cluster.embedded import (
     Layout,
     await_workers,
@@ -23,10 +26,12 @@ from altlas_flow.cluster.embedded import (
     start_cluster,
 )
 from altlas_flow.cluster.scheduler.control import ControlPlugin
+from altlas_flow.cluster.secure import check_scheduler, security_of
 from altlas_flow.cluster.worker.plugin import HostPlugin
 from altlas_flow.errors import AltlasError, ClusterLost, ConnectError, VersionMismatch, one_line
 from altlas_flow.models.memory import estimate
 from altlas_flow.models.spec import ModelSpec
+from altlas_flow.security.roles import Role
 from altlas_flow.settings import Settings
 
 if TYPE_CHECKING:
@@ -133,17 +138,13 @@ def open_connection(
             )
         connection = _join(address, settings)
     try:
-        if not connection.embedded:
-            check_versions(connection.client, settings.start_timeout)
-        connection.client.register_plugin(
-            ControlPlugin(
-                patience=settings.no_workers_timeout,
-                join_timeout=settings.join_timeout,
-                heartbeat_timeout=settings.heartbeat_timeout,
-                strategy=settings.default_distribution_strategy,
-            )
-        )
-        connection.client.register_plugin(HostPlugin(settings))
+        found = None if connection.embedded else _installed(connection.client, settings.start_timeout)
+        if found is None:
+            if not connection.embedded:
+                check_versions(connection.client, settings.start_timeout)
+            connection.client.register_plugin(ControlPlugin.of(settings))
+        if found is None or not found["host_plugin"]:
+            connection.client.register_plugin(HostPlugin(settings))
         await_hosts(connection.client, settings.start_timeout)
     except BaseException:
         connection.close()
@@ -199,18 +200,32 @@ def _join(address: str | os.PathLike[str] | Client | Cluster, settings: Settings
         if address.status != "running":
             raise ConnectError(f"the Client given is {address.status}: give one that runs")
         return Connection(address, settings, owns_client=False)
-    target = address if isinstance(address, Cluster) else _address(address)
+    target = address if isinstance(address, Cluster) else address_of(address)
+    security = security_of(settings.tls, Role.OPERATOR, Role.CLIENT)
+    options = {} if security is None else {"security": security}
     try:
-        return Connection(Client(target, timeout=settings.start_timeout), settings)
+        connection = Connection(Client(target, timeout=settings.start_timeout, **options), settings)
     except (OSError, TimeoutError, ValueError) as error:
         raise ConnectError(
             f"no Dask scheduler answers at {address!s} ({one_line(error, 200)}): check the address, and that "
             "the scheduler runs"
         ) from error
+    if security is not None:
+        try:
+            check_scheduler(connection.client)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
 
 
-def _address(given: str | os.PathLike[str]) -> str:
-    """The address that was given, or that is in the scheduler file that was given."""
+def address_of(given: str | os.PathLike[str]) -> str:
+    """The address that was given, or that is in the scheduler file that was given, or that is found.
+
+    Raises
+    ------
+    ConnectError
+    """
     try:
         text = os.fspath(given)
     except TypeError:
@@ -218,6 +233,11 @@ def _address(given: str | os.PathLike[str]) -> str:
             f"a {type(given).__name__} is no cluster: give an address, a scheduler file, a Client or "
             "a Cluster"
         ) from None
+    name = wanted_name(text)
+    if name is not None:
+        # in a thread: the caller may be in an event loop
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, find(name)).result()
     if os.path.exists(text):
         try:
             with open(text, encoding="utf-8") as file:
@@ -243,6 +263,27 @@ def await_hosts(client: Client, timeout: float) -> None:
             f"no host came up on worker {missing[0]} within {timeout:.0f} s: look at the worker's log, or "
             "raise altlas.start-timeout"
         )
+
+
+def _installed(client: Client, timeout: float) -> dict[str, Any] | None:
+    """What the plugin on the scheduler says of itself; None where there is none.
+
+    Raises
+    ------
+    VersionMismatch
+        Where it, or a worker, is of another version.
+    """
+    found: Any = _within(client, timeout, "the scheduler", client.scheduler.altlas_info)  # type: ignore[union-attr]
+    if not isinstance(found, dict) or "version" not in found:
+        return None
+    others = {"the scheduler": found["version"]}
+    others |= {f"worker {address}": version for address, version in found.get("strangers", {}).items()}
+    for where, version in others.items():
+        if version != __version__:
+            raise VersionMismatch(
+                f"{where} runs altlas_flow {version} and this client {__version__}: install the same on both"
+            )
+    return found
 
 
 def check_versions(client: Client, timeout: float) -> None:

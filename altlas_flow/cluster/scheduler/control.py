@@ -28,6 +28,7 @@ from altlas_flow.cluster.scheduler.placer import Placer
 from altlas_flow.cluster.scheduler.tasks import Tasks
 from altlas_flow.cluster.scheduler.watchman import Watchman
 from altlas_flow.cluster.worker.plugin import CANCEL, TOPIC
+from altlas_flow.cluster.worker.plugin import NAME as HOST_NAME
 from altlas_flow.cluster.worker.words import OPERATION
 from altlas_flow.errors import describe
 from altlas_flow.models.spec import ModelSpec
@@ -81,6 +82,17 @@ class ControlPlugin(SchedulerPlugin):
         self.patience, self.join_timeout = patience, join_timeout
         self.heartbeat_timeout, self.strategy, self.seed = heartbeat_timeout, strategy, seed
         self.roles = roles
+
+    @classmethod
+    def of(cls, settings: Settings, *, roles: bool = False) -> ControlPlugin:
+        """As the settings say."""
+        return cls(
+            patience=settings.no_workers_timeout,
+            join_timeout=settings.join_timeout,
+            heartbeat_timeout=settings.heartbeat_timeout,
+            strategy=settings.default_distribution_strategy,
+            roles=roles,
+        )
 
     async def start(self, scheduler: Scheduler) -> None:
         """Called by Dask once the scheduler runs."""
@@ -186,6 +198,8 @@ class ControlPlugin(SchedulerPlugin):
         placer = self.placer
         return {
             "version": __version__,
+            "strangers": self.strangers,
+            "host_plugin": HOST_NAME in self.scheduler.worker_plugins,
             "hosts": self.hosts,
             "in_flight": {node.address: node.tasks for node in placer.roster if node.tasks},
             "parked": len(placer.parked),

@@ -67,7 +67,9 @@ class HostPlugin(WorkerPlugin):
         if "GPU" not in resources and (found := await claim_gpus()):
             resources["GPU"] = found
             await worker.set_resources(GPU=found)
-        budget = int(limit * self.settings.model_memory_fraction) if limit else None
+        budget = Settings.current().memory_budget  # the worker's own, as are its labels
+        if budget is None and limit:
+            budget = int(limit * self.settings.model_memory_fraction)
         self._gpus = Gauges(bool(resources.get("GPU")))
         keep_freed_memory()
         self._lock = Lock()

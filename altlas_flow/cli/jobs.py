@@ -1,24 +1,21 @@
-"""The command ``altlas-flow``, also ``dask altlas``: parses, calls, prints."""
+"""Commands about jobs and models: ``map``, ``plan``, ``models``."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from altlas_flow._version import __version__
-from altlas_flow.errors import AltlasError, SpecError, UnknownModel, describe
+from altlas_flow.cli.common import one_line_errors
+from altlas_flow.errors import SpecError, UnknownModel, describe
 
 if TYPE_CHECKING:
     from altlas_flow.flow import Flow
     from altlas_flow.models.spec import ModelSpec
-
-#: Exit code for bad input, as click itself has it for bad arguments.
-BAD_INPUT = 2
 
 
 class Batch(click.ParamType):  # type: ignore[type-arg]
@@ -33,26 +30,6 @@ class Batch(click.ParamType):  # type: ignore[type-arg]
         if not value.isdecimal() or int(value) < 1:
             self.fail(f"{value!r} is neither a number of rows nor auto", param, ctx)
         return int(value)
-
-
-def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of ours as one line and exit code 2; ``--debug`` shows where they come from."""
-
-    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-    @wraps(command)
-    def run(*args: Any, debug: bool, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except AltlasError as error:
-            if debug:
-                raise
-            click.echo(f"error: {error}", err=True)
-            sys.exit(BAD_INPUT)
-        except KeyboardInterrupt:
-            click.echo("stopped: what was committed stays; run the same again to go on", err=True)
-            sys.exit(130)
-
-    return run
 
 
 def job_options(command: Callable[..., None], *, writes: bool = True) -> Callable[..., None]:
@@ -90,13 +67,7 @@ def job_options(command: Callable[..., None], *, writes: bool = True) -> Callabl
     return command
 
 
-@click.group(name="altlas", context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="altlas-flow")
-def cli() -> None:
-    """Run models over data on Dask."""
-
-
-@cli.command("map")
+@click.command("map")
 @job_options
 @one_line_errors
 def map_command(to: str, on_error: str, **options: Any) -> None:
@@ -114,7 +85,7 @@ def map_command(to: str, on_error: str, **options: Any) -> None:
     _show(summary)
 
 
-@cli.command()
+@click.command()
 @partial(job_options, writes=False)
 @one_line_errors
 def plan(to: str, on_error: str, **options: Any) -> None:
@@ -130,7 +101,7 @@ def plan(to: str, on_error: str, **options: Any) -> None:
     _show(found)
 
 
-@cli.command()
+@click.command()
 @click.option("--catalog", type=click.Path(dir_okay=False), help="YAML or JSON file with more models.")
 @click.option("--scheduler", help="Address or scheduler file of a running cluster, to list its catalog.")
 @one_line_errors
@@ -206,12 +177,3 @@ def _show(result: Any) -> None:
     for name, value in result.table():
         table.add_row(name, Text(value))
     Console().print(table)
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    cli()
-
-
-if __name__ == "__main__":
-    main()

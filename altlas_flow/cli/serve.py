@@ -1,0 +1,130 @@
+"""Commands that run a cluster's programs: ``scheduler``, ``worker``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import click
+
+from altlas_flow.cli.common import one_line_errors, tls_option
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8786, show_default=True, help="0: any free one."
+)
+@click.option("--dashboard", default="127.0.0.1:8787", show_default=True, help='HOST:PORT, or "none".')
+@click.option("--scheduler-file", type=click.Path(dir_okay=False), help="Written when it runs.")
+@click.option("--name", help="Of the cluster.  [default: the setting altlas.cluster-name]")
+@click.option("--announce", is_flag=True, help="Tell the network, so that workers and clients discover it.")
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine, or announce, without TLS.")
+@tls_option
+@one_line_errors
+def scheduler(
+    host: str,
+    port: int,
+    dashboard: str,
+    scheduler_file: str | None,
+    name: str | None,
+    announce: bool,
+    insecure: bool,
+    tls: str | None,
+) -> None:
+    """Run a scheduler."""
+    import dask
+
+    from altlas_flow.cluster.serve import serve_scheduler
+
+    logging.basicConfig(level=logging.WARNING)
+    with dask.config.set({"altlas.cluster-name": name} if name else {}):
+        asyncio.run(
+            serve_scheduler(
+                host=host,
+                port=port,
+                dashboard=None if dashboard == "none" else dashboard,
+                scheduler_file=scheduler_file,
+                tls=tls,
+                announce=announce,
+                insecure=insecure,
+                ready=lambda address: click.echo(f"scheduler at {address}"),
+            )
+        )
+
+
+@click.command()
+@click.argument("address", required=False)
+@click.option(
+    "--scheduler-file", type=click.Path(exists=True, dir_okay=False), help="In place of an address."
+)
+@click.option("--discover", is_flag=True, help="In place of an address: find the cluster in the network.")
+@click.option("--cluster", default="", help="With --discover: the name of the cluster.")
+@click.option("--name", help="Of the node.  [default: its address]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens.")
+@click.option("--nthreads", type=click.IntRange(1), help="[default: the cores]")
+@click.option("--memory-limit", default="auto", show_default=True, help='As "8 GiB"; Dask\'s.')
+@click.option("--memory-budget", help='What loaded models may take of it, as "4 GiB".  [default: half]')
+@click.option("--resources", help="As GPU=1.")
+@click.option("--label", "labels", multiple=True, help="As zone=a; several times.")
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS.")
+@tls_option
+@one_line_errors
+def worker(
+    address: str | None,
+    scheduler_file: str | None,
+    discover: bool,
+    cluster: str,
+    name: str | None,
+    host: str,
+    nthreads: int | None,
+    memory_limit: str,
+    memory_budget: str | None,
+    resources: str | None,
+    labels: tuple[str, ...],
+    insecure: bool,
+    tls: str | None,
+) -> None:
+    """Run a worker of the cluster at ADDRESS."""
+    from altlas_flow.cluster.connect import address_of
+    from altlas_flow.cluster.secure import check_exposure
+    from altlas_flow.cluster.serve import serve_worker, worker_config
+    from altlas_flow.errors import ConnectError
+
+    given = [one for one in (address, scheduler_file, "discover" if discover else None) if one]
+    if len(given) != 1:
+        raise ConnectError("give one of: the address of a scheduler, --scheduler-file, --discover")
+    place = f"discover:{cluster}" if discover else address_of(given[0])
+    check_exposure(host, tls=tls is not None, announced=False, insecure=insecure)
+    logging.basicConfig(level=logging.WARNING)
+    amounts = {key: _amount(value) for key, value in _pairs([resources or ""], "--resources").items()}
+    with worker_config(_pairs(labels, "--label"), memory_budget):
+        asyncio.run(
+            serve_worker(
+                place,
+                tls=tls,
+                ready=lambda where: click.echo(f"worker at {where}"),
+                name=name,
+                host=host,
+                nthreads=nthreads,
+                memory_limit=memory_limit,
+                resources=amounts,
+            )
+        )
+
+
+def _pairs(texts: tuple[str, ...] | list[str], option: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in (part for text in texts for part in text.replace(",", " ").split()):
+        key, _, value = part.partition("=")
+        if not key or not value:
+            raise click.BadParameter(f"{part!r} is no NAME=VALUE", param_hint=option)
+        found[key] = value
+    return found
+
+
+def _amount(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no number", param_hint="--resources") from None

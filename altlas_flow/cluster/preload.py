@@ -1,0 +1,51 @@
+"""What makes Dask's own scheduler one of ours, from its first moment on.
+
+As ``dask scheduler --preload altlas_flow.cluster.preload``; ``altlas-flow scheduler`` does the same. Workers
+need nothing of the kind: they get their plugin from the scheduler when they join.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cloudpickle
+from distributed import Scheduler
+
+from altlas_flow.cluster.scheduler.control import NAME, ControlPlugin
+from altlas_flow.cluster.worker.plugin import NAME as HOST_NAME
+from altlas_flow.cluster.worker.plugin import HostPlugin
+from altlas_flow.security.roles import Role
+from altlas_flow.settings import Settings
+
+
+async def dask_setup(server: object) -> None:
+    """Called by Dask once the server runs."""
+    if isinstance(server, Scheduler):
+        await install(server)
+
+
+async def install(scheduler: Any) -> None:
+    """Put our plugins in place on a `distributed.Scheduler`, with its own settings."""
+    settings = Settings.current()
+    plugin = ControlPlugin.of(settings, roles=has_roles(scheduler))
+    await scheduler.register_scheduler_plugin(plugin, name=NAME, idempotent=True)
+    host = cloudpickle.dumps(HostPlugin(settings))
+    if HOST_NAME not in scheduler.worker_plugins:
+        await scheduler.register_worker_plugin(None, host, HOST_NAME, idempotent=True)
+
+
+def has_roles(scheduler: Any) -> bool:
+    """Whether the scheduler's certificate is one of ours: then all others have to say their roles."""
+    security = scheduler.security
+    if not security.require_encryption or not security.tls_scheduler_cert:
+        return False
+    from pathlib import Path
+
+    from altlas_flow.security.folder import read_folder
+
+    path = Path(security.tls_scheduler_cert)
+    if not path.is_file():
+        return False  # its text, not its file: not made by us
+    return any(
+        one.certificate == path.absolute() and one.role is Role.SCHEDULER for one in read_folder(path.parent)
+    )

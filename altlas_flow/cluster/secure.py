@@ -1,0 +1,79 @@
+"""TLS as Dask has it, from a folder of certificates; and who may listen where."""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+from distributed import Client
+from distributed.comm.addressing import get_address_host
+from distributed.security import Security
+
+from altlas_flow.cluster.scheduler.admission import is_loopback
+from altlas_flow.cluster.scheduler.guard import role_on
+from altlas_flow.errors import CertificateError, Exposed
+from altlas_flow.security.folder import credentials
+from altlas_flow.security.roles import Role
+
+
+def security_of(folder: str | os.PathLike[str] | None, *roles: Role) -> Security | None:
+    """What Dask takes for one side of a cluster with mutual TLS; None without a folder.
+
+    Parameters
+    ----------
+    folder : path, optional
+    *roles : Role
+        That the certificate may have, the best first.
+
+    Raises
+    ------
+    CertificateError
+    """
+    if folder is None:
+        return None
+    found = credentials(folder, *roles)
+    side = {Role.SCHEDULER: "scheduler", Role.NODE: "worker"}.get(found.role, "client")
+    return Security(
+        require_encryption=True,
+        tls_ca_file=str(found.authority),
+        tls_min_version=ssl.TLSVersion.TLSv1_2,
+        **{f"tls_{side}_cert": str(found.certificate), f"tls_{side}_key": str(found.key)},
+    )
+
+
+def check_scheduler(client: Client) -> None:
+    """See that what answers as the scheduler bears a scheduler's certificate.
+
+    Raises
+    ------
+    CertificateError
+    """
+    stream = client.scheduler_comm
+    role = role_on(stream.comm) if stream is not None and stream.comm is not None else None
+    if role is not Role.SCHEDULER:
+        bears = f"a {role}'s" if role else "none of this authority"
+        raise CertificateError(
+            f"what answers as the scheduler bears {bears} certificate: somebody else may have taken its place"
+        )
+
+
+def check_exposure(host: str, *, tls: bool, announced: bool, insecure: bool) -> None:
+    """See that nothing is open to others without TLS, unless that is meant.
+
+    Raises
+    ------
+    Exposed
+    """
+    if tls or insecure:
+        return
+    if announced:
+        raise Exposed(
+            "announcing a cluster on the network without TLS invites everybody to run code on it: give "
+            "--tls DIR (altlas-flow certs init DIR makes one), or say --insecure"
+        )
+    plain = get_address_host(host) if "://" in host else host
+    if not plain or not is_loopback(f"tcp://{plain}:0"):
+        raise Exposed(
+            f"listening on {host or 'all addresses'} without TLS lets everybody who reaches it run code: "
+            "give --tls DIR (altlas-flow certs init DIR makes one), listen on 127.0.0.1, or say --insecure"
+        )
