@@ -81,6 +81,7 @@ class Journal:
 
     def asked(self, ask: int, ids: Sequence[str] | None, limit: int, cancel: bool) -> None:
         """The plugin asks what is under way, or what is of some requests; these may be to be cancelled."""
+        self.flush()  # what is over comes first: it is in neither place meanwhile
         wanted = None if ids is None else set(ids)
         now = self._clock()
         found: list[list[Any]] = []

@@ -219,8 +219,8 @@ class Transport:
             waiters = handle._settle(final, self.clock(), error)
             self.open -= 1
             self.inside -= handle._inside
+        self._dispatch.journal.over(None, [handle])  # before anybody knows: who asks then is to find it
         notify(waiters)
-        self._dispatch.journal.over(None, [handle])
         if self._dispatch.inbox:
             self.wake()  # there may be room again
         return True
@@ -235,8 +235,8 @@ class Transport:
                     self.open -= 1
                     self.inside -= handle._inside
                     over.append(handle)
-        notify(waiters)
         self._dispatch.journal.over(flight, over)
+        notify(waiters)
 
     def wake(self) -> None:
         """Have what waits looked at."""

@@ -139,8 +139,8 @@ class Tasks:
         """Tasks of all clients, the latest first: those under way, then those that are over."""
         word = None if status is None else _status(status)
         found: list[TaskInfo] = []
+        live = await self._live(None, count)  # its clients also say what is over since they last spoke
         if word is None or not word.final:
-            live = await self._live(None, count)
             found += sorted(live, key=lambda task: task.submitted or 0.0, reverse=True)
         if word is None or word.final:
             found += self._ended()
@@ -149,12 +149,13 @@ class Tasks:
 
     async def get(self, comm: Comm, task_id: str) -> dict[str, Any]:
         """One task: under way, over, or in the history."""
-        for part in reversed(self._recent):
-            if task_id in part.columns["ids"]:
-                row = next(row for row in part.rows() if row[0] == cut(task_id))
-                return _info(row).model_dump(mode="json")
-        for task in await self._live([task_id], 1):
-            return task.model_dump(mode="json")
+        found = self._recently(task_id)
+        if found is None:
+            # its client also says what is over since it last spoke
+            live = await self._live([task_id], 1)
+            found = live[0] if live else self._recently(task_id)
+        if found is not None:
+            return found.model_dump(mode="json")
         if self.writer is not None:
             kept = await asyncio.wrap_future(self.writer.ask(lambda store: store.find(task_id)))
             if kept is not None:
@@ -207,6 +208,12 @@ class Tasks:
         stream = self.scheduler.client_comms.get(client)
         comm = getattr(stream, "comm", None)
         return name_in(comm.extra_info.get("peercert")) if comm is not None else ""
+
+    def _recently(self, task_id: str) -> TaskInfo | None:
+        for part in reversed(self._recent):
+            if task_id in part.columns["ids"]:
+                return _info(next(row for row in part.rows() if row[0] == cut(task_id)))
+        return None
 
     def _ended(self) -> Iterator[TaskInfo]:
         for part in reversed(self._recent):
