@@ -167,17 +167,16 @@ class Tasks:
 
         Where certificates have roles, a client may cancel its own, and operators those of all.
         """
-        owners = set(self.clients)
-        if self.guard.strict and self._bearer(client) == name_in(comm.extra_info.get("peercert")):
-            owners &= {client}
-        else:
+        info = TaskInfo.model_validate(await self.get(comm, task_id))  # raises where nobody knows it
+        own = client == info.client and self._bearer(client) == name_in(comm.extra_info.get("peercert"))
+        if info.status.final:
+            return False
+        if not own:
             self.guard.check(comm, "cancel_task")
-        found = await self._live([task_id], 1, cancel=True, of=owners)
+        found = await self._live([task_id], 1, cancel=True, of={info.client})
         if found:
-            self.audit.note("cancelled", **who_is(comm), task=task_id, client=found[0].client)
-            return True
-        await self.get(comm, task_id)  # raises where nobody knows it
-        return False
+            self.audit.note("cancelled", **who_is(comm), task=task_id, client=info.client)
+        return bool(found)
 
     async def read(self, comm: Comm, count: int, **asked: Any) -> dict[str, Any]:
         """Rows of the history, the latest first, and the number before which to read on."""
