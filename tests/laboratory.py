@@ -108,7 +108,8 @@ def programs(folder, *workers):
     """A scheduler and workers as people start them by hand; the scheduler file and the processes."""
     file = folder / "scheduler.json"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    where = ["--host", "127.0.0.1", "--no-dashboard"]
+    # --no-dashboard still listens, on all addresses
+    where = ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]
     started = []
 
     def start(program, *arguments):

@@ -284,7 +284,12 @@ def test_torch_threads_and_slots_do_not_exceed_a_workers_threads(tmp_path):
 def plain():
     """A Dask cluster of somebody else, with workers in this process."""
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+        # of its own port: Dask's default may be in use, and it warns of that
+        n_workers=1,
+        threads_per_worker=1,
+        processes=False,
+        dashboard_address="127.0.0.1:0",
+        silence_logs=50,
     ) as cluster:
         yield cluster
 

@@ -92,7 +92,11 @@ def test_a_host_says_its_last_word_before_its_connection_closes(caplog):
     heard = []
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+            n_workers=2,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=50,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
         af.connect(client) as flow,
