@@ -81,11 +81,12 @@ def test_a_scheduler_that_does_not_listen_holds_nobody_up(monkeypatch, caplog):
 
 
 def test_what_is_said_when_the_workers_loop_has_ended_is_dropped():
-    loop = asyncio.new_event_loop()
-    made = words_on(Line(), loop)
+    loop, line = asyncio.new_event_loop(), Line()
+    made = words_on(line, loop)
     loop.close()
     made.say("late")
     made.close()
+    assert line.written == []
 
 
 def test_a_host_says_its_last_word_before_its_connection_closes(caplog):
