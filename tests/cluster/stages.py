@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 import uuid
+from collections import Counter
 
 import dask
 
@@ -162,13 +163,19 @@ def waiting_rows(lab):
 
 
 def sent_ahead(lab):
-    """How many large inputs lie on workers, and the names of these."""
+    """Per worker's name, how many large inputs lie on it."""
 
     def look(dask_scheduler):
         held = [ts for ts in dask_scheduler.tasks.values() if ts.state == "memory" and ts.nbytes > 1e6]
-        return len(held), {ws.name for ts in held for ws in ts.who_has}
+        return Counter(ws.name for ts in held for ws in ts.who_has)
 
     return lab.client.run_on_scheduler(look)
+
+
+def await_ahead(lab, count):
+    """Wait until so many large inputs lie on workers, and say which worker has most of them."""
+    until(lambda: sent_ahead(lab).total() >= count, instead=lambda: (sent_ahead(lab), lab.info()))
+    return sent_ahead(lab).most_common(1)[0][0]
 
 
 # ---------------------------------------------------------------- clients

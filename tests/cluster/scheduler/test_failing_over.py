@@ -11,7 +11,7 @@ import pytest
 
 import altlas_flow as af
 from altlas_flow.errors import NodeLost
-from tests.cluster.stages import FOUR, in_one_envelope, named, over, sent_ahead
+from tests.cluster.stages import FOUR, await_ahead, in_one_envelope, named, over
 from tests.laboratory import LIMIT, laboratory, until
 
 pytestmark = pytest.mark.timeout(120)
@@ -187,8 +187,7 @@ def test_large_inputs_that_were_sent_ahead_to_a_worker_that_dies_are_answered_el
     handles = [four.flow.submit(spec, {"n": i, "wait": "open"}) for i in range(8)]
     four.until(lambda info: sorted(info["in_flight"].values()) == [2] * 4)
     large = [four.flow.submit(spec, {"n": i, "text": text}) for i in range(8, 16)]
-    until(lambda: sent_ahead(four) == (8, set(FOUR)))
-    four.kill("a")
+    four.kill(await_ahead(four, 8))
     stage.open()
     responses = [handle.result(LIMIT) for handle in (*handles, *large)]
     assert [response.outputs for response in responses] == list(range(16))

@@ -15,7 +15,7 @@ import pytest
 import altlas_flow as af
 from altlas_flow.errors import ModelLoadError, PredictError
 from altlas_flow.placement.decide import ASIDE
-from tests.cluster.stages import model, named, over, sent_ahead
+from tests.cluster.stages import await_ahead, model, named, over
 from tests.dataframe import jobs
 from tests.laboratory import LIMIT, laboratory, until
 
@@ -178,8 +178,7 @@ def test_large_inputs_that_were_sent_ahead_to_a_worker_that_falls_silent_are_ans
     handles = [pair.flow.submit(spec, {"n": i, "wait": "open"}) for i in range(4)]
     pair.until(lambda info: sorted(info["in_flight"].values()) == [2, 2])
     large = [pair.flow.submit(spec, {"n": i, "text": text}) for i in range(4, 10)]
-    until(lambda: sent_ahead(pair) == (6, {"a", "b"}))
-    with stand(pair, "a", stage.folder):
+    with stand(pair, await_ahead(pair, 6), stage.folder):
         began = time.monotonic()
         stage.open()
         assert [handle.result(LIMIT).outputs for handle in (*handles, *large)] == list(range(10))
