@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import time
 
 import psutil
 import pytest
@@ -14,11 +16,22 @@ from altlas_flow import (
     DistributionStrategy,
     InferenceRequest,
     InferenceResponse,
+    NodeInfo,
+    NodeStatus,
+    TaskStatus,
     get_distributed_model_orchestrator,
     get_distributed_orchestrator,
 )
 from altlas_flow import orchestrator as orchestrators
-from altlas_flow.errors import BadRequest, ConnectError, PredictError, UnknownModel
+from altlas_flow.errors import (
+    BadRequest,
+    ConnectError,
+    PredictError,
+    RequestCancelled,
+    UnknownModel,
+    UnknownNode,
+    UnknownTask,
+)
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -39,7 +52,16 @@ def lengths(texts):
     return [len(text) for text in texts]
 
 
-MODELS = {"llama-7b": llama, "gpt-j-6b": gpt, "bert-base": lengths}
+def waits(gates):
+    """Until the files are there."""
+    end = time.monotonic() + LIMIT
+    while not all(os.path.exists(gate) for gate in gates):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return list(gates)
+
+
+MODELS = {"llama-7b": llama, "gpt-j-6b": gpt, "bert-base": lengths, "bert-large": waits}
 
 
 def specs():
@@ -111,6 +133,75 @@ async def test_a_batch_of_mixed_models():
     )
     found = {i: (response.model_id, response.outputs) for i, response in enumerate(responses)}
     assert found == {0: ("llama-7b", "First at 0.7"), 1: ("gpt-j-6b", "3: Second"), 2: ("bert-base", 5)}
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("shared")
+async def test_a_node_from_its_registration_to_its_end():
+    orchestrator = get_distributed_model_orchestrator()
+    await orchestrator.register_node(
+        NodeInfo(
+            node_id="gpu-node-1",
+            hostname="gpu-server",
+            ip_address="192.168.1.100",
+            status=NodeStatus.ONLINE,
+            capabilities={"cuda_available": True, "cuda_devices": 4},
+            available_models=["stable-diffusion", "llama-7b"],
+        )
+    )
+    node = {one.node_id: one for one in await orchestrator.list_nodes()}["gpu-node-1"]
+    assert not node.joined and node.status is NodeStatus.OFFLINE, "no worker of that name has come yet"
+    assert node.hostname == "gpu-server" and node.ip_address == "192.168.1.100"
+    assert node.capabilities == {"cuda_available": True, "cuda_devices": 4}
+    assert node.available_models == ["stable-diffusion", "llama-7b"]
+    await orchestrator.update_node_status("gpu-node-1", NodeStatus.BUSY)
+    await orchestrator.update_node_models("gpu-node-1", ["bert-base"])
+    node = {one.node_id: one for one in await orchestrator.list_nodes()}["gpu-node-1"]
+    assert node.cordoned and node.available_models == ["bert-base"]
+    await orchestrator.unregister_node("gpu-node-1")
+    assert "gpu-node-1" not in {one.node_id for one in await orchestrator.list_nodes()}
+    with pytest.raises(UnknownNode, match="gpu-node-1"):
+        await orchestrator.update_node_status("gpu-node-1", NodeStatus.ONLINE)
+
+
+@pytest.mark.asyncio
+async def test_a_node_that_is_here(shared):
+    (first, *_) = await shared.list_nodes()
+    assert first.joined and first.status is NodeStatus.ONLINE and first.capabilities["cores"] >= 1
+    await shared.update_node_status(first.node_id, NodeStatus.BUSY)
+    now = {one.node_id: one for one in await shared.list_nodes()}[first.node_id]
+    assert now.status is NodeStatus.BUSY and now.cordoned
+    await shared.update_node_status(first.node_id, NodeStatus.ONLINE)
+    await shared.update_node_models(first.node_id, ["bert-base"])
+    now = {one.node_id: one for one in await shared.list_nodes()}[first.node_id]
+    assert now.status is NodeStatus.ONLINE and now.available_models == ["bert-base"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("shared")
+async def test_tasks_by_their_status_and_by_their_id(tmp_path):
+    orchestrator = get_distributed_model_orchestrator()
+    gate = tmp_path / "gate"
+    request = InferenceRequest(request_id="task-123", model_id="bert-large", inputs=str(gate))
+    asked = asyncio.create_task(orchestrator.run_distributed_inference(request))
+    async with asyncio.timeout(LIMIT):
+        while not await orchestrator.list_tasks(status_filter="running"):
+            assert not asked.done(), "it ended before it was seen"
+    (task,) = await orchestrator.list_tasks(status_filter="running")
+    assert (task.task_id, task.model_id, task.status) == ("task-123", "bert-large", "running")
+    assert (await orchestrator.get_task("task-123")).status is TaskStatus.RUNNING
+    assert await orchestrator.cancel_task("task-123")
+    gate.touch()
+    with pytest.raises(RequestCancelled):
+        await asked
+    assert (await orchestrator.get_task("task-123")).status is TaskStatus.CANCELLED
+    assert not await orchestrator.cancel_task("task-123"), "it was over"
+    assert "task-123" in {one.task_id for one in await orchestrator.list_tasks()}
+    assert await orchestrator.list_tasks(status_filter="running") == []
+    with pytest.raises(UnknownTask, match="task-124"):
+        await orchestrator.get_task("task-124")
+    with pytest.raises(BadRequest, match="pending, running, completed, error, cancelled"):
+        await orchestrator.list_tasks(status_filter="done")
 
 
 # ---------------------------------------------------------------- what they say beside

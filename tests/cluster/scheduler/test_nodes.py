@@ -11,6 +11,7 @@ import sys
 import threading
 
 import pytest
+from distributed.comm import connect
 
 import altlas_flow as af
 from altlas_flow.errors import BadRequest, ClusterError, UnknownModel, UnknownNode
@@ -302,6 +303,59 @@ def audited(tmp_path, event):
     path = tmp_path / "audit.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [line for line in map(json.loads, lines) if line["event"] == event]
+
+
+def test_what_operators_do_and_who_came_is_in_the_audit_log(tmp_path, stage):
+    path = tmp_path / "audit.jsonl"
+    with laboratory(named("a"), audit=str(path)) as lab:
+        flow = lab.flow
+        spec = flow.register(model(echo))
+        flow.load("a", spec.id)
+        flow.unload("a", spec.id)
+        flow.update_node_models("a", [spec.id])
+        flow.cordon("a")
+        flow.update_node_status("a", "OFFLINE")
+        flow.uncordon("a")
+        flow.register_node(af.NodeInfo(node_id="later"))
+        flow.unregister_node("later")
+        handle = flow.submit(stage.model(), {"n": 1, "wait": "go"})
+        stage.await_running(1)
+        assert flow.cancel_task(handle.request_id)
+        stage.open("go")
+        quiet(lab)
+        flow.drain("a")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["event"] for line in lines if line["event"] != "left"] == [
+        *("joined", "loaded", "unloaded", "models", "cordoned", "set OFFLINE", "uncordoned"),
+        *("registered", "unregistered", "cancelled", "draining", "drained"),
+    ]
+    assert {line.get("address") for line in lines if line["event"] != "left"} == {"127.0.0.1"}
+    said = {line["event"]: line for line in lines}
+    assert (said["loaded"]["node"], said["loaded"]["model"]) == ("a", spec.id)
+    assert said["cancelled"]["task"] == handle.request_id
+    assert said["left"]["node"] == "a"
+    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+
+
+def test_refused_joins_again_and_again_are_a_warning(tmp_path):
+    async def knock(address):
+        comm = await connect(address)
+        try:
+            await comm.write(
+                {"op": "register-worker", "reply": False, "address": "tcp://127.0.0.1:1", "name": "x"}
+            )
+            return await comm.read()
+        finally:
+            comm.abort()
+
+    with closed_cluster(tmp_path) as lab:
+        for _ in range(5):
+            said = lab.client.sync(knock, lab.cluster.scheduler_address)
+            assert said["status"] == "error" and "does not admit it" in said["message"]
+        assert len(audited(tmp_path, "refused")) == 5
+        (warned,) = audited(tmp_path, "unusual")
+        assert "5 joins from 127.0.0.1 were refused" in warned["text"]
+        assert lab.client.scheduler_info()["workers"] == {}
 
 
 def test_a_worker_that_is_not_registered_is_refused_before_it_gets_plugins_or_work(tmp_path):
