@@ -46,6 +46,13 @@ def test_defaults_are_those_of_the_yaml_file():
         join_timeout=0.0,
         discovery_interval=30.0,
         heartbeat_timeout=10.0,
+        admission="open",
+        registered=(),
+        audit=None,
+        history=None,
+        memory_budget=None,
+        tls=None,
+        cluster_name="altlas",
         default_distribution_strategy="LEAST_LOADED",
         default_aggregation_strategy="ALL_RESPONSES",
     )

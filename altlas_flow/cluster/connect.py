@@ -28,7 +28,7 @@ from altlas_flow.cluster.embedded import (
 from altlas_flow.cluster.scheduler.control import ControlPlugin
 from altlas_flow.cluster.secure import check_scheduler, security_of
 from altlas_flow.cluster.worker.plugin import HostPlugin
-from altlas_flow.errors import AltlasError, ClusterLost, ConnectError, VersionMismatch, one_line
+from altlas_flow.errors import AltlasError, ClusterLost, ConnectError, VersionMismatch, describe, one_line
 from altlas_flow.models.memory import estimate
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.security.roles import Role
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that the scheduler gets to answer: it is alive, or the connection would be closed.
 CONTROL_TIMEOUT = 60.0
+#: How often connecting is tried where others disturb it.
+CONNECT_TRIES = 5
 #: Run by value on schedulers and workers, so that it works where altlas_flow is missing.
 _PROBE = """
 def probe():
@@ -204,8 +206,8 @@ def _join(address: str | os.PathLike[str] | Client | Cluster, settings: Settings
     security = security_of(settings.tls, Role.OPERATOR, Role.CLIENT)
     options = {} if security is None else {"security": security}
     try:
-        connection = Connection(Client(target, timeout=settings.start_timeout, **options), settings)
-    except (OSError, TimeoutError, ValueError) as error:
+        connection = Connection(_client(target, timeout=settings.start_timeout, **options), settings)
+    except (OSError, TimeoutError, ValueError, AssertionError) as error:
         raise ConnectError(
             f"no Dask scheduler answers at {address!s} ({one_line(error, 200)}): check the address, and that "
             "the scheduler runs"
@@ -217,6 +219,26 @@ def _join(address: str | os.PathLike[str] | Client | Cluster, settings: Settings
             connection.close()
             raise
     return connection
+
+
+def _client(target: str | Cluster, **options: Any) -> Client:
+    """A client of Dask's, which has a race: it fails where others cancel tasks while it connects.
+
+    Its scheduler tells all clients of each cancelled task, and a client that gets such a message together
+    with its first one asserts that there is but one.
+    """
+    tries = CONNECT_TRIES
+    while True:
+        tries -= 1
+        client = Client.__new__(Client)  # to have it, to close it, where making it fails
+        try:
+            Client.__init__(client, target, **options)
+            return client
+        except AssertionError as error:
+            client.close(timeout=1)
+            if not tries:
+                raise
+            logger.info("connecting once more (%s)", describe(error))
 
 
 def address_of(given: str | os.PathLike[str]) -> str:

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import altlas_flow as af
+from altlas_flow.cluster import connect as connecting
 from altlas_flow.cluster.embedded import layout
 from altlas_flow.errors import ConnectError, VersionMismatch
 from altlas_flow.models.host import ModelHost
@@ -441,3 +442,22 @@ def test_an_embedded_worker_is_started_again_however_often_it_dies():
         os.kill(pid(), signal.SIGKILL)
         parent.kill()
         assert flow.submit(spec.id, "four").result(90).outputs == 4
+
+
+def test_connecting_while_others_cancel_their_tasks_is_tried_again(plain, monkeypatch):
+    """Dask's scheduler tells all clients of each, and one that connects asserts that it hears nothing."""
+    start, tries = Client._ensure_connected, []
+
+    async def disturbed(self, timeout=None):
+        tries.append(self.id)
+        assert len(tries) > 2
+        await start(self, timeout)
+
+    monkeypatch.setattr(Client, "_ensure_connected", disturbed)
+    with af.connect(plain) as flow:
+        assert flow.client.status == "running" and flow.client.id == tries[2]
+    tries.clear()
+    monkeypatch.setattr(connecting, "CONNECT_TRIES", 2)
+    with pytest.raises(ConnectError, match="no Dask scheduler answers"):
+        af.connect(plain)
+    assert len(tries) == 2

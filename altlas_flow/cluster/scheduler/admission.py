@@ -14,6 +14,7 @@ from distributed.comm.core import Comm
 from distributed.core import rpc
 
 from altlas_flow.cluster.scheduler.guard import Guard, peer_of, who_is
+from altlas_flow.errors import describe
 from altlas_flow.nodes.audit import Audit
 from altlas_flow.nodes.registry import Entry, Registry, Visitor
 from altlas_flow.nodes.unusual import Unusual
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that looking up the name of a machine may take.
 LOOKUP_LIMIT = 2.0
+#: Seconds that a nanny gets to take a plugin; it answers once its worker has joined.
+PLUGIN_LIMIT = 60.0
 
 
 class Admission:
@@ -42,6 +45,7 @@ class Admission:
         self.is_node: dict[str, str] = {}  # address of a worker -> id of the entry that it is
         self.refusals = 0
         self._nannies: set[str] = set()  # addresses of nannies whose plugins wait for their workers
+        self._sending: set[asyncio.Task[None]] = set()
         handlers = scheduler.handlers
         self._register, self._register_nanny = handlers["register-worker"], handlers["register_nanny"]
         handlers["register-worker"], handlers["register_nanny"] = self.register, self.register_nanny
@@ -63,7 +67,10 @@ class Admission:
         nanny = said.get("nanny")
         if nanny in self._nannies:
             self._nannies.discard(nanny)
-            await self._send_plugins(str(nanny))
+            # not awaited: a nanny answers nobody until its worker has joined
+            sending = asyncio.get_running_loop().create_task(self._send_plugins(str(nanny)))
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
         # stays in there for as long as the worker does
         return await self._register(comm, **said)
 
@@ -131,9 +138,12 @@ class Admission:
 
     async def _send_plugins(self, nanny: str) -> None:
         """Give a nanny what it did not get when it asked."""
-        async with rpc(nanny, connection_args=self.scheduler.connection_args) as remote:
-            for name, plugin in self.scheduler.nanny_plugins.items():
-                await remote.plugin_add(plugin=plugin, name=name)
+        try:
+            async with rpc(nanny, connection_args=self.scheduler.connection_args) as remote:
+                for name, plugin in self.scheduler.nanny_plugins.items():
+                    await asyncio.wait_for(remote.plugin_add(plugin=plugin, name=name), PLUGIN_LIMIT)
+        except (OSError, TimeoutError) as error:
+            logger.warning("nanny %s did not take its plugins: %s", nanny, describe(error))
 
 
 def is_loopback(address: str) -> bool:

@@ -163,8 +163,9 @@ def test_a_client_whose_connection_broke_has_its_share_again(solo, stage, leased
         busy = [one.submit(spec, {"n": n, "wait": "go"}) for n in range(4)]
         solo.until(lambda info: info["envelopes"] >= 1)
         waiting = other.submit(spec, {"n": 5})
-        other.client.loop.add_callback(other.client.scheduler_comm.comm.abort)
-        until(lambda: other.client.status != "running")
+        broken = other.client.scheduler_comm
+        other.client.loop.add_callback(broken.comm.abort)
+        until(lambda: other.client.scheduler_comm not in (broken, None))
         until(lambda: other.client.status == "running")
         stage.open("go")
         assert [handle.result(LIMIT).outputs for handle in busy] == [0, 1, 2, 3]

@@ -167,8 +167,8 @@ def test_what_was_said_of_a_node_holds_for_the_worker_that_comes_in_its_place(pa
     before = pair.flow.node("a").address
     pair.kill("a")
     until(
-        lambda: (
-            (info := pair.flow.node("a")).joined and info.address != before if "a" in names(pair) else False
+        lambda: any(
+            info.joined and info.node_id == "a" and info.address != before for info in pair.flow.nodes()
         )
     )
     assert pair.flow.node("a").cordoned
@@ -397,3 +397,45 @@ def test_a_worker_that_is_not_registered_is_refused_before_it_gets_plugins_or_wo
             known.wait(LIMIT)
         assert {line["node"] for line in audited(tmp_path, "joined")} == {"known", "stranger"}
     assert {path.name for path in tmp_path.glob("mark-*")} == {"mark-known", "mark-stranger"}
+
+
+def test_a_nanny_gets_its_plugins_only_once_its_worker_is_admitted(tmp_path):
+    from distributed import NannyPlugin
+
+    class Mark(NannyPlugin):
+        name = "mark"
+
+        def __init__(self, folder):
+            self.folder = folder
+
+        def setup(self, nanny):
+            (self.folder / f"mark-{nanny.name}").touch()
+
+    with closed_cluster(tmp_path, registered=["known"]) as lab:
+        lab.client.register_plugin(Mark(tmp_path))
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", lab.cluster.scheduler_address]
+        options = [
+            "--host",
+            "127.0.0.1",
+            "--no-dashboard",
+            "--nthreads",
+            "1",
+            "--death-timeout",
+            "5",
+            "--name",
+        ]
+        programs = {
+            name: subprocess.Popen([*command, *options, name], stderr=subprocess.PIPE, text=True)
+            for name in ("stranger", "known")
+        }
+        try:
+            lab.await_host("known")
+            until(lambda: (tmp_path / "mark-known").exists())
+            _, said = programs["stranger"].communicate(timeout=LIMIT)
+            assert "does not admit it" in said
+        finally:
+            for program in programs.values():
+                program.terminate()
+                program.communicate(timeout=LIMIT)
+    assert {path.name for path in tmp_path.glob("mark-*")} == {"mark-known"}
+    assert {line["node"] for line in audited(tmp_path, "joined")} == {"known"}

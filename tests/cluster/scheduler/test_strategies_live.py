@@ -11,7 +11,7 @@ import pytest
 from distributed import Client
 
 import altlas_flow as af
-from altlas_flow.errors import BadRequest, NoEligibleNode, SpecError
+from altlas_flow.errors import BadRequest, NoEligibleNode, SpecError, UnknownNode
 from altlas_flow.models.spec import ModelSpec
 from tests.laboratory import LIMIT, laboratory, until
 
@@ -241,7 +241,8 @@ def test_a_cordoned_node_gets_nothing_until_it_is_uncordoned(lab):
     assert waits.result(LIMIT).node_id == "cpu"
     assert cordon(lab, "gpu", False)
     assert {node_of(lab, spec, "ROUND_ROBIN") for _ in range(4)} == {"cpu", "gpu"}
-    assert not cordon(lab, "nobody")
+    with pytest.raises(UnknownNode):
+        cordon(lab, "nobody")
 
 
 def test_what_needs_a_node_that_was_never_there_waits_as_long_as_the_setting_says():

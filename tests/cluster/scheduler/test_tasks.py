@@ -55,7 +55,8 @@ def test_tasks_of_all_clients_are_seen_and_any_may_be_given_up(shared, stage, ga
     busy = fill(shared, gate, 4)
     with another(shared) as other:
         theirs = other.submit(stage.model(), {"n": 1})
-        until(lambda: shared.flow.task(theirs.request_id).client == other.client.id)
+        until(lambda: theirs.request_id in {task.task_id for task in shared.flow.tasks()})
+        assert shared.flow.task(theirs.request_id).client == other.client.id
         assert theirs.request_id in {task.task_id for task in shared.flow.tasks("pending")}
         assert shared.flow.cancel_task(theirs.request_id)
         assert theirs.response(LIMIT).error.type == "RequestCancelled"
