@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import os
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -45,7 +46,7 @@ class Command:
         return self.line().rpartition(" ")[2]
 
     def listening(self):
-        """``(ip, port)`` of every socket on which it, or what it has started, waits for others; UDP as well."""
+        """``(ip, port)`` of all sockets, UDP as well, on which it or what it has started waits for others."""
         top = psutil.Process(self.process.pid)
         found = set()
         for process in (top, *top.children(recursive=True)):
@@ -67,14 +68,17 @@ def commands(folder):
     try:
         yield start
     finally:
-        for one in reversed(started):  # workers first: they would look for their scheduler again
-            one.process.terminate()
-        for one in started:
-            try:
-                one.process.wait(LIMIT)
-            finally:
-                one.process.kill()
-                one.process.stdout.close()
+        # workers first: one whose scheduler is gone takes longer to close
+        workers = [one for one in started if "worker" in one.process.args]
+        for some in (workers, [one for one in started if one not in workers]):
+            for one in some:
+                one.process.terminate()
+            for one in some:
+                try:
+                    one.process.wait(LIMIT)
+                finally:
+                    one.process.kill()
+                    one.process.stdout.close()
 
 
 def ask(port, path, context=None, method="GET", **headers):
@@ -87,6 +91,16 @@ def ask(port, path, context=None, method="GET", **headers):
         line.request(method, path, headers=headers)
         answer = line.getresponse()
         return answer.status, answer.headers, answer.read().decode()
+
+
+def ask_plainly(ip, port):
+    """What a socket says to whoever speaks plain HTTP to it."""
+    said = b""
+    with socket.create_connection((ip, port), timeout=LIMIT) as line, contextlib.suppress(ConnectionError):
+        line.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        while got := line.recv(65536):
+            said += got
+    return said
 
 
 def certificates(folder):
