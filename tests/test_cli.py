@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 import altlas_flow as af
-from altlas_flow import cli as module
 from altlas_flow.cli import cli
+from altlas_flow.cli import jobs as module
 from tests.models_zoo import build_embedder, sentences
 
 pytestmark = pytest.mark.timeout(90)
