@@ -135,6 +135,13 @@ def _path(value: Any) -> str | None:
     return None if value is None else os.fspath(value)
 
 
+def _secret(value: Any) -> str | None:
+    """A token that travels in headers and addresses; as long as 128 random bits in base64 are at least."""
+    if value is None or (isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9._~+/=-]{22,200}", value)):
+        return value
+    raise ValueError("22 to 200 letters, digits and any of -._~+/= are needed, not a number")
+
+
 def _overload(value: Any) -> str:
     if value not in ("wait", "raise"):
         raise ValueError('"wait" or "raise" is needed')
@@ -151,8 +158,8 @@ def _one_of(known: tuple[str, ...]) -> _Reader:
     return read
 
 
-def _setting(read: _Reader) -> Any:
-    return field(metadata={"read": read})
+def _setting(read: _Reader, *, secret: bool = False) -> Any:
+    return field(metadata={"read": read, "secret": secret}, repr=not secret)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +175,7 @@ class Settings:
     start_timeout : float
         How long the start of an embedded cluster may take.
     dashboard : str
-        Where its dashboard listens, as ``host:port``.
+        Where its dashboard listens, as ``host:port``; on loopback.
     slots : int or None
         Batches that run at once on a worker; None: one for each of its threads.
     model_memory_fraction : float
@@ -213,6 +220,9 @@ class Settings:
         Folder of certificates, with which all connections are made.
     cluster_name : str
         By which a cluster is told from others in its network.
+    dashboard_token : str or None
+        What a scheduler's dashboard beyond loopback asks for; None: another one at each start. Neither
+        shown nor pickled: it stays with the program that has read it.
     """
 
     workers: int | None = _setting(_count_or_auto)
@@ -246,6 +256,12 @@ class Settings:
     memory_budget: int | None = _setting(_bytes_or_none)
     tls: str | None = _setting(_path)
     cluster_name: str = _setting(_cluster_name)
+    dashboard_token: str | None = _setting(_secret, secret=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # settings travel to workers and clients, secrets do not
+        hidden = {item.name for item in fields(self) if item.metadata["secret"]}
+        return {name: None if name in hidden else value for name, value in self.__dict__.items()}
 
     @classmethod
     def current(cls) -> Settings:
@@ -265,14 +281,14 @@ class Settings:
                 close = get_close_matches(str(key).replace("_", "-"), [_key(name) for name in known], n=1)
                 hint = f"did you mean altlas.{close[0]}?" if close else "altlas.yaml lists those there are"
                 raise SettingsError(f"setting altlas.{key} is not known: {hint}")
-        return cls(**{item.name: _read(item.name, item.metadata["read"]) for item in fields(cls)})
+        return cls(**{item.name: _read(item.name, **item.metadata) for item in fields(cls)})
 
 
 def _key(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _read(name: str, read: _Reader) -> Any:
+def _read(name: str, read: _Reader, secret: bool) -> Any:
     """One setting, checked; Dask takes ``-`` and ``_`` in its key for the same."""
     key = f"altlas.{_key(name)}"
     # defaults are gone where a dask.config.set ended that had begun before they were loaded
@@ -280,7 +296,8 @@ def _read(name: str, read: _Reader) -> Any:
     try:
         return read(value)
     except ValueError as error:
-        raise SettingsError(f"setting {key} is {one_line(repr(value), 80)}: {error}") from error
+        shown = "not shown here" if secret else one_line(repr(value), 80)
+        raise SettingsError(f"setting {key} is {shown}: {error}") from error
 
 
 _ATTRIBUTES = frozenset(

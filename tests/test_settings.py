@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 
+import cloudpickle
 import dask.config
 import pytest
 
@@ -55,6 +56,14 @@ def test_defaults_are_those_of_the_yaml_file():
         cluster_name="altlas",
         default_distribution_strategy="LEAST_LOADED",
         default_aggregation_strategy="ALL_RESPONSES",
+        admission="open",
+        registered=(),
+        audit=None,
+        history=None,
+        memory_budget=None,
+        tls=None,
+        cluster_name="altlas",
+        dashboard_token=None,
     )
 
 
@@ -82,6 +91,20 @@ def test_settings_are_frozen_and_pickle():
     assert labelled != settings
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.workers = 3  # type: ignore[misc]
+
+
+def test_a_secret_is_neither_shown_nor_pickled():
+    secret = "abcdefghijklmnopqrstuvwxyz"
+    with dask.config.set({"altlas.dashboard-token": secret}):
+        settings = Settings.current()
+    assert settings.dashboard_token == secret
+    assert secret not in repr(settings)
+    for copy in (pickle.loads(pickle.dumps(settings)), cloudpickle.loads(cloudpickle.dumps(settings))):
+        assert copy == dataclasses.replace(settings, dashboard_token=None)
+    assert secret.encode() not in pickle.dumps(settings)
+    with dask.config.set({"altlas.dashboard-token": secret[:21]}), pytest.raises(SettingsError) as caught:
+        Settings.current()
+    assert secret[:21] not in str(caught.value)
 
 
 def test_the_settings_of_requests_and_nodes_are_read_in_their_units():
@@ -193,6 +216,9 @@ WRONG = [
     ("join_timeout", False),
     ("default_distribution_strategy", "FASTEST"),
     ("default_aggregation_strategy", None),
+    ("dashboard_token", "short"),
+    ("dashboard_token", 10**30),
+    ("dashboard_token", "two words, and a line\nmore"),
 ]
 
 

@@ -7,7 +7,7 @@ import logging
 
 import click
 
-from altlas_flow.cli.common import one_line_errors, tls_option
+from altlas_flow.cli.common import is_terminal, one_line_errors, tls_option
 
 
 @click.command()
@@ -15,7 +15,12 @@ from altlas_flow.cli.common import one_line_errors, tls_option
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8786, show_default=True, help="0: any free one."
 )
-@click.option("--dashboard", default="127.0.0.1:8787", show_default=True, help='HOST:PORT, or "none".')
+@click.option(
+    "--dashboard",
+    default="127.0.0.1:8787",
+    show_default=True,
+    help='HOST:PORT, or "none". Beyond this machine: with --tls.',
+)
 @click.option("--scheduler-file", type=click.Path(dir_okay=False), help="Written when it runs.")
 @click.option("--name", help="Of the cluster.  [default: the setting altlas.cluster-name]")
 @click.option("--announce", is_flag=True, help="Tell the network, so that workers and clients discover it.")
@@ -49,8 +54,21 @@ def scheduler(
                 announce=announce,
                 insecure=insecure,
                 ready=lambda address: click.echo(f"scheduler at {address}"),
+                linked=_show_link,
             )
         )
+
+
+def _show_link(link: str, token: str) -> None:
+    """Print the link of the dashboard; with its token, where whoever reads it cannot know that otherwise."""
+    from urllib.parse import quote
+
+    from altlas_flow.settings import Settings
+
+    # what a service prints is kept for others to read: there a token is set rather than made at each start
+    if Settings.current().dashboard_token is None or is_terminal():
+        link = f"{link}?token={quote(token, safe='')}"
+    click.echo(f"dashboard at {link}")
 
 
 @click.command()

@@ -26,7 +26,7 @@ from altlas_flow.cluster.embedded import (
     start_cluster,
 )
 from altlas_flow.cluster.scheduler.control import ControlPlugin
-from altlas_flow.cluster.secure import check_scheduler, security_of
+from altlas_flow.cluster.secure import check_dashboard, check_scheduler, security_of
 from altlas_flow.cluster.worker.plugin import HostPlugin
 from altlas_flow.errors import AltlasError, ClusterLost, ConnectError, VersionMismatch, describe, one_line
 from altlas_flow.models.memory import estimate
@@ -127,7 +127,7 @@ def open_connection(
 
     Raises
     ------
-    ConnectError, VersionMismatch
+    ConnectError, VersionMismatch, Exposed
     """
     settings = settings or Settings.current()
     if address is None:
@@ -161,6 +161,7 @@ def _embed(
     memory_limit: int | str,
     models: Sequence[ModelSpec],
 ) -> Connection:
+    check_dashboard(settings.dashboard)
     cores, memory = machine()
     for count, name in ((workers, "workers"), (threads, "threads_per_worker")):
         if count is not None and (not isinstance(count, int) or count < 1):

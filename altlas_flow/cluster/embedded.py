@@ -232,6 +232,7 @@ def worker_entry(plan: Layout) -> dict[str, Any]:
     """What `SpecCluster` takes for one worker."""
     options = {
         "host": "127.0.0.1",
+        "dashboard_address": "127.0.0.1:0",
         "nthreads": plan.threads,
         "memory_limit": plan.memory_limit,
         "silence_logs": logging.WARNING,

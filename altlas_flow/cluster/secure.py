@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import ssl
 
+import dask
 from distributed import Client
-from distributed.comm.addressing import get_address_host
 from distributed.security import Security
 
 from altlas_flow.cluster.scheduler.admission import is_loopback
@@ -57,6 +57,39 @@ def check_scheduler(client: Client) -> None:
         )
 
 
+def listens_on_loopback(host: str) -> bool:
+    """Whether what listens there is reached by this machine only; nothing at all stands for all addresses."""
+    return bool(host) and is_loopback(host if "://" in host else f"tcp://{host}:0")
+
+
+def check_dashboard(address: str) -> None:
+    """See that an embedded cluster shows its dashboard, which asks nobody who they are, to this machine only.
+
+    Raises
+    ------
+    Exposed
+    """
+    if not listens_on_loopback(address.rpartition(":")[0]):
+        raise Exposed(
+            f"altlas.dashboard is {address}, and an embedded cluster shows its dashboard to this "
+            "machine only: use 127.0.0.1, or start altlas-flow scheduler --tls DIR --dashboard HOST:PORT"
+        )
+
+
+def dashboard_tls(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """The settings of Dask with which a scheduler's dashboard speaks TLS; none where it has its own already.
+
+    Raises
+    ------
+    CertificateError
+    """
+    key = "distributed.scheduler.dashboard.tls"
+    if dask.config.get(f"{key}.cert", default=None):
+        return {}  # such as one that browsers know
+    found = credentials(folder, Role.SCHEDULER)
+    return {f"{key}.cert": str(found.certificate), f"{key}.key": str(found.key)}
+
+
 def check_exposure(host: str, *, tls: bool, announced: bool, insecure: bool) -> None:
     """See that nothing is open to others without TLS, unless that is meant.
 
@@ -71,8 +104,7 @@ def check_exposure(host: str, *, tls: bool, announced: bool, insecure: bool) -> 
             "announcing a cluster on the network without TLS invites everybody to run code on it: give "
             "--tls DIR (altlas-flow certs init DIR makes one), or say --insecure"
         )
-    plain = get_address_host(host) if "://" in host else host
-    if not plain or not is_loopback(f"tcp://{plain}:0"):
+    if not listens_on_loopback(host):
         raise Exposed(
             f"listening on {host or 'all addresses'} without TLS lets everybody who reaches it run code: "
             "give --tls DIR (altlas-flow certs init DIR makes one), listen on 127.0.0.1, or say --insecure"

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import signal
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from typing import Any
 
 import dask
 from distributed import Nanny, Scheduler
+from distributed.comm.addressing import get_address_host
 from distributed.core import rpc
 from distributed.security import Security
 
 from altlas_flow.cluster.discovery import Announcement, find, wanted_name
 from altlas_flow.cluster.preload import install
-from altlas_flow.cluster.secure import check_exposure, security_of
+from altlas_flow.cluster.scheduler.dashboard import lock
+from altlas_flow.cluster.secure import check_exposure, dashboard_tls, listens_on_loopback, security_of
 from altlas_flow.errors import ConnectError, describe
 from altlas_flow.security.roles import Role
 from altlas_flow.settings import Settings
@@ -29,6 +33,8 @@ CLOSE_LIMIT = 10.0
 LOOK = 5.0
 #: Longest pause, in seconds, between two tries to reach a scheduler that is not there.
 LONGEST = 30.0
+#: Of a dashboard's token.
+TOKEN_BYTES = 24
 
 
 async def serve_scheduler(
@@ -41,6 +47,7 @@ async def serve_scheduler(
     announce: bool = False,
     insecure: bool = False,
     ready: Callable[[str], None] = lambda address: None,
+    linked: Callable[[str, str], None] = lambda link, token: None,
 ) -> None:
     """Run a scheduler of ours until it is asked to stop.
 
@@ -49,7 +56,8 @@ async def serve_scheduler(
     host, port
         Where it listens; port 0: any that is free.
     dashboard : str, optional
-        ``host:port`` of the dashboard; None: there is none.
+        ``host:port`` of the dashboard; None: there is none. Beyond loopback, with TLS, it speaks HTTPS
+        and asks for ``altlas.dashboard-token``, or a token made here.
     scheduler_file : path, optional
         Written when it runs: others find it by that.
     tls : path, optional
@@ -60,6 +68,8 @@ async def serve_scheduler(
         Listen beyond loopback, or announce, without TLS all the same.
     ready : callable
         Called with its address.
+    linked : callable
+        Then called with the link of a dashboard that asks for a token, and the token.
 
     Raises
     ------
@@ -67,19 +77,29 @@ async def serve_scheduler(
     """
     check_exposure(host, tls=tls is not None, announced=announce, insecure=insecure)
     if dashboard is not None:
-        check_exposure(dashboard.rpartition(":")[0], tls=False, announced=False, insecure=insecure)
+        check_exposure(dashboard.rpartition(":")[0], tls=tls is not None, announced=False, insecure=insecure)
     security = security_of(tls, Role.SCHEDULER) or Security()
+    locked, tls_settings = False, {}
+    if tls is not None and dashboard is not None and not listens_on_loopback(dashboard.rpartition(":")[0]):
+        locked, tls_settings = True, dashboard_tls(tls)
+    token = Settings.current().dashboard_token or secrets.token_urlsafe(TOKEN_BYTES)
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "protocol": "tls" if tls is not None else "tcp",
+        "security": security,
+        "dashboard": dashboard is not None,
+        # without a dashboard Dask listens all the same, by default on all addresses
+        "dashboard_address": dashboard or "127.0.0.1:0",
+        "scheduler_file": scheduler_file,
+    }
     try:
-        scheduler = await Scheduler(
-            host=host,
-            port=port,
-            protocol="tls" if tls is not None else "tcp",
-            security=security,
-            dashboard=dashboard is not None,
-            # without a dashboard Dask listens all the same, by default on all addresses
-            dashboard_address=dashboard or "127.0.0.1:0",
-            scheduler_file=scheduler_file,
-        )
+        with dask.config.set(tls_settings):
+            scheduler = Scheduler(**options)
+            if locked:
+                # no await since it began to listen: nobody has been answered yet
+                lock(scheduler.http_server, token)
+            await scheduler
     except (OSError, ValueError) as error:
         raise ConnectError(f"the scheduler cannot listen on {host}:{port} ({describe(error)})") from error
     announcement = Announcement(Settings.current().cluster_name, scheduler.address) if announce else None
@@ -88,12 +108,22 @@ async def serve_scheduler(
         if announcement is not None:
             await announcement.begin()
         ready(scheduler.address)
+        if locked:
+            linked(_link(scheduler), token)
         await _until_stopped(scheduler.finished())
     finally:
         if announcement is not None:
             await announcement.end()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(scheduler.close(), CLOSE_LIMIT)
+
+
+def _link(scheduler: Any) -> str:
+    """Address of the dashboard's first page."""
+    host, port = scheduler.http_server.address, scheduler.http_server.port
+    if ip_address(host).is_unspecified:
+        host = get_address_host(scheduler.address)
+    return f"https://{f'[{host}]' if ':' in host else host}:{port}/status"
 
 
 async def serve_worker(
@@ -156,7 +186,8 @@ async def _live(
     options: dict[str, Any],
 ) -> bool:
     """One life of a worker: whether it is not to have another."""
-    nanny = Nanny(address, security=security, **options)
+    # its status page asks nobody who they are, and would listen where the worker does
+    nanny = Nanny(address, security=security, dashboard_address="127.0.0.1:0", **options)
     starting = asyncio.ensure_future(_started(nanny))
     await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
     try:

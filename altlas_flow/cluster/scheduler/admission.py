@@ -150,13 +150,16 @@ def is_loopback(address: str) -> bool:
     """Whether nobody but this machine reaches an address of Dask's."""
     import ipaddress
 
-    host = str(get_address_host(address)).removeprefix("[").removesuffix("]")
+    try:
+        host = str(get_address_host(address)).removeprefix("[").removesuffix("]")
+    except ValueError:
+        return False  # no address: whatever is made of it
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         pass
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
-    except OSError:
+    except (OSError, UnicodeError):
         return False
     return all(ipaddress.ip_address(one).is_loopback for one in found)
