@@ -56,13 +56,6 @@ def test_defaults_are_those_of_the_yaml_file():
         cluster_name="altlas",
         default_distribution_strategy="LEAST_LOADED",
         default_aggregation_strategy="ALL_RESPONSES",
-        admission="open",
-        registered=(),
-        audit=None,
-        history=None,
-        memory_budget=None,
-        tls=None,
-        cluster_name="altlas",
         dashboard_token=None,
     )
 

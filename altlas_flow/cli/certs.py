@@ -14,12 +14,13 @@ def certs() -> None:
 
 @certs.command()
 @click.argument("folder", type=click.Path(file_okay=False))
+@click.option("--host", "hosts", multiple=True, help="By which browsers reach the dashboard; several times.")
 @one_line_errors
-def init(folder: str) -> None:
+def init(folder: str, hosts: tuple[str, ...]) -> None:
     """Make an authority in FOLDER, with a certificate for the scheduler."""
     from altlas_flow.security.certificates import CA_KEY, make_authority
 
-    place = make_authority(folder)
+    place = make_authority(folder, hosts=hosts)
     click.echo(f"{place}: an authority, and a certificate for the scheduler")
     click.echo(f"keep {CA_KEY} to yourself: whoever has it can make certificates")
 

@@ -7,7 +7,10 @@ their owner only. What a machine needs is ``ca.pem`` and its own two files.
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import socket
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,17 +30,40 @@ CA_DAYS, DAYS = 3650, 825
 SKEW = timedelta(minutes=5)
 
 
-def make_authority(folder: str | os.PathLike[str], *, days: int = CA_DAYS) -> Path:
+def needs_cryptography() -> None:
+    """See that the library is there.
+
+    Raises
+    ------
+    CertificateError
+    """
+    try:
+        import cryptography  # noqa: F401
+    except ImportError as error:
+        raise CertificateError("certificates need the extra 'tls': pip install 'altlas-flow[tls]'") from error
+
+
+def make_authority(folder: str | os.PathLike[str], *, days: int = CA_DAYS, hosts: Iterable[str] = ()) -> Path:
     """Make a private authority, and a certificate for the scheduler.
+
+    Parameters
+    ----------
+    folder : path
+    days : int
+        For which the authority is good.
+    hosts : iterable of str
+        Names and addresses by which browsers reach the scheduler's dashboard, beside those of this machine.
 
     Raises
     ------
     CertificateError
         Where the folder has one already, or cannot be written.
     """
+    needs_cryptography()
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    _alternatives(hosts := list(hosts))  # before anything is written
     place = Path(folder).absolute()
     if (place / CA).exists() or (place / CA_KEY).exists():
         raise CertificateError(f"{place} has an authority already: name another folder, or use that one")
@@ -52,12 +78,13 @@ def make_authority(folder: str | os.PathLike[str], *, days: int = CA_DAYS) -> Pa
     )
     builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
     _write(place, CA_KEY, CA, key, _sign(builder, key))
-    make_certificate(place, Role.SCHEDULER, "scheduler")
+    here = ("localhost", "127.0.0.1", "::1", socket.gethostname())
+    make_certificate(place, Role.SCHEDULER, "scheduler", hosts=(*here, *hosts))
     return place
 
 
 def make_certificate(
-    folder: str | os.PathLike[str], role: Role, name: str, *, days: int = DAYS
+    folder: str | os.PathLike[str], role: Role, name: str, *, days: int = DAYS, hosts: Iterable[str] = ()
 ) -> tuple[Path, Path]:
     """Make a certificate; its file, and that of its key.
 
@@ -70,11 +97,15 @@ def make_certificate(
         Names the files and the bearer.
     days : int
         For which it is good.
+    hosts : iterable of str
+        Names and addresses of its bearer. Browsers look at them; within the cluster it is the role that
+        counts.
 
     Raises
     ------
     CertificateError
     """
+    needs_cryptography()
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -120,6 +151,8 @@ def make_certificate(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
         )
     )
+    if known := _alternatives(hosts):
+        builder = builder.add_extension(x509.SubjectAlternativeName(known), critical=False)
     return _write(place, f"{name}-key.pem", f"{name}.pem", key, _sign(builder, signer))
 
 
@@ -131,6 +164,24 @@ def _subject(name: str, role: Role | None) -> x509.Name:
     if role is not None:
         parts.append(x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role.value))
     return x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _alternatives(hosts: Iterable[str]) -> list[x509.GeneralName]:
+    from cryptography import x509
+
+    found: list[x509.GeneralName] = []
+    for host in dict.fromkeys(hosts):
+        try:
+            found.append(x509.IPAddress(ipaddress.ip_address(host)))
+            continue
+        except ValueError:
+            pass
+        try:
+            found.append(x509.DNSName(host.encode("idna").decode()))
+        except ValueError as error:
+            text = one_line(repr(host), 80)
+            raise CertificateError(f"{text} is neither a name nor an address of a machine") from error
+    return found
 
 
 def _builder(

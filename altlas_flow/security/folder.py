@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from altlas_flow.errors import CertificateError, describe, names
-from altlas_flow.security.certificates import CA
+from altlas_flow.security.certificates import CA, needs_cryptography
 from altlas_flow.security.roles import ORGANIZATION, Role
 
 
@@ -69,11 +69,10 @@ def read_folder(place: Path) -> list[Credentials]:
     CertificateError
         Where `cryptography` is not installed.
     """
-    try:
-        from cryptography import x509
-        from cryptography.x509.oid import NameOID
-    except ImportError as error:
-        raise CertificateError("certificates need the extra 'tls': pip install 'altlas-flow[tls]'") from error
+    needs_cryptography()
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
     found = []
     for path in sorted(place.glob("*.pem")):
         key = path.with_name(f"{path.stem}-key.pem")

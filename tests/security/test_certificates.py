@@ -34,7 +34,7 @@ def context(folder, name, *, server, authority=None):
     return made
 
 
-def shake(server, client):
+def shake(server, client, host=None):
     """What each sees of the other; raises what went wrong."""
     left, right = socket.socketpair()
     seen = {}
@@ -48,7 +48,7 @@ def shake(server, client):
     helper.start()
     try:
         right.settimeout(LIMIT)
-        with client.wrap_socket(right) as tls:
+        with client.wrap_socket(right, server_hostname=host) as tls:
             assert tls.recv(1) == b"x"
             return tls.getpeercert(), seen["server"], tls.version()
     finally:
@@ -130,3 +130,23 @@ def test_nothing_is_written_over(folder, tmp_path):
 )
 def test_what_bears_no_role_of_ours_has_none(certificate):
     assert role_of(certificate) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [("localhost", True), ("127.0.0.1", True), ("lab.example", True), ("10.1.2.3", True), ("other", False)],
+)
+def test_a_browser_knows_the_scheduler_by_the_names_it_was_given(tmp_path, host, known):
+    folder = make_authority(tmp_path / "named", hosts=["lab.example", "10.1.2.3"])
+    make_certificate(folder, Role.CLIENT, "client")
+    browser = context(folder, "client", server=False)
+    browser.check_hostname = True
+    expected = contextlib.nullcontext() if known else pytest.raises(ssl.SSLCertVerificationError)
+    with expected:
+        shake(context(folder, "scheduler", server=True), browser, host)
+
+
+def test_a_host_that_is_none_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(CertificateError, match="neither a name nor an address"):
+        make_authority(tmp_path / "named", hosts=["a" * 70 + ".example"])
+    assert not (tmp_path / "named").exists()
