@@ -143,7 +143,7 @@ def cluster(
     ContestantFailed
         Where the scheduler does not come up; its text has the last line of its log.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
     made = Cluster(folder, settings or {}, tls)
     log = folder / "scheduler.log"
     try:
