@@ -63,7 +63,7 @@ class Witness(SchedulerPlugin):
 
     def __init__(self, audit: Path) -> None:
         self.audit = audit
-        self.late: Counter[str] = Counter()
+        self.given: Counter[tuple[str, bool]] = Counter()  # (node, whether after the order) -> tasks
 
     async def start(self, scheduler: Any) -> None:
         """Called by Dask."""
@@ -74,13 +74,12 @@ class Witness(SchedulerPlugin):
         worker = self.scheduler.tasks[key].processing_on if finish == "processing" else None
         if worker is not None:
             name = str(worker.name)
-            self.late[name] += any(line["node"] == name for line in audited(self.audit, "draining"))
+            self.given[name, any(line["node"] == name for line in audited(self.audit, "draining"))] += 1
 
 
-def witnessed(dask_scheduler: Any) -> dict[str, int]:
-    """On the scheduler: node -> tasks that it was given after it was to be drained."""
-    found: Counter[str] = dask_scheduler.plugins[Witness.name].late
-    return dict(found)
+def witnessed(dask_scheduler: Any) -> dict[tuple[str, bool], int]:
+    """On the scheduler: (node, whether after the order) -> tasks that it was given."""
+    return dict(dask_scheduler.plugins[Witness.name].given)
 
 
 def measure(folder: Path, runs: int) -> Iterator[Drained]:
@@ -149,13 +148,16 @@ async def _run(cluster: _commands.Cluster, flow: Any, model: str, name: str) -> 
         raise ValueError(f"{name} is drained, and still there")
     if code := await asyncio.to_thread(cluster.programs[name].wait, _commands.LIMIT):
         raise ValueError(f"the program of {name} ended with code {code}")
+    given = flow.client.run_on_scheduler(witnessed)
+    if not given.get((name, False)):
+        raise ValueError(f"nobody has seen that {name} was given anything")
     for text in failed:
         print(f"failed: {text}", flush=True)
     return Drained(
         requests=len(answered) + len(failed),
         failed=len(failed),
         again=sum(response.tries > 1 for _, response in answered),
-        assigned=flow.client.run_on_scheduler(witnessed).get(name, 0),
+        assigned=given.get((name, True), 0),
         asked=sum(at > seen for at, _ in by_it()),
         begun=sum(response.outputs[1] > ordered for _, response in by_it()),
         seconds=took,
