@@ -92,7 +92,7 @@ class Cluster:
                     said = _contest.last_line(self.folder / f"{name}.log")
                     raise _contest.ContestantFailed(f"{name} ended with code {process.returncode}: {said}")
             if time.monotonic() > ends:
-                raise _contest.ContestantFailed(f"not within {LIMIT:.0f} s: {what}")
+                raise _contest.ContestantFailed(f"not within {LIMIT:g} s: {what}")
             time.sleep(0.005)
         return found
 

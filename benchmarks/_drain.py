@@ -18,10 +18,10 @@ from benchmarks._commands import audited
 from benchmarks._sent import stamp
 
 STAY = ("stays-a", "stays-b")
-#: Requests under way at any time.
-OUTSTANDING = 60
-#: Answers from a worker before it is drained, and answers of all after that.
-BEFORE, AFTER = 20, 100
+#: Requests under way at any time: enough for full envelopes that run, and that wait, on each worker.
+OUTSTANDING = 300
+#: Answers from a worker before it is drained; and answers of all after that, of which some were asked then.
+BEFORE, AFTER = 200, 400
 
 
 @dataclass(frozen=True)
