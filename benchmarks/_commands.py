@@ -18,6 +18,8 @@ from benchmarks import _contest
 
 #: Seconds that any one wait may take, and a program to end.
 LIMIT, END_LIMIT = 60.0, 10.0
+#: Seconds between two looks at what nothing announces.
+LOOK = 0.005
 
 
 class Cluster:
@@ -70,31 +72,33 @@ class Cluster:
         """End a program, and all that it started."""
         _end([self.programs.pop(name)])
 
-    def until(self, what: str, true: Callable[[], Any], *, ended: Sequence[str] = ()) -> Any:
+    def until(self, what: str, true: Callable[[], Any]) -> Any:
         """Wait for what nothing announces; what `true` gives at last.
 
         Parameters
         ----------
         what : str
             For the error's text.
-        ended : sequence of str
-            Names of programs that may end meanwhile.
 
         Raises
         ------
         ContestantFailed
-            Where time is up, or another program has ended.
+            Where time is up, or a program has ended.
         """
         ends = time.monotonic() + LIMIT
         while not (found := true()):
-            for name, process in self.programs.items():
-                if name not in ended and process.poll() is not None:
-                    said = _contest.last_line(self.folder / f"{name}.log")
-                    raise _contest.ContestantFailed(f"{name} ended with code {process.returncode}: {said}")
-            if time.monotonic() > ends:
-                raise _contest.ContestantFailed(f"not within {LIMIT:g} s: {what}")
-            time.sleep(0.005)
+            self.check(what, ends)
+            time.sleep(LOOK)
         return found
+
+    def check(self, what: str, ends: float, *, may_end: str = "") -> None:
+        """Raise where it is later than `ends`, or a program has ended, but for that which may."""
+        for name, process in self.programs.items():
+            if name != may_end and process.poll() is not None:
+                said = _contest.last_line(self.folder / f"{name}.log")
+                raise _contest.ContestantFailed(f"{name} ended with code {process.returncode}: {said}")
+        if time.monotonic() > ends:
+            raise _contest.ContestantFailed(f"not within {LIMIT:g} s: {what}")
 
     def await_online(self, flow: Any, *names: str) -> None:
         """Wait until these nodes take work."""

@@ -14,7 +14,7 @@ from benchmarks import _commands
 
 #: Of the cluster that is measured: the default of 10 s would only make the benchmark longer.
 HEARTBEAT_TIMEOUT = 2.0
-VICTIM, OTHER = "victim", "other"
+VICTIM = "victim"
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ def measure(folder: Path, runs: int) -> Iterator[Noticed]:
 
     settings = {"heartbeat_timeout": f"{HEARTBEAT_TIMEOUT}s"}
     with (
-        _commands.cluster(folder, [VICTIM, OTHER], settings=settings) as cluster,
+        _commands.cluster(folder, [VICTIM], settings=settings) as cluster,
         af.connect(cluster.address) as flow,
     ):
         for _ in range(runs):
-            cluster.await_online(flow, VICTIM, OTHER)
+            cluster.await_online(flow, VICTIM)
             pid, address = _process(flow)
             start = time.perf_counter()
             os.kill(pid, signal.SIGSTOP)
@@ -50,7 +50,7 @@ def measure(folder: Path, runs: int) -> Iterator[Noticed]:
                 stopped = time.perf_counter() - start
             finally:
                 os.kill(pid, signal.SIGCONT)
-            cluster.await_online(flow, VICTIM, OTHER)
+            cluster.await_online(flow, VICTIM)
             start = time.perf_counter()
             os.kill(pid, signal.SIGKILL)
             cluster.until("gone", lambda gone=address: gone not in _serving(flow))

@@ -115,7 +115,8 @@ async def _run(cluster: _commands.Cluster, flow: Any, model: str, name: str) -> 
         while going:
             number, submitted = next(numbers), time.time()
             try:
-                response = await asyncio.wait_for(flow.submit(model, number), _commands.LIMIT)
+                async with asyncio.timeout(_commands.LIMIT):
+                    response = await flow.submit(model, number)
             except Exception as error:
                 failed.append(_contest.one_line(error))
                 if len(failed) > OUTSTANDING:
@@ -126,7 +127,12 @@ async def _run(cluster: _commands.Cluster, flow: Any, model: str, name: str) -> 
             answered.append((submitted, response))
 
     async def until(what: str, true: Callable[[], Any]) -> Any:
-        return await asyncio.to_thread(cluster.until, what, true, ended=[name])
+        # on this loop: a thread would go on after Ctrl-C
+        ends = time.monotonic() + _commands.LIMIT
+        while not (found := true()):
+            cluster.check(what, ends, may_end=name)
+            await asyncio.sleep(_commands.LOOK)
+        return found
 
     def by_it() -> list[tuple[float, Any]]:
         return [(at, response) for at, response in list(answered) if response.node_id == name]
@@ -134,16 +140,18 @@ async def _run(cluster: _commands.Cluster, flow: Any, model: str, name: str) -> 
     async with asyncio.timeout(4 * _commands.LIMIT), asyncio.TaskGroup() as group:
         for _ in range(OUTSTANDING):
             group.create_task(ask())
-        await until(f"answers of {name}", lambda: len(by_it()) >= BEFORE)
-        start = time.perf_counter()
-        drain = group.create_task(asyncio.to_thread(flow.drain, name, timeout=_commands.LIMIT))
-        ordered = await until("the order", lambda: cluster.noted("draining", name))
-        seen = time.time()
-        await drain
-        took = time.perf_counter() - start
-        count = len(answered)
-        await until("answers of the others", lambda: len(answered) >= count + AFTER)
-        going = False
+        try:
+            await until(f"answers of {name}", lambda: len(by_it()) >= BEFORE)
+            start = time.perf_counter()
+            drain = group.create_task(asyncio.to_thread(flow.drain, name, timeout=_commands.LIMIT))
+            ordered = await until("the order", lambda: cluster.noted("draining", name))
+            seen = time.time()
+            await drain
+            took = time.perf_counter() - start
+            count = len(answered)
+            await until("answers of the others", lambda: len(answered) >= count + AFTER)
+        finally:
+            going = False  # also where this is cancelled
     if any(info.node_id == name for info in flow.nodes()):
         raise ValueError(f"{name} is drained, and still there")
     if code := await asyncio.to_thread(cluster.programs[name].wait, _commands.LIMIT):

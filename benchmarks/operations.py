@@ -47,7 +47,7 @@ _SIZES = {
     "pairs": (10, 3),
     "requests": (50_000, 5_000),
     "tasks": (500_000, 50_000),
-    "detections": (10, 2),
+    "detections": (10, 1),
 }
 
 
@@ -112,7 +112,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, help="of bursts of history (default: 10; quick: 3)")
     parser.add_argument("--requests", type=int, help="of a burst (default: 50,000; quick: 5,000)")
     parser.add_argument("--tasks", type=int, help="that are written (default: 500,000; quick: 50,000)")
-    parser.add_argument("--detections", type=int, help="of each kind (default: 10; quick: 2)")
+    parser.add_argument("--detections", type=int, help="of each kind (default: 10; quick: 1)")
     parser.add_argument(
         "--timeout", type=float, default=600, help="seconds for one burst, or one run of writing"
     )
