@@ -59,6 +59,10 @@ def _history(args: argparse.Namespace, folder: Path, found: Findings) -> None:
     found.add(OURS, RATE, "requests/s", [pair.off for pair in pairs], True)
     least, most = min(pair.ratio for pair in pairs), max(pair.ratio for pair in pairs)
     found.notes.append(f"{LEFT}: the median of the pairs' ratios, which are from {least:.3f} to {most:.3f}")
+    if args.quick:
+        found.notes.append(
+            "bursts this short are over before most of them is written: their ratio says little"
+        )
 
 
 def _writing(args: argparse.Namespace, folder: Path, found: Findings) -> None:
