@@ -30,3 +30,27 @@ def set_row_seconds(seconds: float) -> float:
     """Make this process faster or slower from the next row on; returns the time at which it was done."""
     os.environ[ROW_SECONDS] = repr(seconds)
     return time.time()
+
+
+#: Seconds that `hold` waits at most.
+HOLD_LIMIT = 120.0
+
+
+def hold(rows: list[str]) -> list[str]:
+    """A model that keeps its slot, without using its core, until the files that are its rows exist."""
+    ends = time.monotonic() + HOLD_LIMIT
+    for row in rows:
+        while not os.path.exists(row):
+            if time.monotonic() > ends:
+                raise TimeoutError(f"{row} did not come within {HOLD_LIMIT:.0f} s")
+            time.sleep(0.01)
+    return rows
+
+
+def stamp(rows: list[Any]) -> list[Any]:
+    """A model that takes 5 ms a row, and says when each of them began."""
+    stamped = []
+    for row in rows:
+        stamped.append([row, time.time()])
+        time.sleep(0.005)
+    return stamped

@@ -25,7 +25,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 # Run as a file, Python looks for modules in benchmarks/, not beside it; and there, whoever wants the HTTP
@@ -36,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import _contest
 from benchmarks._exchange import CHUNKED, RAW, RAY, SAME_WORKERS, Exchange
+from benchmarks._findings import Findings
 from benchmarks._report import OURS, Bar, Measurement, installed, machine, show, write_json
 
 BENCHMARK = "requests"
@@ -81,20 +81,6 @@ BARS = {
 }
 
 
-@dataclass
-class Findings:
-    """What a section gives: what its table is called, its figures, and what else there is to say."""
-
-    title: str
-    measured: list[Measurement] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def add(self, contestant: str, metric: str, unit: str, values: Sequence[float], compared: bool) -> None:
-        """Note the values of one metric, one a run."""
-        self.measured.append(Measurement(BENCHMARK, contestant, metric, unit, tuple(values), compared))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code: 0, 1 where a contestant failed, 2 for a wrong argument."""
     args = _arguments(argv)
@@ -137,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _lone(args: argparse.Namespace, folder: Path, exchange: Exchange) -> Findings:
     found = Findings(
-        f"one at a time, medians of {args.lone} in turn a run, {args.rested} after {1000 * REST:g} ms"
+        BENCHMARK,
+        f"one at a time, medians of {args.lone} in turn a run, {args.rested} after {1000 * REST:g} ms",
     )
     chosen = [name for name in LONE_NAMES if name in (args.contestants or LONE_NAMES)]
     for metric, pause in ((LONE, 0.0), (RESTED, REST)):
@@ -148,7 +135,9 @@ def _lone(args: argparse.Namespace, folder: Path, exchange: Exchange) -> Finding
 
 
 def _burst(args: argparse.Namespace, folder: Path, exchange: Exchange) -> Findings:
-    found = Findings(f"{args.requests:,} requests at once through an identity, two workers of one thread")
+    found = Findings(
+        BENCHMARK, f"{args.requests:,} requests at once through an identity, two workers of one thread"
+    )
     names = [name for name in BURST_NAMES if not (args.quick and name in RAY)]
     chosen = [name for name in BURST_NAMES if name in (args.contestants or names)]
     for name, values in exchange.bursts(chosen).items():
@@ -159,7 +148,7 @@ def _burst(args: argparse.Namespace, folder: Path, exchange: Exchange) -> Findin
 
 
 def _placement(args: argparse.Namespace, folder: Path, exchange: Exchange) -> Findings:
-    found = Findings(f"one decision, with its work counted in; {args.decisions:,} a run")
+    found = Findings(BENCHMARK, f"one decision, with its work counted in; {args.decisions:,} a run")
     try:
         from benchmarks import _placing
 
@@ -187,8 +176,9 @@ def _unequal(args: argparse.Namespace, folder: Path, exchange: Exchange) -> Find
 
     speeds = ", ".join(f"{1 / seconds:.0f}" for seconds in _unequal.SPEEDS.values())
     found = Findings(
+        BENCHMARK,
         f"{args.seconds:g} s with {args.outstanding} requests under way, workers of {speeds} rows/s; "
-        f"the last {_unequal.TIMES} × slower from half-way"
+        f"the last {_unequal.TIMES} × slower from half-way",
     )
     runs: dict[str, list[_unequal.Run]] = {}
     here = folder / "unequal"
@@ -223,7 +213,9 @@ def _unequal(args: argparse.Namespace, folder: Path, exchange: Exchange) -> Find
 def _million(args: argparse.Namespace, folder: Path, exchange: Exchange) -> Findings:
     from benchmarks import _million
 
-    found = Findings("memory of the scheduler's process from the first tenth of the requests to the last")
+    found = Findings(
+        BENCHMARK, "memory of the scheduler's process from the first tenth of the requests to the last"
+    )
     for name, (count, rows) in ENVELOPES.items():
         here = folder / name.replace(" ", "-")
         here.mkdir()

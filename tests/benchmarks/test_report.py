@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import _contest, _million, _placing, _texts, _unequal, batch_inference, overhead, requests
+from benchmarks import (
+    _contest,
+    _million,
+    _placing,
+    _texts,
+    _unequal,
+    batch_inference,
+    operations,
+    overhead,
+    requests,
+)
 from benchmarks._report import Bar, Measurement, json_lines, judge, machine, ratio, show, write_json
 from benchmarks.peers._loop import batches
 from benchmarks.peers._protocol import batch_rows
@@ -201,5 +211,6 @@ def test_an_unknown_contestant_ends_with_code_2(capsys: pytest.CaptureFixture[st
     assert overhead.main(["--contestants", "nobody"]) == 2
     assert requests.main(["--contestants", "nobody"]) == 2
     assert capsys.readouterr().err.count("unknown contestant 'nobody'") == 3
-    assert requests.main(["--sections", "nothing"]) == 2
-    assert "unknown section 'nothing'" in capsys.readouterr().err
+    for benchmark in (requests, operations):
+        assert benchmark.main(["--sections", "nothing"]) == 2
+        assert "unknown section 'nothing'" in capsys.readouterr().err
