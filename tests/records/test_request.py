@@ -22,6 +22,7 @@ from altlas_flow.errors import BadRequest, PredictError
 from altlas_flow.records import DistributionStrategy, InferenceRequest, RetryPolicy
 from altlas_flow.records.jsonable import DEPTH, decode, encode, same
 from altlas_flow.settings import DISTRIBUTION_STRATEGIES
+from tests.ids import spoken
 from tests.records.values import Answer, mappings, positive, values
 
 
@@ -244,7 +245,7 @@ def test_a_torn_arrow_stream_is_a_bad_request():
         (float("nan"), 0.0),
         ("1", 1),
     ],
-    ids=repr,
+    ids=spoken,
 )
 def test_requests_with_other_inputs_are_not_equal(left, right):
     one = InferenceRequest(request_id="r", inputs=left)
@@ -254,7 +255,7 @@ def test_requests_with_other_inputs_are_not_equal(left, right):
     assert one == InferenceRequest(request_id="r", inputs=left)
 
 
-@pytest.mark.parametrize("callable_", [positive, Answer, Answer.check, len], ids=repr)
+@pytest.mark.parametrize("callable_", [positive, Answer, Answer.check, len], ids=spoken)
 def test_a_callable_is_written_under_the_name_that_imports_it(callable_):
     request = InferenceRequest(inputs=1, validator=callable_, strategy=callable_)
     found = again(request)
@@ -272,7 +273,7 @@ class Ranker:
 
 
 @pytest.mark.parametrize(
-    "callable_", [lambda answer: answer, partial(positive), Ranker(), Ranker().method], ids=repr
+    "callable_", [lambda answer: answer, partial(positive), Ranker(), Ranker().method], ids=spoken
 )
 def test_a_callable_without_such_a_name_is_refused_when_it_is_written(callable_):
     for field in ("validator", "strategy"):
@@ -342,7 +343,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("field", "value"), WRONG, ids=repr)
+@pytest.mark.parametrize(("field", "value"), WRONG, ids=spoken)
 def test_a_wrong_field_is_named_with_what_to_give(field, value):
     with pytest.raises(BadRequest) as caught:
         InferenceRequest(**{"inputs": 1, field: value})

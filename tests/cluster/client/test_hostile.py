@@ -23,6 +23,7 @@ from altlas_flow.errors import (
 from altlas_flow.placement.strategies import STRATEGIES
 from tests.cluster.stages import echo, model
 from tests.dataframe.jobs import tasks_of
+from tests.ids import spoken
 from tests.laboratory import LIMIT, laboratory, until
 
 pytestmark = pytest.mark.timeout(90)
@@ -64,7 +65,7 @@ def nested():
         {"deadline": -5},
         {"deadline": float("nan")},
     ],
-    ids=str,
+    ids=spoken,
 )
 def test_a_wrong_argument_is_refused_at_once_in_one_line_and_hurts_nobody(lab, options):
     with pytest.raises(BadRequest) as caught:
@@ -168,7 +169,7 @@ def test_a_request_with_other_arguments_beside_it_is_refused(lab):
             lab.flow.submit(request, **more)
 
 
-@pytest.mark.parametrize("given", [("m",), ("m", None), ("m", "text"), ("m", 3), (None,), (3,)], ids=str)
+@pytest.mark.parametrize("given", [("m",), ("m", None), ("m", "text"), ("m", 3), (None,), (3,)], ids=spoken)
 def test_many_of_what_is_no_list_are_refused(lab, given):
     with pytest.raises(BadRequest, match="list of"):
         lab.flow.submit_many(*given)
