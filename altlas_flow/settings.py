@@ -111,10 +111,10 @@ def _address(value: Any) -> str:
     return str(value)
 
 
-def _admission(value: Any) -> str:
-    if value not in ("open", "registered"):
-        raise ValueError('"open" or "registered" is needed')
-    return str(value)
+def _admission(value: Any) -> str | None:
+    if value not in (None, "open", "registered"):
+        raise ValueError('"open" or "registered" is needed, or null')
+    return None if value is None else str(value)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -201,8 +201,9 @@ class Settings:
         Between two looks for nodes; without a heartbeat for so long, a node is offline.
     default_distribution_strategy, default_aggregation_strategy : str
         Names of strategies.
-    admission : str
-        Who may join as a worker: ``open`` (everybody) or ``registered``.
+    admission : str or None
+        Who may join as a worker: ``open`` (everybody) or ``registered``; None: ``open`` where the scheduler
+        listens on loopback or certificates have roles, else ``registered``.
     registered : tuple of str
         Nodes that are registered from the start: names, ``host:NAME``, addresses and ranges of them.
     audit, history : str or None
@@ -239,7 +240,7 @@ class Settings:
     heartbeat_timeout: float = _setting(_seconds)
     default_distribution_strategy: str = _setting(_one_of(DISTRIBUTION_STRATEGIES))
     default_aggregation_strategy: str = _setting(_one_of(AGGREGATION_STRATEGIES))
-    admission: str = _setting(_admission)
+    admission: str | None = _setting(_admission)
     registered: tuple[str, ...] = _setting(_texts)
     audit: str | None = _setting(_path)
     history: str | None = _setting(_path)
@@ -281,6 +282,11 @@ def _read(name: str, read: _Reader) -> Any:
         return read(value)
     except ValueError as error:
         raise SettingsError(f"setting {key} is {one_line(repr(value), 80)}: {error}") from error
+
+
+def default(key: str) -> Any:
+    """What a setting is, as the file of defaults has it, where nobody says other."""
+    return _DEFAULTS[key]
 
 
 _ATTRIBUTES = frozenset(

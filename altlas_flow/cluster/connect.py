@@ -28,7 +28,7 @@ from altlas_flow.cluster.embedded import (
 from altlas_flow.cluster.scheduler.control import ControlPlugin
 from altlas_flow.cluster.secure import check_scheduler, security_of
 from altlas_flow.cluster.worker.plugin import HostPlugin
-from altlas_flow.errors import AltlasError, ClusterLost, ConnectError, VersionMismatch, one_line
+from altlas_flow.errors import AltlasError, ClusterLost, ConnectError, VersionMismatch, describe, one_line
 from altlas_flow.models.memory import estimate
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.security.roles import Role
@@ -354,6 +354,10 @@ def call_control(
         raise ClusterLost(
             f"the scheduler does not answer within {limit:.0f} s: see whether it runs, and run the same again"
         ) from late
+    except OSError as gone:
+        raise ClusterLost(
+            f"the scheduler has gone ({describe(gone)}): see whether it runs, and connect again"
+        ) from gone
     if isinstance(answer, dict) and answer.get("error") is not None:
         error = pickle.loads(answer["error"])
         assert isinstance(error, AltlasError)

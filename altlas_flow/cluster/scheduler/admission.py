@@ -14,8 +14,9 @@ from distributed.comm.core import Comm
 from distributed.core import rpc
 
 from altlas_flow.cluster.scheduler.guard import Guard, peer_of, who_is
+from altlas_flow.errors import BadRequest
 from altlas_flow.nodes.audit import Audit
-from altlas_flow.nodes.registry import Entry, Registry, Visitor
+from altlas_flow.nodes.registry import Entry, Registry, Visitor, network_of
 from altlas_flow.nodes.unusual import Unusual
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that looking up the name of a machine may take.
 LOOKUP_LIMIT = 2.0
+#: How the answer to a worker begins that may not join.
+REFUSED = "this cluster does not admit it"
 
 
 class Admission:
@@ -53,7 +56,7 @@ class Admission:
         why = self.guard.join(comm) or await self.judge(visitor)
         if why is not None:
             self._refuse(comm, visitor, why)
-            message = f"this cluster does not admit it: {why}"
+            message = f"{REFUSED}: {why}"
             await comm.write({"status": "error", "message": message, "time": time.time()})
             return None
         entry = self.registry.match(visitor, self.taken())
@@ -73,7 +76,7 @@ class Admission:
         why = self.guard.join(comm)
         if why is not None:
             self._refuse(comm, visitor, why)
-            await comm.write({"status": "error", "message": f"this cluster does not admit it: {why}"})
+            await comm.write({"status": "error", "message": f"{REFUSED}: {why}"})
             return None
         await self.look_up(self.registry)
         if self.registry.may_be_nanny(visitor):
@@ -111,6 +114,21 @@ class Admission:
 
         await asyncio.gather(*(one(entry) for entry in entries if entry.host is not None))
 
+    def register_all(self) -> None:
+        """Register the workers that are here, by name and address: they may come again."""
+        for ws in self.scheduler.workers.values():
+            try:
+                network = network_of(str(ws.host))
+            except BadRequest:
+                continue  # a name: what it stands for may change
+            self.registry.put(Entry(str(ws.name), network=network))
+            self.is_node[ws.address] = str(ws.name)
+        logger.warning(
+            "the scheduler listens beyond this machine: no workers join but the %d that are here and those "
+            "that are registered (altlas.admission: open admits all)",
+            len(self.registry),
+        )
+
     async def evict_strangers(self) -> None:
         """Let go of workers that joined before there was a rule, and that it does not admit."""
         for ws in list(self.scheduler.workers.values()):
@@ -134,6 +152,16 @@ class Admission:
         async with rpc(nanny, connection_args=self.scheduler.connection_args) as remote:
             for name, plugin in self.scheduler.nanny_plugins.items():
                 await remote.plugin_add(plugin=plugin, name=name)
+
+
+def is_closed(scheduler: Scheduler, admission: str | None, *, roles: bool) -> bool:
+    """Whether only registered nodes may join; where nobody has said, by who else reaches the scheduler."""
+    if admission is not None:
+        return admission == "registered"
+    if roles:
+        return False
+    listening = [str(listener.listen_address) for listener in scheduler.listeners]
+    return not all(address.startswith("inproc://") or is_loopback(address) for address in listening)
 
 
 def is_loopback(address: str) -> bool:
