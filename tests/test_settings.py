@@ -48,6 +48,13 @@ def test_defaults_are_those_of_the_yaml_file():
         heartbeat_timeout=10.0,
         default_distribution_strategy="LEAST_LOADED",
         default_aggregation_strategy="ALL_RESPONSES",
+        admission=None,
+        registered=(),
+        audit=None,
+        history=None,
+        memory_budget=None,
+        tls=None,
+        cluster_name="altlas",
     )
 
 
