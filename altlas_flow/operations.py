@@ -270,6 +270,14 @@ def _latency(info: NodeInfo) -> str:
     return "" if busiest is None else f"{1000 * busiest.p50:.0f} / {1000 * busiest.p95:.0f} ms"
 
 
+def _has(info: NodeInfo) -> str:
+    """What models may ask for: resources, and labels."""
+    said = {**(info.capabilities.get("resources") or {}), **(info.capabilities.get("labels") or {})}
+    return " ".join(
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in said.items()
+    )
+
+
 #: What a table of nodes shows.
 NODE_COLUMNS = {
     "node": lambda info: info.node_id,
@@ -281,6 +289,7 @@ NODE_COLUMNS = {
     "cpu": lambda info: f"{100 * info.usage.get('cpu', 0):.0f}%" if info.joined else "",
     "memory": lambda info: _memory(info.usage.get("memory")),
     "p50 / p95": _latency,
+    "has": _has,
     "models": lambda info: ", ".join(info.available_models),
     "why": lambda info: info.reason,
 }

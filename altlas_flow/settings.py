@@ -111,10 +111,10 @@ def _address(value: Any) -> str:
     return str(value)
 
 
-def _admission(value: Any) -> str:
-    if value not in ("open", "registered"):
-        raise ValueError('"open" or "registered" is needed')
-    return str(value)
+def _admission(value: Any) -> str | None:
+    if value not in (None, "open", "registered"):
+        raise ValueError('"open" or "registered" is needed, or null')
+    return None if value is None else str(value)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -208,8 +208,9 @@ class Settings:
         Between two looks for nodes; without a heartbeat for so long, a node is offline.
     default_distribution_strategy, default_aggregation_strategy : str
         Names of strategies.
-    admission : str
-        Who may join as a worker: ``open`` (everybody) or ``registered``.
+    admission : str or None
+        Who may join as a worker: ``open`` (everybody) or ``registered``; None: ``open`` where the scheduler
+        listens on loopback or certificates have roles, else ``registered``.
     registered : tuple of str
         Nodes that are registered from the start: names, ``host:NAME``, addresses and ranges of them.
     audit, history : str or None
@@ -249,7 +250,7 @@ class Settings:
     heartbeat_timeout: float = _setting(_seconds)
     default_distribution_strategy: str = _setting(_one_of(DISTRIBUTION_STRATEGIES))
     default_aggregation_strategy: str = _setting(_one_of(AGGREGATION_STRATEGIES))
-    admission: str = _setting(_admission)
+    admission: str | None = _setting(_admission)
     registered: tuple[str, ...] = _setting(_texts)
     audit: str | None = _setting(_path)
     history: str | None = _setting(_path)
@@ -298,6 +299,11 @@ def _read(name: str, read: _Reader, secret: bool) -> Any:
     except ValueError as error:
         shown = "not shown here" if secret else one_line(repr(value), 80)
         raise SettingsError(f"setting {key} is {shown}: {error}") from error
+
+
+def default(key: str) -> Any:
+    """What a setting is, as the file of defaults has it, where nobody says other."""
+    return _DEFAULTS[key]
 
 
 _ATTRIBUTES = frozenset(

@@ -47,7 +47,7 @@ def test_defaults_are_those_of_the_yaml_file():
         join_timeout=0.0,
         discovery_interval=30.0,
         heartbeat_timeout=10.0,
-        admission="open",
+        admission=None,
         registered=(),
         audit=None,
         history=None,

@@ -21,6 +21,8 @@ for command in (
     serve.scheduler,
     serve.worker,
     operations.nodes,
+    operations.register,
+    operations.unregister,
     operations.cordon,
     operations.uncordon,
     operations.drain,

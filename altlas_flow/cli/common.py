@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from altlas_flow.errors import AltlasError
+from altlas_flow.errors import AltlasError, ClusterLost
 
 if TYPE_CHECKING:
     from altlas_flow.flow import Flow
 
 #: Exit code for bad input, as click itself has it for bad arguments.
 BAD_INPUT = 2
+#: Exit code where the cluster went away meanwhile.
+LOST = 1
+#: Exit code after Ctrl-C, as shells have it.
+INTERRUPTED = 130
+#: Seconds that a cluster gets to answer somebody who waits at a terminal, where no setting says other.
+CONNECT_LIMIT = "10s"
 
 
-def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of ours as one line and exit code 2; ``--debug`` shows where they come from."""
+def one_line_errors(command: Callable[..., None], *, stopped: str = "stopped") -> Callable[..., None]:
+    """Errors of ours as one line and exit code 2; ``--debug`` shows where they come from.
+
+    `stopped` is said after Ctrl-C.
+    """
 
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @wraps(command)
@@ -30,23 +41,30 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             if debug:
                 raise
             click.echo(f"error: {error}", err=True)
-            sys.exit(BAD_INPUT)
+            sys.exit(LOST if isinstance(error, ClusterLost) else BAD_INPUT)
         except KeyboardInterrupt:
-            click.echo("stopped: what was committed stays; run the same again to go on", err=True)
-            sys.exit(130)
+            click.echo(stopped, err=True)
+            sys.exit(INTERRUPTED)
 
     return run
 
 
 def on_a_cluster(command: Callable[..., None]) -> Callable[..., None]:
     """The cluster that a command is about: ``--scheduler``, ``--tls``."""
-    command = click.option(
+    return scheduler_option(tls_option(command), required=True)
+
+
+def scheduler_option(
+    command: Callable[..., None], *, required: bool = False, otherwise: str = ""
+) -> Callable[..., None]:
+    """``--scheduler``; `otherwise`: what is used without it."""
+    return click.option(
         "--scheduler",
-        required=True,
+        required=required,
         envvar="ALTLAS_SCHEDULER",
-        help='Address, scheduler file, or "discover[:NAME]" of a running cluster (or set ALTLAS_SCHEDULER).',
+        show_envvar=True,
+        help=f'Address, scheduler file, or "discover[:NAME]" of a running cluster.{otherwise}',
     )(command)
-    return tls_option(command)
 
 
 def tls_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -56,21 +74,49 @@ def tls_option(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
-def connected(scheduler: str, tls: str | None) -> Flow:
-    """A flow on the cluster that is meant."""
-    import dask
+@contextlib.contextmanager
+def connected(scheduler: str, tls: str | None) -> Iterator[Flow]:
+    """A flow on the cluster that is meant.
 
+    Raises
+    ------
+    ClusterLost
+        Where the cluster goes meanwhile.
+    """
     from altlas_flow.flow import connect
 
-    if tls is None:
-        return connect(scheduler)
-    with dask.config.set({"altlas.tls": tls}):
-        return connect(scheduler)
+    with unlogged(), settings_of(tls), connect(scheduler) as flow:
+        try:
+            yield flow
+        except ClusterLost as error:
+            raise ClusterLost(
+                f"the scheduler at {scheduler} has gone, or does not answer: see whether it runs"
+            ) from error
 
 
-def on_screen(text: str) -> str:
-    """A table for a terminal, or for a pipe."""
-    return text if text.strip() else "nothing"
+@contextlib.contextmanager
+def settings_of(tls: str | None, *, limit: str | None = CONNECT_LIMIT) -> Iterator[None]:
+    """The settings by which a command connects, within `limit` where it is not set otherwise."""
+    import dask
+
+    from altlas_flow.settings import default
+
+    given: dict[str, object] = {} if tls is None else {"altlas.tls": tls}
+    if limit and dask.config.get("altlas.start-timeout", None) in (None, default("start-timeout")):
+        given["altlas.start-timeout"] = limit
+    with dask.config.set(given):
+        yield
+
+
+@contextlib.contextmanager
+def unlogged() -> Iterator[None]:
+    """Nothing is logged: the command itself says what went wrong, and Dask would add a traceback."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def is_terminal() -> bool:

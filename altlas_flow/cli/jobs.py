@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from altlas_flow.cli.common import one_line_errors
+from altlas_flow.cli.common import connected, one_line_errors, scheduler_option, settings_of, tls_option
 from altlas_flow.errors import SpecError, UnknownModel, describe
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Batch(click.ParamType):  # type: ignore[type-arg]
 
 def job_options(command: Callable[..., None], *, writes: bool = True) -> Callable[..., None]:
     """What `map` and `plan` share; `writes`: an output folder is needed."""
-    options = [
+    options: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
         click.option("--model", required=True, help="Id of a model, or a spec as JSON."),
         click.option("--input", "source", required=True, help="Parquet, CSV or JSONL: file, folder or glob."),
         click.option("--column", required=True, help="The column that the model gets."),
@@ -43,7 +43,8 @@ def job_options(command: Callable[..., None], *, writes: bool = True) -> Callabl
         click.option(
             "--workers", type=click.IntRange(1), help="Embedded workers.  [default: by cores and memory]"
         ),
-        click.option("--scheduler", help="Address or scheduler file of a running cluster."),
+        partial(scheduler_option, otherwise="  [default: an embedded one]"),
+        tls_option,
         click.option(
             "--catalog", type=click.Path(dir_okay=False), help="YAML or JSON file with more models."
         ),
@@ -69,7 +70,7 @@ def job_options(command: Callable[..., None], *, writes: bool = True) -> Callabl
 
 @click.command("map")
 @job_options
-@one_line_errors
+@partial(one_line_errors, stopped="stopped: what was committed stays; run the same again to go on")
 def map_command(to: str, on_error: str, **options: Any) -> None:
     """Run a model over files into a folder of Parquet parts. Run again, it does what is missing."""
     with _flow(options) as flow:
@@ -103,17 +104,16 @@ def plan(to: str, on_error: str, **options: Any) -> None:
 
 @click.command()
 @click.option("--catalog", type=click.Path(dir_okay=False), help="YAML or JSON file with more models.")
-@click.option("--scheduler", help="Address or scheduler file of a running cluster, to list its catalog.")
+@partial(scheduler_option, otherwise=" Its catalog is listed, too.")
+@tls_option
 @one_line_errors
-def models(catalog: str | None, scheduler: str | None) -> None:
+def models(catalog: str | None, scheduler: str | None, tls: str | None) -> None:
     """List the models: built in, of a catalog file, of a running cluster."""
     from altlas_flow.models.catalog import builtin_models, load_catalog
 
     found = builtin_models()
     if scheduler:
-        from altlas_flow.flow import connect
-
-        with connect(scheduler) as flow:
+        with connected(scheduler, tls) as flow:
             found.update(flow.models())
     found.update({spec.id: spec for spec in load_catalog(catalog)} if catalog else {})
     if not found:
@@ -144,9 +144,10 @@ def _flow(options: dict[str, Any]) -> Flow:
         wanted = builtin.get(str(model))
         if wanted is None:
             raise UnknownModel(str(model), {**builtin, **given})
-    return connect(
-        options["scheduler"], workers=options["workers"], models=[wanted] if wanted is not None else []
-    )
+    with settings_of(options["tls"], limit=None):
+        return connect(
+            options["scheduler"], workers=options["workers"], models=[wanted] if wanted is not None else []
+        )
 
 
 def _model(text: str) -> str | ModelSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -19,12 +20,23 @@ def watched(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--watch", is_flag=True, help="Show it again every 2 s, until Ctrl-C.")(command)
 
 
+def drain_limit(command: Callable[..., None]) -> Callable[..., None]:
+    """``--timeout``."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(0),
+        default=3600.0,
+        show_default=True,
+        help="Seconds to wait until the node is empty; then it stays cordoned, and runs on.",
+    )(command)
+
+
 @click.command()
 @watched
 @on_a_cluster
 @one_line_errors
 def nodes(scheduler: str, tls: str | None, watch: bool) -> None:
-    """List the nodes: status, what is in flight, what is loaded."""
+    """List the nodes: status, what is in flight, what they have, what is loaded."""
     with connected(scheduler, tls) as flow:
         _show(lambda: flow.nodes() or "no nodes", watch)
 
@@ -53,14 +65,45 @@ def uncordon(node: str, scheduler: str, tls: str | None) -> None:
 
 @click.command()
 @click.argument("node")
-@click.option("--timeout", type=click.FloatRange(0), default=3600.0, show_default=True, help="Seconds.")
+@drain_limit
 @on_a_cluster
-@one_line_errors
+@partial(one_line_errors, stopped="not waited for: the node stays cordoned, and is retired once it is empty")
 def drain(node: str, timeout: float, scheduler: str, tls: str | None) -> None:
     """Give NODE no new work, wait until it is empty, and retire its worker."""
     with connected(scheduler, tls) as flow:
         flow.drain(node, timeout=timeout)
         click.echo(f"{node} is drained, and its worker retired")
+
+
+@click.command()
+@click.argument("node")
+@click.option("--host", help="Name of its machine: it has to come from there.")
+@click.option("--address", help="Its address, or a range such as 10.0.0.0/24: it has to come from there.")
+@click.option("--model", "models", multiple=True, help="To be loaded when it comes; several times.")
+@on_a_cluster
+@one_line_errors
+def register(
+    node: str, host: str | None, address: str | None, models: tuple[str, ...], scheduler: str, tls: str | None
+) -> None:
+    """Have NODE known before it joins, and admitted: its name, or one for whatever comes from there."""
+    from altlas_flow.records import NodeInfo
+
+    info = NodeInfo(node_id=node, hostname=host, ip_address=address, available_models=list(models))
+    with connected(scheduler, tls) as flow:
+        flow.register_node(info)
+        click.echo(f"{node} is registered")
+
+
+@click.command()
+@click.argument("node")
+@drain_limit
+@on_a_cluster
+@one_line_errors
+def unregister(node: str, timeout: float, scheduler: str, tls: str | None) -> None:
+    """Forget NODE; where it is here, drain it first."""
+    with connected(scheduler, tls) as flow:
+        flow.unregister_node(node, timeout=timeout)
+        click.echo(f"{node} is not registered")
 
 
 @click.command()
@@ -115,11 +158,15 @@ def cancel(task: str, scheduler: str, tls: str | None) -> None:
 
 
 def _show(look: Callable[[], Any], watch: bool) -> None:
-    while True:
-        text = str(look())
-        if watch and is_terminal():
-            click.clear()
-        click.echo(text)
-        if not watch:
-            return
-        time.sleep(INTERVAL)
+    if not watch:
+        click.echo(str(look()))
+        return
+    try:
+        while True:
+            text = str(look())
+            if is_terminal():
+                click.clear()
+            click.echo(f"{time.strftime('%H:%M:%S')}, every {INTERVAL:.0f} s until Ctrl-C\n{text}")
+            time.sleep(INTERVAL)
+    except KeyboardInterrupt:
+        return  # how watching ends

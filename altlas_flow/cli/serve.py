@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import click
 
@@ -24,6 +23,13 @@ from altlas_flow.cli.common import is_terminal, one_line_errors, tls_option
 @click.option("--scheduler-file", type=click.Path(dir_okay=False), help="Written when it runs.")
 @click.option("--name", help="Of the cluster.  [default: the setting altlas.cluster-name]")
 @click.option("--announce", is_flag=True, help="Tell the network, so that workers and clients discover it.")
+@click.option(
+    "--admission",
+    type=click.Choice(["open", "registered"]),
+    help="Who may join as a worker.  [default: registered, where others reach it without TLS]",
+)
+@click.option("--history", type=click.Path(dir_okay=False), help="SQLite file for all tasks that are over.")
+@click.option("--audit", type=click.Path(dir_okay=False), help="File for who joined, was refused, did what.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine, or announce, without TLS.")
 @tls_option
 @one_line_errors
@@ -34,16 +40,21 @@ def scheduler(
     scheduler_file: str | None,
     name: str | None,
     announce: bool,
+    admission: str | None,
+    history: str | None,
+    audit: str | None,
     insecure: bool,
     tls: str | None,
 ) -> None:
-    """Run a scheduler."""
+    """Run a scheduler, until Ctrl-C."""
     import dask
 
+    from altlas_flow.cluster.quiet import quiet_programs
     from altlas_flow.cluster.serve import serve_scheduler
 
-    logging.basicConfig(level=logging.WARNING)
-    with dask.config.set({"altlas.cluster-name": name} if name else {}):
+    given = {"cluster-name": name, "admission": admission, "history": history, "audit": audit}
+    settings = {f"altlas.{key}": value for key, value in given.items() if value is not None}
+    with quiet_programs(), dask.config.set(settings):
         asyncio.run(
             serve_scheduler(
                 host=host,
@@ -78,13 +89,13 @@ def _show_link(link: str, token: str) -> None:
 )
 @click.option("--discover", is_flag=True, help="In place of an address: find the cluster in the network.")
 @click.option("--cluster", default="", help="With --discover: the name of the cluster.")
-@click.option("--name", help="Of the node.  [default: its address]")
+@click.option("--name", help="By which operators know it.  [default: its address]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens.")
-@click.option("--nthreads", type=click.IntRange(1), help="[default: the cores]")
-@click.option("--memory-limit", default="auto", show_default=True, help='As "8 GiB"; Dask\'s.')
+@click.option("--nthreads", type=click.IntRange(1), help="How much runs at once.  [default: the cores]")
+@click.option("--memory-limit", default="auto", show_default=True, help='Of the whole worker, as "8 GiB".')
 @click.option("--memory-budget", help='What loaded models may take of it, as "4 GiB".  [default: half]')
-@click.option("--resources", help="As GPU=1.")
-@click.option("--label", "labels", multiple=True, help="As zone=a; several times.")
+@click.option("--resources", help="What it has for models that ask, as GPU=1,DISK=2.")
+@click.option("--label", "labels", multiple=True, help="What models may ask for, as zone=a; several times.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS.")
 @tls_option
 @one_line_errors
@@ -103,8 +114,9 @@ def worker(
     insecure: bool,
     tls: str | None,
 ) -> None:
-    """Run a worker of the cluster at ADDRESS."""
+    """Run a worker of the cluster at ADDRESS, until Ctrl-C, or until it is retired."""
     from altlas_flow.cluster.connect import address_of
+    from altlas_flow.cluster.quiet import quiet_programs
     from altlas_flow.cluster.secure import check_exposure
     from altlas_flow.cluster.serve import serve_worker, worker_config
     from altlas_flow.errors import ConnectError
@@ -114,14 +126,14 @@ def worker(
         raise ConnectError("give one of: the address of a scheduler, --scheduler-file, --discover")
     place = f"discover:{cluster}" if discover else address_of(given[0])
     check_exposure(host, tls=tls is not None, announced=False, insecure=insecure)
-    logging.basicConfig(level=logging.WARNING)
     amounts = {key: _amount(value) for key, value in _pairs([resources or ""], "--resources").items()}
-    with worker_config(_pairs(labels, "--label"), memory_budget):
+    with quiet_programs(), worker_config(_pairs(labels, "--label"), memory_budget):
         asyncio.run(
             serve_worker(
                 place,
                 tls=tls,
                 ready=lambda where: click.echo(f"worker at {where}"),
+                say=click.echo,
                 name=name,
                 host=host,
                 nthreads=nthreads,

@@ -377,6 +377,10 @@ def call_control(
         raise ClusterLost(
             f"the scheduler does not answer within {limit:.0f} s: see whether it runs, and run the same again"
         ) from late
+    except OSError as gone:
+        raise ClusterLost(
+            f"the scheduler has gone ({describe(gone)}): see whether it runs, and connect again"
+        ) from gone
     if isinstance(answer, dict) and answer.get("error") is not None:
         error = pickle.loads(answer["error"])
         assert isinstance(error, AltlasError)

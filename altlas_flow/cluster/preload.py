@@ -27,7 +27,7 @@ async def dask_setup(server: object) -> None:
 async def install(scheduler: Any) -> None:
     """Put our plugins in place on a `distributed.Scheduler`, with its own settings."""
     settings = Settings.current()
-    plugin = ControlPlugin.of(settings, roles=has_roles(scheduler))
+    plugin = ControlPlugin.of(settings, roles=has_roles(scheduler), ours=True)
     await scheduler.register_scheduler_plugin(plugin, name=NAME, idempotent=True)
     host = cloudpickle.dumps(HostPlugin(settings))
     if HOST_NAME not in scheduler.worker_plugins:

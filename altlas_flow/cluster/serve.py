@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import re
 import secrets
 import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
@@ -19,13 +20,13 @@ from distributed.security import Security
 
 from altlas_flow.cluster.discovery import Announcement, find, wanted_name
 from altlas_flow.cluster.preload import install
+from altlas_flow.cluster.quiet import QuietWorker, hush
+from altlas_flow.cluster.scheduler.admission import REFUSED
 from altlas_flow.cluster.scheduler.dashboard import lock
 from altlas_flow.cluster.secure import check_exposure, dashboard_tls, listens_on_loopback, security_of
-from altlas_flow.errors import ConnectError, describe
+from altlas_flow.errors import ConnectError, describe, root_cause
 from altlas_flow.security.roles import Role
 from altlas_flow.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 #: Seconds that closing may take.
 CLOSE_LIMIT = 10.0
@@ -131,6 +132,7 @@ async def serve_worker(
     *,
     tls: str | None = None,
     ready: Callable[[str], None] = lambda address: None,
+    say: Callable[[str], None] = lambda text: None,
     **options: Any,
 ) -> None:
     """Run a worker, with its nanny, until it is asked to stop or retired.
@@ -145,6 +147,8 @@ async def serve_worker(
         Folder of certificates.
     ready : callable
         Called with the address of its nanny each time when it has joined.
+    say : callable
+        Called with a line for people: its scheduler has gone, or has retired it.
     **options
         Of `distributed.Nanny`.
 
@@ -157,16 +161,24 @@ async def serve_worker(
     interval = Settings.current().discovery_interval
     stopped = asyncio.create_task(_signals())
     pause = 1.0
+    hush()
     try:
         while not stopped.done():
             try:
                 place = await _place(address)
             except ConnectError as error:
-                logger.warning("%s; looking again in %.0f s", error, interval)
+                say(f"{error}; looking again every {interval:.0f} s")
                 await asyncio.wait({stopped}, timeout=interval)
                 continue
-            if await _live(place, security, stopped, ready, options):
+            end = await _live(place, security, stopped, ready, options)
+            if end is None:
                 return
+            if end.joined:
+                pause = 1.0
+            if end.final:
+                say(end.text)
+                return
+            say(f"{end.text}; looking again in {pause:.0f} s")
             await asyncio.wait({stopped}, timeout=pause)
             pause = min(2 * pause, LONGEST)
     finally:
@@ -184,31 +196,57 @@ async def _live(
     stopped: asyncio.Task[None],
     ready: Callable[[str], None],
     options: dict[str, Any],
-) -> bool:
-    """One life of a worker: whether it is not to have another."""
-    # its status page asks nobody who they are, and would listen where the worker does
-    nanny = Nanny(address, security=security, dashboard_address="127.0.0.1:0", **options)
+) -> _End | None:
+    """One life of a worker, and how it ended; None: this program was asked to stop."""
+    nanny = Nanny(
+        address,
+        security=security,
+        worker_class=QuietWorker,
+        # its status page asks nobody who they are, and would listen where the worker does
+        dashboard_address="127.0.0.1:0",
+        **options,
+    )
     starting = asyncio.ensure_future(_started(nanny))
     await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
     try:
         if not starting.done():
             starting.cancel()
-            return True
+            return None
         error = starting.exception()
         if error is not None:
-            if "does not admit it" in str(error):
-                raise ConnectError(f"{address} refuses this worker: {describe(error)}") from error
-            logger.warning("no scheduler at %s yet (%s)", address, describe(error))
-            return False
+            cause = root_cause(error)
+            if (why := _refusal(str(cause))) is not None:
+                raise ConnectError(f"{address} refuses this worker: {why}") from error
+            return _End(f"no worker could join at {address} ({describe(cause)})")
         joined = await _identity(address, security)
         ready(nanny.address)
         finished = asyncio.ensure_future(nanny.finished())
         await asyncio.wait({finished, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        # the scheduler that it had is there still: it has retired this worker
-        return stopped.done() or await _identity(address, security) == joined
+        if stopped.done():
+            return None
+        if await _identity(address, security) == joined:
+            # the scheduler that it had is there still: it has let go of this worker
+            return _End(f"the scheduler at {address} has retired this worker", joined=True, final=True)
+        return _End(f"the scheduler at {address} has gone", joined=True)
     finally:
         with contextlib.suppress(TimeoutError, OSError):
             await asyncio.wait_for(nanny.close(timeout=CLOSE_LIMIT / 2), CLOSE_LIMIT)
+
+
+@dataclass(frozen=True)
+class _End:
+    """How one life of a worker ended: a line for people; whether it had joined; whether it was the last."""
+
+    text: str
+    joined: bool = False
+    final: bool = False
+
+
+def _refusal(text: str) -> str | None:
+    """Why a worker may not join, from the error that Dask makes of the answer; None: it is another error."""
+    _, refused, why = text.partition(f"{REFUSED}: ")
+    # it shows the whole answer, as Python does: a mapping whose next key is the time
+    return re.sub(r"""['"], 'time': .*""", "", why) if refused else None
 
 
 async def _identity(address: str, security: Security) -> str | None:

@@ -46,7 +46,10 @@ class UnknownNode(ClusterError):
     def text(self) -> str:
         near = difflib.get_close_matches(self.node, self.known, 1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
-        return f"no node {self.node!r} is known (known: {names(self.known)}{meant}): flow.nodes() lists them"
+        return (
+            f"no node {self.node!r} is known (known: {names(self.known)}{meant}): flow.nodes(), or "
+            "altlas-flow nodes, lists them"
+        )
 
 
 class UnknownTask(ClusterError):

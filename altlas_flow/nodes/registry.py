@@ -150,7 +150,10 @@ class Registry:
             return None
         if not visitor.name:
             return f"no node of {visitor.peer} is registered"
-        return f"neither a node of the name {visitor.name!r} nor one of {visitor.peer} is registered"
+        return (
+            f"neither a node of the name {visitor.name!r} nor one of {visitor.peer} is registered "
+            "(altlas-flow register does that)"
+        )
 
     def may_be_nanny(self, visitor: Visitor) -> bool:
         """Whether what says no name may belong to a registered node for certain: by host or address."""

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 LOOKUP_LIMIT = 2.0
 #: Seconds that a nanny gets to take a plugin; it answers once its worker has joined.
 PLUGIN_LIMIT = 60.0
+#: How the answer to a worker begins that may not join.
+REFUSED = "this cluster does not admit it"
 
 
 class Admission:
@@ -57,7 +59,7 @@ class Admission:
         why = self.guard.join(comm) or await self.judge(visitor)
         if why is not None:
             self._refuse(comm, visitor, why)
-            message = f"this cluster does not admit it: {why}"
+            message = f"{REFUSED}: {why}"
             await comm.write({"status": "error", "message": message, "time": time.time()})
             return None
         entry = self.registry.match(visitor, self.taken())
@@ -80,7 +82,7 @@ class Admission:
         why = self.guard.join(comm)
         if why is not None:
             self._refuse(comm, visitor, why)
-            await comm.write({"status": "error", "message": f"this cluster does not admit it: {why}"})
+            await comm.write({"status": "error", "message": f"{REFUSED}: {why}"})
             return None
         await self.look_up(self.registry)
         if self.registry.may_be_nanny(visitor):
@@ -144,6 +146,19 @@ class Admission:
                     await asyncio.wait_for(remote.plugin_add(plugin=plugin, name=name), PLUGIN_LIMIT)
         except (OSError, TimeoutError) as error:
             logger.warning("nanny %s did not take its plugins: %s", nanny, describe(error))
+
+
+def is_closed(scheduler: Scheduler, admission: str | None, *, roles: bool, ours: bool) -> bool:
+    """Whether only registered nodes may join; where nobody has said, by who else reaches the scheduler.
+
+    A scheduler that is not `ours`, on which a client has put the plugin, goes on as its owner has it.
+    """
+    if admission is not None:
+        return admission == "registered"
+    if roles or not ours:
+        return False
+    listening = [str(listener.listen_address) for listener in scheduler.listeners]
+    return not all(address.startswith("inproc://") or is_loopback(address) for address in listening)
 
 
 def is_loopback(address: str) -> bool:

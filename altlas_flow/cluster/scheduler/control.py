@@ -18,7 +18,7 @@ from altlas_flow._version import __version__
 from altlas_flow.cluster.client.journal import OVER, TOLD
 from altlas_flow.cluster.keys import ANNOTATION, is_envelope, model_of
 from altlas_flow.cluster.ledger import Ledger, shorten
-from altlas_flow.cluster.scheduler.admission import Admission
+from altlas_flow.cluster.scheduler.admission import Admission, is_closed
 from altlas_flow.cluster.scheduler.catalog import SharedCatalog
 from altlas_flow.cluster.scheduler.guard import Guard, who_is
 from altlas_flow.cluster.scheduler.hearing import Hearing
@@ -64,6 +64,8 @@ class ControlPlugin(SchedulerPlugin):
         For the choice between equal nodes.
     roles : bool
         Whether the cluster's certificates bear roles, and these are to be looked at.
+    ours : bool
+        Whether the scheduler's own program puts it in place, not a client.
     """
 
     name = NAME
@@ -78,13 +80,14 @@ class ControlPlugin(SchedulerPlugin):
         strategy: str = "LEAST_LOADED",
         seed: int = 0,
         roles: bool = False,
+        ours: bool = False,
     ) -> None:
         self.patience, self.join_timeout = patience, join_timeout
         self.heartbeat_timeout, self.strategy, self.seed = heartbeat_timeout, strategy, seed
-        self.roles = roles
+        self.roles, self.ours = roles, ours
 
     @classmethod
-    def of(cls, settings: Settings, *, roles: bool = False) -> ControlPlugin:
+    def of(cls, settings: Settings, *, roles: bool = False, ours: bool = False) -> ControlPlugin:
         """As the settings say."""
         return cls(
             patience=settings.no_workers_timeout,
@@ -92,6 +95,7 @@ class ControlPlugin(SchedulerPlugin):
             heartbeat_timeout=settings.heartbeat_timeout,
             strategy=settings.default_distribution_strategy,
             roles=roles,
+            ours=ours,
         )
 
     async def start(self, scheduler: Scheduler) -> None:
@@ -151,7 +155,7 @@ class ControlPlugin(SchedulerPlugin):
             self.roles, lambda name, comm: self.audit.note("forbidden", **who_is(comm), operation=name)
         )
         unusual = Unusual()
-        registry = Registry(closed=settings.admission == "registered")
+        registry = Registry(closed=is_closed(scheduler, settings.admission, roles=self.roles, ours=self.ours))
         for text in settings.registered:
             registry.put(entry_of(text))
         self.admission = Admission(scheduler, registry, guard, self.audit, unusual)

@@ -7,7 +7,7 @@ import logging
 import pickle
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from distributed.comm.core import Comm
@@ -17,7 +17,16 @@ from altlas_flow.cluster.scheduler.admission import Admission
 from altlas_flow.cluster.scheduler.guard import who_is
 from altlas_flow.cluster.scheduler.placer import Placer
 from altlas_flow.cluster.scheduler.watchman import Watchman
-from altlas_flow.errors import AltlasError, ClusterError, NodeLost, UnknownModel, UnknownNode, describe
+from altlas_flow.errors import (
+    AltlasError,
+    BadRequest,
+    ClusterError,
+    NodeLost,
+    UnknownModel,
+    UnknownNode,
+    describe,
+    names,
+)
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.nodes.audit import Audit
 from altlas_flow.nodes.lifecycle import Life
@@ -86,6 +95,7 @@ class Nodes:
         self.load_limit = load_limit
         self.orders: dict[str, Orders] = {}  # by name of the worker
         self.drained: dict[str, None] = {}
+        self._called_off: dict[str, asyncio.Event] = {}  # by name: set where a drain is to end
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- what Dask and hosts tell ----------------------------------------------------------------
@@ -94,8 +104,11 @@ class Nodes:
         """A host is there: what operators said of it holds, and it loads what it is to have."""
         name = str(ws.name)
         self.drained.pop(name, None)
-        self._bar(name)
         entry = self._entry_of(ws.address, name)
+        if entry is not None and name not in self.orders and entry.node_id in self.orders:
+            # said of it by the id that it was registered by
+            self.orders[name] = replace(self.orders[entry.node_id])
+        self._bar(name)
         if entry is not None and entry.models:
             wanted = [model for model in entry.models if model in self.catalog]
             if len(wanted) < len(entry.models):
@@ -150,8 +163,11 @@ class Nodes:
     async def set_status(self, comm: Comm, node_id: str, status: str) -> None:
         """``BUSY`` cordons, ``OFFLINE`` and ``ERROR`` bar, until ``ONLINE``."""
         word = NodeStatus(status)
-        self._known(node_id)
-        self._order(node_id, word)
+        nodes = self._meant(node_id)
+        if not nodes or word is NodeStatus.ONLINE:
+            self._order(node_id, word)
+        for node in nodes:
+            self._order(node.name, word)
         event = {NodeStatus.BUSY: "cordoned", NodeStatus.ONLINE: "uncordoned"}.get(word, f"set {word}")
         self.audit.note(event, **who_is(comm), node=node_id)
 
@@ -198,17 +214,10 @@ class Nodes:
     async def drain(self, comm: Comm, node_id: str, within: float) -> None:
         """Give a node no new work, wait until what it has is done, and retire its worker."""
         node = self._here(node_id)
-        self._order(node_id, NodeStatus.BUSY)
+        self._order(node.name, NodeStatus.BUSY)
         self.audit.note("draining", **who_is(comm), node=node_id)
-        try:
-            await asyncio.wait_for(self.placer.emptied(node.address), within)
-        except TimeoutError:
-            left = len(self.placer.on.get(node.address, ()))
-            raise ClusterError(
-                f"node {node_id} is not empty after {within:.0f} s ({left} pieces of work): it stays "
-                "cordoned; drain it again, or uncordon it"
-            ) from None
-        self.drained[node_id] = None
+        await self._await_empty(node, within)
+        self.drained[node.name] = None
         while len(self.drained) > DRAINED:
             del self.drained[next(iter(self.drained))]
         if node.address in self.scheduler.workers:
@@ -218,23 +227,51 @@ class Nodes:
                 remove=True,
                 stimulus_id=f"altlas-drain-{time.time()}",
             )
-        self.orders.pop(node_id, None)
+        self.orders.pop(node.name, None)
+        self._called_off.pop(node.name, None)
         self.audit.note("drained", **who_is(comm), node=node_id)
 
     async def unregister(self, comm: Comm, node_id: str, within: float) -> None:
         """Drain a node where it is here, and forget it."""
-        node = self._known(node_id)
-        if node is not None:
-            await self.drain(comm, node_id, within)
+        for node in self._meant(node_id):
+            await self.drain(comm, node.name, within)
         self.registry.drop(node_id)
         self.orders.pop(node_id, None)
         self.audit.note("unregistered", **who_is(comm), node=node_id)
 
     # -- how -------------------------------------------------------------------------------------
 
+    async def _await_empty(self, node: Node, within: float) -> None:
+        """Wait until a node that is drained has nothing left.
+
+        Raises
+        ------
+        ClusterError
+            Where it does not come to that in time, or it is given work again.
+        """
+        called_off = self._called_off.setdefault(node.name, asyncio.Event())
+        waits = [
+            asyncio.ensure_future(wait) for wait in (self.placer.emptied(node.address), called_off.wait())
+        ]
+        try:
+            await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+            if called_off.is_set():
+                raise ClusterError(f"node {node.name} was uncordoned while it was drained: it stays")
+            if not waits[0].done():
+                left = len(self.placer.on.get(node.address, ()))
+                raise ClusterError(
+                    f"node {node.name} is not empty after {within:.0f} s ({left} pieces of work): it stays "
+                    "cordoned; drain it again, or uncordon it"
+                )
+        finally:
+            for wait in waits:
+                wait.cancel()
+
     def _order(self, name: str, status: NodeStatus) -> None:
         if status is NodeStatus.ONLINE:
             self.orders.pop(name, None)
+            if (drain := self._called_off.pop(name, None)) is not None:
+                drain.set()
             for node in self._named(name):
                 self.placer.health.forget(node.address)
         else:
@@ -257,21 +294,35 @@ class Nodes:
         node = self.placer.roster.get(address) if address is not None else None
         return [node] if node is not None else []
 
-    def _known(self, node_id: str) -> Node | None:
-        """The node where it is here; None where it is only registered.
+    def _meant(self, node_id: str) -> list[Node]:
+        """The nodes that are here and meant: by name, or by the id of what was registered, maybe a range.
 
         Raises
         ------
         UnknownNode
         """
-        for node in self._named(node_id):
-            return node
-        for address, entry in self.admission.is_node.items():
-            if entry == node_id and (found := self.placer.roster.get(address)) is not None:
-                return found
-        if self.registry.get(node_id) is None:
+        if named := self._named(node_id):
+            return named
+        entries = self.admission.is_node.items()
+        here = (self.placer.roster.get(address) for address, entry in entries if entry == node_id)
+        found = [node for node in here if node is not None]
+        if not found and self.registry.get(node_id) is None:
             raise UnknownNode(node_id, sorted({*self.placer.names, *(one.node_id for one in self.registry)}))
-        return None
+        return found
+
+    def _known(self, node_id: str) -> Node | None:
+        """The node where it is here; None where it is only registered.
+
+        Raises
+        ------
+        UnknownNode, BadRequest
+        """
+        found = self._meant(node_id)
+        if len(found) > 1:
+            raise BadRequest(
+                f"{node_id} stands for {len(found)} nodes ({names(n.name for n in found)}): name one"
+            )
+        return found[0] if found else None
 
     def _here(self, node_id: str) -> Node:
         node = self._known(node_id)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from distributed.comm import connect
@@ -260,6 +261,21 @@ def test_a_node_that_is_not_empty_in_time_stays_cordoned(pair, stage):
     assert pair.flow.node("a").cordoned
     stage.open("go")
     assert [handle.result(LIMIT).outputs for handle in running] == [0, 1]
+
+
+def test_a_node_that_is_uncordoned_while_it_is_drained_stays(pair, stage):
+    spec = stage.model()
+    running = [pair.flow.submit(spec, {"n": n, "wait": "go"}) for n in range(2)]
+    stage.await_running(0, 1)
+    with ThreadPoolExecutor(1) as pool:
+        drain = pool.submit(pair.flow.drain, "a", timeout=LIMIT)
+        until(lambda: pair.flow.node("a").cordoned)
+        pair.flow.uncordon("a")
+        with pytest.raises(ClusterError, match="uncordoned while it was drained"):
+            drain.result(LIMIT)
+    stage.open("go")
+    assert [handle.result(LIMIT).outputs for handle in running] == [0, 1]
+    assert names(pair) == {"a", "b"}
 
 
 def test_an_embedded_worker_that_was_drained_is_not_started_again():
