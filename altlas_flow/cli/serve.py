@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import click
 
@@ -133,7 +134,7 @@ def worker(
                 place,
                 tls=tls,
                 ready=lambda where: click.echo(f"worker at {where}"),
-                say=click.echo,
+                say=partial(click.echo, err=True),
                 name=name,
                 host=host,
                 nthreads=nthreads,
