@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 KINDS = 1000
 #: Priorities reach from minus this to this: what Dask cannot send would cost it its workers.
 PRIORITIES = 1000
+#: Seconds that what a closing flow says gets to leave.
+FAREWELL = 1.0
 
 
 class Transport:
@@ -253,10 +255,21 @@ class Transport:
         over = threading.Event()
 
         def end() -> None:
-            self._dispatch.close(
-                ClusterLost("the flow was closed before the answer came: connect and ask again")
-            )
-            over.set()
+            try:
+                self._dispatch.close(
+                    ClusterLost("the flow was closed before the answer came: connect and ask again")
+                )
+            finally:
+                leave(self.loop.time() + FAREWELL)
+
+        def leave(until: float) -> None:
+            # what is let go of has to be said before a cluster ends: its workers would seem to lose results.
+            # Dask's stream tells nobody when it is empty
+            stream = self.client.scheduler_comm
+            if stream is None or stream.closed() or not stream.buffer or self.loop.time() > until:
+                over.set()
+            else:
+                self.loop.call_later(stream.interval, leave, until)
 
         if threading.get_ident() == self.thread:
             end()
