@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import pickle
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from distributed.comm.core import Comm
@@ -15,25 +14,21 @@ from distributed.comm.core import Comm
 from altlas_flow.cluster.keys import DIGITS
 from altlas_flow.cluster.scheduler.admission import Admission
 from altlas_flow.cluster.scheduler.guard import who_is
+from altlas_flow.cluster.scheduler.loading import Loading
+from altlas_flow.cluster.scheduler.noderecords import Orders, record_of, record_of_absent
 from altlas_flow.cluster.scheduler.placer import Placer
 from altlas_flow.cluster.scheduler.watchman import Watchman
 from altlas_flow.errors import (
-    AltlasError,
     BadRequest,
     ClusterError,
-    NodeLost,
-    UnknownModel,
     UnknownNode,
-    describe,
     names,
 )
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.nodes.audit import Audit
-from altlas_flow.nodes.lifecycle import Life
 from altlas_flow.nodes.registry import Entry, Registry, network_of
-from altlas_flow.placement.decide import ASIDE
 from altlas_flow.placement.node import Node
-from altlas_flow.records import ModelLatency, NodeInfo, NodeStatus
+from altlas_flow.records import NodeInfo, NodeStatus
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, WorkerState
@@ -42,24 +37,6 @@ logger = logging.getLogger(__name__)
 
 #: Names of drained nodes that are remembered, so that nobody starts them again.
 DRAINED = 1000
-
-
-@dataclass(slots=True)
-class Orders:
-    """What operators said of a node: it holds until they say other, also where the worker comes anew."""
-
-    cordoned: bool = False
-    offline: bool = False
-    aside: bool = False
-
-    @property
-    def bar(self) -> str:
-        """Why no new work goes there; empty where it does."""
-        if self.offline:
-            return "an operator has set it offline"
-        if self.aside:
-            return "an operator has set it aside"
-        return "it is cordoned" if self.cordoned else ""
 
 
 class Nodes:
@@ -92,7 +69,7 @@ class Nodes:
         self.admission, self.catalog, self._changed = admission, catalog, changed
         self.registry: Registry = admission.registry
         self.audit: Audit = admission.audit
-        self.load_limit = load_limit
+        self.loading = Loading(scheduler, placer, catalog, load_limit)
         self.orders: dict[str, Orders] = {}  # by name of the worker
         self.drained: dict[str, None] = {}
         self._called_off: dict[str, asyncio.Event] = {}  # by name: set where a drain is to end
@@ -114,7 +91,7 @@ class Nodes:
             if len(wanted) < len(entry.models):
                 unknown = sorted({*entry.models} - {*wanted})
                 logger.warning("node %s is to have models that nobody has registered: %s", name, unknown)
-            task = asyncio.get_running_loop().create_task(self._load_quietly(ws.address, wanted))
+            task = asyncio.get_running_loop().create_task(self.loading.load_quietly(ws.address, wanted))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -141,7 +118,11 @@ class Nodes:
         """All nodes: those that are here, and those that are registered and are not."""
         found = [self._info(node) for node in self.placer.roster]
         here = {info.node_id for info in found} | self.admission.taken()
-        found += [self._absent(entry) for entry in self.registry if entry.node_id not in here]
+        found += [
+            record_of_absent(entry, self.orders.get(entry.node_id) or Orders())
+            for entry in self.registry
+            if entry.node_id not in here
+        ]
         return [info.model_dump(mode="json") for info in sorted(found, key=lambda info: info.node_id)]
 
     async def register(self, comm: Comm, node: dict[str, Any]) -> None:
@@ -181,34 +162,36 @@ class Nodes:
             entry.models = wanted
             return {"loaded": [], "unloaded": []}
         for model in wanted:
-            self._spec(model)
+            self.loading.spec(model)
         if (entry := self.registry.get(node_id)) is not None:
             entry.models = wanted
         # by recipe: several ids may stand for one
-        keep = {self._spec(model).fingerprint[:DIGITS] for model in wanted}
+        keep = {self.loading.spec(model).fingerprint[:DIGITS] for model in wanted}
         gone: list[str] = []
         for digits in node.loaded.keys() - keep:
-            names = self._ids(digits)
-            await self._unload(node, names[0], digits)
+            names = self.loading.ids(digits)
+            await self.loading.unload(node, names[0], digits)
             gone += names
-        fresh = [model for model in wanted if self._spec(model).fingerprint[:DIGITS] not in node.loaded]
+        fresh = [
+            model for model in wanted if self.loading.spec(model).fingerprint[:DIGITS] not in node.loaded
+        ]
         for model in fresh:
-            await self._load(node.address, self._spec(model))
+            await self.loading.load(node.address, self.loading.spec(model))
         self.audit.note("models", **who_is(comm), node=node_id, loaded=fresh, unloaded=sorted(gone))
         return {"loaded": fresh, "unloaded": sorted(gone)}
 
     async def load(self, comm: Comm, node_id: str, model: str) -> None:
         """Have a model loaded on a node."""
         node = self._here(node_id)
-        await self._load(node.address, self._spec(model))
+        await self.loading.load(node.address, self.loading.spec(model))
         self.audit.note("loaded", **who_is(comm), node=node_id, model=model)
 
     async def unload(self, comm: Comm, node_id: str, model: str) -> None:
         """Have a model that is not in use unloaded from a node."""
         node = self._here(node_id)
-        digits = self._spec(model).fingerprint[:DIGITS]
+        digits = self.loading.spec(model).fingerprint[:DIGITS]
         if digits in node.loaded:
-            await self._unload(node, model, digits)
+            await self.loading.unload(node, model, digits)
         self.audit.note("unloaded", **who_is(comm), node=node_id, model=model)
 
     async def drain(self, comm: Comm, node_id: str, within: float) -> None:
@@ -333,117 +316,12 @@ class Nodes:
     def _entry_of(self, address: str, name: str) -> Entry | None:
         return self.registry.get(self.admission.is_node.get(address, name))
 
-    def _ids(self, digits: str) -> list[str]:
-        """Ids of the recipe whose fingerprint begins so."""
-        found = [model for model, spec in self.catalog.items() if spec.fingerprint.startswith(digits)]
-        return found or [self.placer.ids.get(digits, digits)]
-
-    def _spec(self, model: str) -> ModelSpec:
-        spec = self.catalog.get(model)
-        if spec is None:
-            raise UnknownModel(model, self.catalog)
-        return spec
-
-    async def _load(self, address: str, spec: ModelSpec) -> None:
-        self.placer.note(spec)
-        size = await self._ask(address, "altlas_load", spec=spec.model_dump_json())
-        # its host says so too, a little later: who asked may look at once
-        self.placer.roster.loaded(address, spec.fingerprint[:DIGITS], size)
-
-    async def _unload(self, node: Node, model: str, digits: str) -> None:
-        if not await self._ask(node.address, "altlas_unload", digits=digits):
-            raise ClusterError(f"model {model!r} is in use on {node.name}: cordon the node first, or wait")
-        self.placer.roster.loaded(node.address, digits, None)
-
-    async def _ask(self, address: str, operation: str, **arguments: Any) -> Any:
-        """Ask a host; what went wrong there is raised here."""
-        try:
-            remote = self.scheduler.rpc(address)
-            answer = await asyncio.wait_for(getattr(remote, operation)(**arguments), self.load_limit)
-        except (OSError, TimeoutError) as error:
-            raise ClusterError(
-                f"worker {address} does not answer within {self.load_limit:.0f} s ({describe(error)})"
-            ) from error
-        if answer.get("error") is not None:
-            problem = pickle.loads(answer["error"])
-            assert isinstance(problem, AltlasError)
-            raise problem
-        return answer.get("result")
-
-    async def _load_quietly(self, address: str, models: Iterable[str]) -> None:
-        for model in models:
-            try:
-                await self._load(address, self._spec(model))
-            except (AltlasError, NodeLost) as error:
-                logger.warning("a node that has joined could not load %r: %s", model, error)
-
-    # -- what is shown ---------------------------------------------------------------------------
-
     def _info(self, node: Node) -> NodeInfo:
-        ws = self.scheduler.workers.get(node.address)
-        now, said = time.time(), dict(node.said)
-        orders = self.orders.get(node.name) or Orders()
-        aside = self.placer.health.aside(node.address, self.placer.loop.time())
-        silent = node.address in self.watchman.silent
-        life = Life(
-            there=ws is not None,
-            offline=orders.offline,
-            silent=silent,
-            aside=aside or orders.aside,
-            cordoned=orders.cordoned or not (node.available or silent),
-            full=node.tasks >= max(1, node.slots),
+        return record_of(
+            node,
+            self.scheduler.workers.get(node.address),
+            self.orders.get(node.name) or Orders(),
+            silent=node.address in self.watchman.silent,
+            aside=self.placer.health.aside(node.address, self.placer.loop.time()),
+            ids=self.loading.ids,
         )
-        metrics = dict(ws.metrics) if ws is not None else {}
-        return NodeInfo(
-            node_id=node.name,
-            hostname=said.get("hostname"),
-            ip_address=ws.host if ws is not None else None,
-            status=life.status,
-            capabilities={
-                "cores": ws.nthreads if ws is not None else 0,
-                "memory": node.memory,
-                "gpus": said.get("gpus") or [],
-                "resources": dict(node.resources),
-                "labels": dict(node.labels),
-                "versions": said.get("versions") or {},
-            },
-            available_models=sorted(model for digits in node.loaded for model in self._ids(digits)),
-            address=node.address,
-            joined=ws is not None,
-            cordoned=orders.cordoned,
-            reason=node.absence or orders.bar or (ASIDE if aside else ""),
-            slots=node.slots,
-            in_flight=node.tasks,
-            served=node.served,
-            failures=node.failures,
-            usage=_usage(metrics),
-            latency={
-                model: ModelLatency(
-                    count=times.count, mean=times.mean, p50=times.quantile(0.5), p95=times.quantile(0.95)
-                )
-                for digits, times in node.times.items()
-                for model in self._ids(digits)
-            },
-            heartbeat=max(0.0, now - ws.last_seen) if ws is not None else None,
-        )
-
-    def _absent(self, entry: Entry) -> NodeInfo:
-        orders = self.orders.get(entry.node_id) or Orders()
-        return NodeInfo(
-            node_id=entry.node_id,
-            hostname=entry.host,
-            ip_address=str(entry.network).removesuffix("/32").removesuffix("/128") if entry.network else None,
-            status=NodeStatus.OFFLINE,
-            capabilities=dict(entry.capabilities),
-            available_models=list(entry.models or ()),
-            cordoned=orders.cordoned,
-            reason="it has not joined",
-        )
-
-
-def _usage(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Of what a worker says with each heartbeat: what it uses."""
-    found = {"cpu": float(metrics.get("cpu") or 0.0) / 100, "memory": float(metrics.get("memory") or 0.0)}
-    for number, gpu in enumerate((metrics.get("altlas") or {}).get("gpu_usage") or ()):
-        found[f"gpu{number}"], found[f"gpu{number}_memory"] = float(gpu["use"]), float(gpu["memory"])
-    return found
