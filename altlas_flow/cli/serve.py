@@ -78,7 +78,7 @@ def _show_link(link: str, token: str) -> None:
     from altlas_flow.settings import Settings
 
     # what a service prints is kept for others to read: there a token is set rather than made at each start
-    if Settings.current().dashboard_token is None or is_terminal():
+    if token and (Settings.current().dashboard_token is None or is_terminal()):
         link = f"{link}?token={quote(token, safe='')}"
     click.echo(f"dashboard at {link}")
 

@@ -26,7 +26,7 @@ from altlas_flow.cluster.embedded import (
     start_cluster,
 )
 from altlas_flow.cluster.scheduler.control import ControlPlugin
-from altlas_flow.cluster.secure import check_dashboard, check_scheduler, security_of
+from altlas_flow.cluster.secure import check_dashboard, check_protocol, check_scheduler, security_of
 from altlas_flow.cluster.worker.plugin import HostPlugin
 from altlas_flow.errors import AltlasError, ClusterLost, ConnectError, VersionMismatch, describe, one_line
 from altlas_flow.models.memory import estimate
@@ -205,6 +205,7 @@ def _join(address: str | os.PathLike[str] | Client | Cluster, settings: Settings
         return Connection(address, settings, owns_client=False)
     target = address if isinstance(address, Cluster) else address_of(address)
     security = security_of(settings.tls, Role.OPERATOR, Role.CLIENT)
+    check_protocol(target, security)
     options = {} if security is None else {"security": security}
     try:
         connection = Connection(_client(target, timeout=settings.start_timeout, **options), settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 
 import dask
@@ -11,7 +12,7 @@ from distributed.security import Security
 
 from altlas_flow.cluster.scheduler.admission import is_loopback
 from altlas_flow.cluster.scheduler.guard import role_on
-from altlas_flow.errors import CertificateError, Exposed
+from altlas_flow.errors import CertificateError, ConnectError, Exposed, describe
 from altlas_flow.security.folder import credentials
 from altlas_flow.security.roles import Role
 
@@ -39,6 +40,50 @@ def security_of(folder: str | os.PathLike[str] | None, *roles: Role) -> Security
         tls_min_version=ssl.TLSVersion.TLSv1_2,
         **{f"tls_{side}_cert": str(found.certificate), f"tls_{side}_key": str(found.key)},
     )
+
+
+def check_free(place: str) -> None:
+    """See that ``HOST:PORT`` is one, and that nobody listens there: Dask would take another port.
+
+    Raises
+    ------
+    ConnectError
+    """
+    host, _, port = place.rpartition(":")
+    host = host.strip("[]")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ConnectError(f"--dashboard {place} is no place to listen: give HOST:PORT, or none")
+    try:
+        found = socket.getaddrinfo(host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, number, _, address = found[0]
+        with socket.socket(family, kind, number) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ConnectError(
+            f"the dashboard cannot listen on {place} ({describe(error)}): give another --dashboard, or none"
+        ) from error
+
+
+def check_protocol(address: object, security: Security | None, *, side: str = "client") -> None:
+    """See that certificates are given where an address speaks TLS, and only there.
+
+    Raises
+    ------
+    ConnectError
+    """
+    text = str(address)
+    given = security or Security()  # Dask's own configuration may have certificates, too
+    arguments = given.get_connection_args(side)
+    if text.startswith("tls://") and arguments.get("ssl_context") is None:
+        raise ConnectError(
+            f"{text} speaks TLS: give the folder of your certificates, as --tls DIR or the setting altlas.tls"
+        )
+    if text.startswith("tcp://") and arguments.get("require_encryption"):
+        raise ConnectError(
+            f"{text} is an address without TLS, and certificates were given: write "
+            f"tls://{text.removeprefix('tcp://')}, or leave them out"
+        )
 
 
 def check_scheduler(client: Client) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import secrets
 import signal
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -21,12 +23,21 @@ from distributed.security import Security
 from altlas_flow.cluster.discovery import Announcement, find, wanted_name
 from altlas_flow.cluster.preload import install
 from altlas_flow.cluster.quiet import QuietWorker, hush
-from altlas_flow.cluster.scheduler.admission import REFUSED
+from altlas_flow.cluster.scheduler.admission import REFUSED, TAKEN
 from altlas_flow.cluster.scheduler.dashboard import lock
-from altlas_flow.cluster.secure import check_exposure, dashboard_tls, listens_on_loopback, security_of
+from altlas_flow.cluster.secure import (
+    check_exposure,
+    check_free,
+    check_protocol,
+    dashboard_tls,
+    listens_on_loopback,
+    security_of,
+)
 from altlas_flow.errors import ConnectError, describe, root_cause
 from altlas_flow.security.roles import Role
 from altlas_flow.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 #: Seconds that closing may take.
 CLOSE_LIMIT = 10.0
@@ -34,6 +45,8 @@ CLOSE_LIMIT = 10.0
 LOOK = 5.0
 #: Longest pause, in seconds, between two tries to reach a scheduler that is not there.
 LONGEST = 30.0
+#: In errors of TLS: time does not mend them.
+_STRANGE = re.compile("CERTIFICATE_VERIFY_FAILED|UNKNOWN_CA|BAD_CERTIFICATE", re.IGNORECASE)
 #: Of a dashboard's token.
 TOKEN_BYTES = 24
 
@@ -70,7 +83,8 @@ async def serve_scheduler(
     ready : callable
         Called with its address.
     linked : callable
-        Then called with the link of a dashboard that asks for a token, and the token.
+        Then called with the link of its dashboard, and the token that it asks for; empty where it asks for
+        none.
 
     Raises
     ------
@@ -79,6 +93,7 @@ async def serve_scheduler(
     check_exposure(host, tls=tls is not None, announced=announce, insecure=insecure)
     if dashboard is not None:
         check_exposure(dashboard.rpartition(":")[0], tls=tls is not None, announced=False, insecure=insecure)
+        check_free(dashboard)
     security = security_of(tls, Role.SCHEDULER) or Security()
     locked, tls_settings = False, {}
     if tls is not None and dashboard is not None and not listens_on_loopback(dashboard.rpartition(":")[0]):
@@ -101,16 +116,19 @@ async def serve_scheduler(
                 # no await since it began to listen: nobody has been answered yet
                 lock(scheduler.http_server, token)
             await scheduler
-    except (OSError, ValueError) as error:
-        raise ConnectError(f"the scheduler cannot listen on {host}:{port} ({describe(error)})") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConnectError(
+            f"the scheduler cannot listen on {host}:{port} ({describe(root_cause(error))}): see whether "
+            "another program has that port, and whether the address is one of this machine"
+        ) from error
     announcement = Announcement(Settings.current().cluster_name, scheduler.address) if announce else None
     try:
         await install(scheduler)
         if announcement is not None:
             await announcement.begin()
         ready(scheduler.address)
-        if locked:
-            linked(_link(scheduler), token)
+        if dashboard is not None:
+            linked(_link(scheduler, "https" if locked else "http"), token if locked else "")
         await _until_stopped(scheduler.finished())
     finally:
         if announcement is not None:
@@ -119,12 +137,12 @@ async def serve_scheduler(
             await asyncio.wait_for(scheduler.close(), CLOSE_LIMIT)
 
 
-def _link(scheduler: Any) -> str:
+def _link(scheduler: Any, scheme: str) -> str:
     """Address of the dashboard's first page."""
     host, port = scheduler.http_server.address, scheduler.http_server.port
     if ip_address(host).is_unspecified:
         host = get_address_host(scheduler.address)
-    return f"https://{f'[{host}]' if ':' in host else host}:{port}/status"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/status"
 
 
 async def serve_worker(
@@ -146,9 +164,9 @@ async def serve_worker(
     tls : path, optional
         Folder of certificates.
     ready : callable
-        Called with the address of its nanny each time when it has joined.
+        Called with its address each time when it has joined.
     say : callable
-        Called with a line for people: its scheduler has gone, or has retired it.
+        Called with a line for people: what it looks for, that its scheduler has gone, or has retired it.
     **options
         Of `distributed.Nanny`.
 
@@ -158,6 +176,8 @@ async def serve_worker(
         Where it is refused, or the address is none.
     """
     security = security_of(tls, Role.NODE) or Security()
+    check_protocol(address, security, side="worker")
+    say(f"looking for the scheduler at {address}")
     interval = Settings.current().discovery_interval
     stopped = asyncio.create_task(_signals())
     pause = 1.0
@@ -215,11 +235,19 @@ async def _live(
         error = starting.exception()
         if error is not None:
             cause = root_cause(error)
-            if (why := _refusal(str(cause))) is not None:
+            if (why := _refusal(str(cause), REFUSED)) is not None:
                 raise ConnectError(f"{address} refuses this worker: {why}") from error
+            if isinstance(cause, ssl.SSLError) and _STRANGE.search(str(cause)):
+                raise ConnectError(
+                    f"{address} and this worker have certificates of different authorities: use those of one "
+                    f"folder ({describe(cause)})"
+                ) from error
+            if (why := _refusal(str(cause), TAKEN)) is not None:
+                # it may be the worker in whose place this one comes
+                return _End(f"{address}: {why}")
             return _End(f"no worker could join at {address} ({describe(cause)})")
         joined = await _identity(address, security)
-        ready(nanny.address)
+        ready(nanny.worker_address or nanny.address)
         finished = asyncio.ensure_future(nanny.finished())
         await asyncio.wait({finished, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if stopped.done():
@@ -229,8 +257,13 @@ async def _live(
             return _End(f"the scheduler at {address} has retired this worker", joined=True, final=True)
         return _End(f"the scheduler at {address} has gone", joined=True)
     finally:
-        with contextlib.suppress(TimeoutError, OSError):
+        try:
             await asyncio.wait_for(nanny.close(timeout=CLOSE_LIMIT / 2), CLOSE_LIMIT)
+        except (TimeoutError, OSError):
+            pass  # its process ends with this one
+        except AssertionError as error:
+            # Dask's nanny asserts that what it kills has started
+            logger.info("a worker was stopped while it started (%s)", describe(error))
 
 
 @dataclass(frozen=True)
@@ -242,9 +275,12 @@ class _End:
     final: bool = False
 
 
-def _refusal(text: str) -> str | None:
-    """Why a worker may not join, from the error that Dask makes of the answer; None: it is another error."""
-    _, refused, why = text.partition(f"{REFUSED}: ")
+def _refusal(text: str, begin: str) -> str | None:
+    """Why a worker may not join, from the error that Dask makes of the answer; None: it is another error.
+
+    `begin` is how that answer begins.
+    """
+    _, refused, why = text.partition(f"{begin}: ")
     # it shows the whole answer, as Python does: a mapping whose next key is the time
     return re.sub(r"""['"], 'time': .*""", "", why) if refused else None
 

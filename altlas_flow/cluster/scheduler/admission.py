@@ -30,6 +30,8 @@ LOOKUP_LIMIT = 2.0
 PLUGIN_LIMIT = 60.0
 #: How the answer to a worker begins that may not join.
 REFUSED = "this cluster does not admit it"
+#: The same, where another has its name.
+TAKEN = "its name is taken"
 
 
 class Admission:
@@ -57,9 +59,13 @@ class Admission:
         host = str(get_address_host(said["address"]))
         visitor = Visitor(str(said["name"]), host, peer_of(comm))
         why = self.guard.join(comm) or await self.judge(visitor)
+        begin = REFUSED
+        if why is None and (other := self.scheduler.aliases.get(said["name"])) not in (None, said["address"]):
+            # Dask would say so, too, but after the audit log said that it has joined
+            begin, why = TAKEN, f"a worker {visitor.name!r} is here at {other}: choose another name"
         if why is not None:
             self._refuse(comm, visitor, why)
-            message = f"{REFUSED}: {why}"
+            message = f"{begin}: {why}"
             await comm.write({"status": "error", "message": message, "time": time.time()})
             return None
         entry = self.registry.match(visitor, self.taken())
