@@ -228,6 +228,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         # a crash of the machine may cost the last moments, and never the file
         database.execute("PRAGMA synchronous = NORMAL")
+        # nothing is in the log before it is committed: what is there and not in the file looks like damage
+        database.execute("PRAGMA cache_spill = OFF")
     except sqlite3.Error:
         database.close()
         raise
