@@ -137,12 +137,12 @@ def write(file: Path, tasks: int, timeout: float) -> Written:
     writer = kept.writer
     assert writer is not None
     try:
-        writer.ask(Store.count).result(timeout)  # the file is open
+        writer.ask("count").result(timeout)  # the file is open
         start = time.perf_counter()
         for message in messages:
             kept.over("client", [message])
         told = time.perf_counter() - start
-        found = writer.ask(Store.count).result(timeout)
+        found = writer.ask("count").result(timeout)
         took = time.perf_counter() - start
     finally:
         kept.close()

@@ -8,9 +8,9 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from altlas_flow.errors import HistoryError, describe, one_line
 from altlas_flow.history.rescue import PAGE, rows_of_log, salvage
@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that SQLite waits for another process that has the file.
 BUSY = 10.0
+#: Seconds between two looks whether another process has let go of the file.
+LOOK = 0.02
 #: First bytes of every SQLite file.
 MAGIC = b"SQLite format 3\0"
 #: Rows that are looked at, or carried over, in one go.
@@ -41,6 +43,8 @@ class Store:
         and `rescued` says so.
     clock : callable
         Seconds since 1970; it names files that are set aside.
+    wait : float
+        Seconds for another scheduler to let go of the file.
 
     Attributes
     ----------
@@ -53,7 +57,9 @@ class Store:
         Where the file cannot be made or opened, or another scheduler has it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time, wait: float = 0.0
+    ) -> None:
         self.path = Path(path).absolute()
         self.rescued = ""
         self._clock = clock
@@ -65,7 +71,7 @@ class Store:
                 f"altlas.history: {self.path} cannot be written ({describe(error)})"
             ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_within(self._lock, wait)
         except OSError as error:
             self._lock.close()
             raise HistoryError(
@@ -84,6 +90,25 @@ class Store:
         """Write rows, all or none."""
         with _transaction(self._database):
             self._database.executemany(_INSERT, rows)
+
+    def add_each(self, rows: Iterable[Row]) -> int:
+        """Write the rows that SQLite takes; how many it does not."""
+        refused = 0
+        with _transaction(self._database):
+            for row in rows:
+                try:
+                    self._database.execute(_INSERT, row)
+                except (OSError, sqlite3.OperationalError):
+                    raise
+                except Exception:
+                    refused += 1
+        return refused
+
+    def latest(self, count: int) -> Iterator[Row]:
+        """So many rows, good or not, the latest first."""
+        return iter(
+            self._database.execute(f"SELECT {_NAMES} FROM tasks ORDER BY rowid DESC LIMIT ?", (count,))
+        )
 
     def read(
         self,
@@ -178,6 +203,19 @@ class Store:
         return next(place for name in names if not (place := self.path.with_name(name)).exists())
 
 
+def _lock_within(file: IO[bytes], seconds: float) -> None:
+    """Lock a file; raises OSError where another process does not let go of it in time."""
+    ends = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            if time.monotonic() >= ends:
+                raise
+        time.sleep(LOOK)  # a lock that is waited for has no limit
+
+
 def _files(path: Path) -> list[Path]:
     """A database's log, its index of the log, and itself."""
     return [path.with_name(path.name + end) for end in ("-wal", "-shm", "")]
@@ -190,6 +228,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         # a crash of the machine may cost the last moments, and never the file
         database.execute("PRAGMA synchronous = NORMAL")
+        # nothing is in the log before it is committed: what is there and not in the file looks like damage
+        database.execute("PRAGMA cache_spill = OFF")
     except sqlite3.Error:
         database.close()
         raise

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distributed.comm.core import Comm
@@ -14,8 +13,8 @@ from distributed.comm.core import Comm
 from altlas_flow.cluster.client.journal import ASKED
 from altlas_flow.cluster.scheduler.guard import Guard, who_is
 from altlas_flow.errors import BadRequest, UnknownTask
-from altlas_flow.history.rows import ERROR_LIMIT, Row, cut, seal
-from altlas_flow.history.store import Store
+from altlas_flow.history.parts import MICRO, Part
+from altlas_flow.history.rows import Row, cut
 from altlas_flow.history.writer import Writer
 from altlas_flow.nodes.audit import Audit
 from altlas_flow.nodes.unusual import Unusual
@@ -29,43 +28,6 @@ if TYPE_CHECKING:
 KEPT = 10_000
 #: Seconds that clients get to say what they have under way.
 ASK_LIMIT = 2.0
-MICRO = 1_000_000
-
-
-@dataclass(slots=True)
-class _Part:
-    """Tasks of one client that ended in one way, as columns; `at` is when it was told, seconds since 1970."""
-
-    client: str
-    at: float
-    columns: Mapping[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.columns["ids"])
-
-    def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Values of `altlas_flow.history.rows.COLUMNS`, of each task."""
-        said, at = self.columns, self.at
-        model, node, client = cut(str(said["model"])), cut(said["node"]), self.client
-        status, error = str(said["status"]), cut(said["error"], ERROR_LIMIT)
-        ended = int((at - said["ended"]) * MICRO)
-        tries = said["tries"]
-        several = tries if isinstance(tries, (list, tuple)) else [tries] * len(self)
-        columns = zip(said["ids"], said["submitted"], said["started"], several, strict=True)
-        for task, submitted, started, many in columns:
-            began = None if started is None else int((at - started) * MICRO)
-            yield (
-                cut(str(task)),
-                model,
-                client,
-                status,
-                int((at - submitted) * MICRO),
-                began,
-                ended,
-                node,
-                int(many),
-                error,
-            )
 
 
 class Tasks:
@@ -92,11 +54,11 @@ class Tasks:
         self.scheduler = scheduler
         self.clients: set[str] = set()  # that have flows
         self.guard, self.audit, self.unusual = guard, audit, unusual
-        self._recent: deque[_Part] = deque()
+        self._recent: deque[Part] = deque()
         self._count = 0
         self._asks: dict[int, tuple[set[str], dict[str, list[Any]], asyncio.Event]] = {}
         self._ask = 0
-        self.writer = Writer(lambda: Store(history), self._opened) if history is not None else None
+        self.writer = Writer(history, self._opened) if history is not None else None
 
     # -- what clients say ------------------------------------------------------------------------
 
@@ -104,13 +66,13 @@ class Tasks:
         """Tasks of a client are over."""
         now, count, errors = time.time(), 0, 0
         for columns in parts:
-            part = _Part(client, now, columns)
+            part = Part(client, now, columns)
             self._recent.append(part)
             self._count += len(part)
             count += len(part)
             errors += len(part) if columns["status"] == TaskStatus.ERROR else 0
             if self.writer is not None:
-                self.writer.put(len(part), lambda part=part: map(seal, part.rows()))  # type: ignore[misc]
+                self.writer.put(part)
         while self._recent and self._count - len(self._recent[0]) >= KEPT:
             self._count -= len(self._recent.popleft())
         for said in self.unusual.ended(client, count, errors, time.monotonic()):
@@ -157,7 +119,7 @@ class Tasks:
         if found is not None:
             return found.model_dump(mode="json")
         if self.writer is not None:
-            kept = await asyncio.wrap_future(self.writer.ask(lambda store: store.find(task_id)))
+            kept = await asyncio.wrap_future(self.writer.ask("find", task_id=task_id))
             if kept is not None:
                 return _info(kept).model_dump(mode="json")
         raise UnknownTask(task_id)
@@ -186,7 +148,7 @@ class Tasks:
                 "DASK_ALTLAS__HISTORY=tasks.sqlite"
             )
         writer = self.writer
-        rows, bad = await asyncio.wrap_future(writer.ask(lambda store: store.read(limit=count, **asked)))
+        rows, bad = await asyncio.wrap_future(writer.ask("read", limit=count, **asked))
         before = rows[-1][0] if rows else None
         fault = {"dropped": writer.dropped, "fault": writer.fault}
         return {"rows": [list(row[:-1]) for _, row in rows], "before": before, "bad": bad, **fault}
@@ -264,9 +226,9 @@ def _status(word: str) -> TaskStatus:
         raise BadRequest(f"status={word!r} is none: give one of {known}") from None
 
 
-def _info(row: Row | tuple[Any, ...]) -> TaskInfo:
-    """A record of a row of the history, or of values of its columns."""
-    task, model, client, status, submitted, started, ended, node, tries, error = row[:10]
+def _info(row: Row) -> TaskInfo:
+    """A record of a row of the history."""
+    task, model, client, status, submitted, started, ended, node, tries, error = row[:-1]
     return TaskInfo(
         task_id=task,
         model_id=model,
