@@ -37,6 +37,9 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@$(PY) -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
+# Two at a time, a file whole in one of them: its tests share clusters.
+BESIDE := -n 2 --dist loadfile
+
 demo: setup
 	@$(PY) pipelines/docsearch.py
 
@@ -47,10 +50,12 @@ check: setup
 	.venv/bin/lint-imports --no-logo
 
 test: check
-	$(PY) -m pytest -q -m "not long"
+	$(PY) -m pytest -q -m "not long and not alone" $(BESIDE)
+	$(PY) -m pytest -q -m "alone and not long"
 
 test-all: check
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -m "not alone" $(BESIDE)
+	$(PY) -m pytest -q -m alone
 	@set -e; for file in benchmarks/[a-z]*.py; do echo "$$file --quick"; $(PY) $$file --quick; done
 
 bench-setup: setup $(BENCH_STAMP)

@@ -203,6 +203,7 @@ def test_workers_and_nannies_of_a_killed_client_end(tmp_path):
         assert not alive
 
 
+@pytest.mark.alone
 def test_ctrl_c_ends_the_client_and_its_workers(tmp_path):
     with owner(tmp_path) as (process, children):
         process.send_signal(signal.SIGINT)
@@ -225,6 +226,7 @@ print(time.monotonic() - started)
 """
 
 
+@pytest.mark.alone
 def test_closing_is_quick_and_silent_after_a_torch_model_ran(tmp_path):
     from tests.models_zoo import build_embedder
 

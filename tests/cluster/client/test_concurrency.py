@@ -19,7 +19,7 @@ import altlas_flow as af
 from tests.cluster.stages import another, echo, model, quiet, waiting_rows
 from tests.laboratory import LIMIT, until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.alone]
 
 
 # ---------------------------------------------------------------- event loops
