@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from altlas_flow.errors import AltlasError, ClusterLost
+from altlas_flow.errors import AltlasError, ClusterLost, SpecError, describe
 
 if TYPE_CHECKING:
     from altlas_flow.flow import Flow
+    from altlas_flow.models.spec import ModelSpec
 
 #: Exit code for bad input, as click itself has it for bad arguments.
 BAD_INPUT = 2
@@ -119,6 +121,32 @@ def unlogged() -> Iterator[None]:
         logging.disable(before)
 
 
+@contextlib.contextmanager
+def quiet_client() -> Iterator[None]:
+    """Dask's client logs nothing: where its scheduler goes the command says so, and Dask adds a traceback."""
+    logger = logging.getLogger("distributed.client")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def is_terminal() -> bool:
     """Whether somebody watches."""
     return sys.stdout.isatty()
+
+
+def model_of(text: str, given_as: str = "--model") -> str | ModelSpec:
+    """A model's id as it is, or the spec that a JSON text holds."""
+    if not text.lstrip().startswith("{"):
+        return text
+    from altlas_flow.models.spec import ModelSpec, refuse_code
+
+    try:
+        spec = ModelSpec(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise SpecError(f"{given_as}: {describe(error)}: give an id, or a spec as one JSON object") from error
+    refuse_code(spec, given_as)
+    return spec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -10,12 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from altlas_flow.cli.common import connected, one_line_errors, scheduler_option, settings_of, tls_option
-from altlas_flow.errors import SpecError, UnknownModel, describe
+from altlas_flow.cli.common import (
+    connected,
+    model_of,
+    one_line_errors,
+    quiet_client,
+    scheduler_option,
+    settings_of,
+    tls_option,
+)
+from altlas_flow.errors import UnknownModel
 
 if TYPE_CHECKING:
     from altlas_flow.flow import Flow
-    from altlas_flow.models.spec import ModelSpec
 
 
 class Batch(click.ParamType):  # type: ignore[type-arg]
@@ -73,10 +79,10 @@ def job_options(command: Callable[..., None], *, writes: bool = True) -> Callabl
 @partial(one_line_errors, stopped="stopped: what was committed stays; run the same again to go on")
 def map_command(to: str, on_error: str, **options: Any) -> None:
     """Run a model over files into a folder of Parquet parts. Run again, it does what is missing."""
-    with _flow(options) as flow:
+    with quiet_client(), _flow(options) as flow:
         summary = flow.run(
             options["source"],
-            _model(options["model"]),
+            model_of(options["model"]),
             input=options["column"],
             output=options["output_column"],
             to=to,
@@ -91,10 +97,10 @@ def map_command(to: str, on_error: str, **options: Any) -> None:
 @one_line_errors
 def plan(to: str, on_error: str, **options: Any) -> None:
     """Predict 200 rows and tell what the whole would take. Nothing is written."""
-    with _flow(options) as flow:
+    with quiet_client(), _flow(options) as flow:
         found = flow.plan(
             options["source"],
-            _model(options["model"]),
+            model_of(options["model"]),
             input=options["column"],
             output=options["output_column"],
             batch=options["batch"],
@@ -136,7 +142,7 @@ def _flow(options: dict[str, Any]) -> Flow:
     from altlas_flow.models.catalog import builtin_models, load_catalog
 
     given = {spec.id: spec for spec in load_catalog(options["catalog"])} if options["catalog"] else {}
-    model = _model(options["model"])
+    model = model_of(options["model"])
     wanted = given.get(model) if isinstance(model, str) else model
     if wanted is None and not options["scheduler"]:
         # a cluster that runs may know the id, and then means its own model by it
@@ -148,20 +154,6 @@ def _flow(options: dict[str, Any]) -> Flow:
         return connect(
             options["scheduler"], workers=options["workers"], models=[wanted] if wanted is not None else []
         )
-
-
-def _model(text: str) -> str | ModelSpec:
-    """A model's id as it is, or the spec that a JSON text holds."""
-    if not text.lstrip().startswith("{"):
-        return text
-    from altlas_flow.models.spec import ModelSpec, refuse_code
-
-    try:
-        spec = ModelSpec(**json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise SpecError(f"--model: {describe(error)}: give an id, or a spec as one JSON object") from error
-    refuse_code(spec, "--model")
-    return spec
 
 
 def _show(result: Any) -> None:

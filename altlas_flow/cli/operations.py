@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from altlas_flow.cli.common import connected, is_terminal, on_a_cluster, one_line_errors
+from altlas_flow.cli.common import connected, is_terminal, model_of, on_a_cluster, one_line_errors
 
 #: Seconds between two looks.
 INTERVAL = 2.0
@@ -103,7 +103,7 @@ def unregister(node: str, timeout: float, scheduler: str, tls: str | None) -> No
     """Forget NODE; where it is here, drain it first."""
     with connected(scheduler, tls) as flow:
         flow.unregister_node(node, timeout=timeout)
-        click.echo(f"{node} is not registered")
+        click.echo(f"{node} is registered no more")
 
 
 @click.command()
@@ -112,10 +112,11 @@ def unregister(node: str, timeout: float, scheduler: str, tls: str | None) -> No
 @on_a_cluster
 @one_line_errors
 def load(node: str, model: str, scheduler: str, tls: str | None) -> None:
-    """Load MODEL, of the cluster's catalog, on NODE."""
+    """Load MODEL on NODE: an id of the cluster's catalog or built in, or a spec as JSON."""
     with connected(scheduler, tls) as flow:
-        flow.load(node, model)
-        click.echo(f"{model} is loaded on {node}")
+        given = model_of(model, "MODEL")
+        flow.load(node, given)
+        click.echo(f"{given if isinstance(given, str) else given.id} is loaded on {node}")
 
 
 @click.command()

@@ -10,6 +10,16 @@ import click
 from altlas_flow.cli.common import is_terminal, one_line_errors, tls_option
 
 
+def _place(ctx: click.Context, param: click.Parameter, value: str) -> str | None:
+    """HOST:PORT; None for "none"."""
+    host, _, port = value.rpartition(":")
+    if value == "none":
+        return None
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise click.BadParameter(f"{value!r} is no place to listen: give HOST:PORT, or none", ctx, param)
+    return value
+
+
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens.")
 @click.option(
@@ -19,6 +29,7 @@ from altlas_flow.cli.common import is_terminal, one_line_errors, tls_option
     "--dashboard",
     default="127.0.0.1:8787",
     show_default=True,
+    callback=_place,
     help='HOST:PORT, or "none". Beyond this machine: with --tls.',
 )
 @click.option("--scheduler-file", type=click.Path(dir_okay=False), help="Written when it runs.")
@@ -37,7 +48,7 @@ from altlas_flow.cli.common import is_terminal, one_line_errors, tls_option
 def scheduler(
     host: str,
     port: int,
-    dashboard: str,
+    dashboard: str | None,
     scheduler_file: str | None,
     name: str | None,
     announce: bool,
@@ -60,7 +71,7 @@ def scheduler(
             serve_scheduler(
                 host=host,
                 port=port,
-                dashboard=None if dashboard == "none" else dashboard,
+                dashboard=dashboard,
                 scheduler_file=scheduler_file,
                 tls=tls,
                 announce=announce,

@@ -6,6 +6,8 @@ need nothing of the kind: they get their plugin from the scheduler when they joi
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Any
 
 import cloudpickle
@@ -17,6 +19,11 @@ from altlas_flow.cluster.worker.plugin import HostPlugin
 from altlas_flow.security.roles import Role
 from altlas_flow.settings import Settings
 
+logger = logging.getLogger(__name__)
+
+#: Seconds that the history file gets to be opened; a damaged one, or a large one, takes longer.
+OPEN_LIMIT = 20.0
+
 
 async def dask_setup(server: object) -> None:
     """Called by Dask once the server runs."""
@@ -25,10 +32,22 @@ async def dask_setup(server: object) -> None:
 
 
 async def install(scheduler: Any) -> None:
-    """Put our plugins in place on a `distributed.Scheduler`, with its own settings."""
+    """Put our plugins in place on a `distributed.Scheduler`, with its own settings.
+
+    Raises
+    ------
+    HistoryError
+        Where ``altlas.history`` cannot be used: who asked for a history is not to miss it later.
+    """
     settings = Settings.current()
     plugin = ControlPlugin.of(settings, roles=has_roles(scheduler), ours=True)
     await scheduler.register_scheduler_plugin(plugin, name=NAME, idempotent=True)
+    writer = scheduler.plugins[NAME].tasks.writer
+    if writer is not None:
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(writer.ask("read", limit=1)), OPEN_LIMIT)
+        except TimeoutError:
+            logger.warning("%s is still being looked at: tasks wait for it", settings.history)
     host = cloudpickle.dumps(HostPlugin(settings))
     if HOST_NAME not in scheduler.worker_plugins:
         await scheduler.register_worker_plugin(None, host, HOST_NAME, idempotent=True)
