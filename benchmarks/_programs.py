@@ -66,7 +66,7 @@ def cluster(folder: Path, workers: Mapping[str, Mapping[str, str]]) -> Iterator[
             _see(processes, folder, ends)
             time.sleep(0.05)
         with Client(scheduler_file=str(file), set_as_default=False) as client:
-            while len(client.scheduler_info(n_workers=-1)["workers"]) < len(workers):
+            while len(client.sync(client.scheduler.identity, n_workers=-1)["workers"]) < len(workers):
                 _see(processes, folder, ends)
                 time.sleep(0.05)
         yield Programs(file, processes["scheduler"].pid)

@@ -79,7 +79,7 @@ def measure(flow: Any, strategy: str, outstanding: int, seconds: float, warm_up:
 
 
 def _set_speed(flow: Any, row_seconds: float) -> float:
-    workers = flow.client.scheduler_info(n_workers=-1)["workers"]
+    workers = flow.client.sync(flow.client.scheduler.identity, n_workers=-1)["workers"]
     (address,) = [address for address, about in workers.items() if about["name"] == SLOWED]
     at: float = flow.client.run(set_row_seconds, row_seconds, workers=[address])[address]
     return at

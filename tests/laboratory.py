@@ -62,7 +62,7 @@ class Lab:
         self.until(lambda info: name in {host["name"] for host in info["hosts"].values()})
 
     def address_of(self, name):
-        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        workers = self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"]
         (address,) = (address for address, worker in workers.items() if worker["name"] == name)
         return address
 

@@ -1005,7 +1005,7 @@ tasks = [client.submit(busy, sys.argv[2], "seceded" in n, workers=[n], pure=Fals
 for name in names:
     assert Event(name).wait(30)
 pids = {w["name"]: client.run(os.getpid, workers=[a])[a]
-        for a, w in client.scheduler_info(n_workers=-1)["workers"].items()}
+        for a, w in client.sync(client.scheduler.identity, n_workers=-1)["workers"].items()}
 print(json.dumps(pids), flush=True)
 Event("never").wait(60)
 """

@@ -331,7 +331,9 @@ def check_versions(client: Client, timeout: float) -> None:
     probe = namespace["probe"]
     scheduler = _within(client, timeout, "the scheduler", client._run_on_scheduler, probe)
     found = {"the scheduler": scheduler}
-    for address in client.scheduler_info(n_workers=-1)["workers"]:
+    # not of the client's own copy: that is replaced, from time to time, by one without workers
+    remote: Any = client.scheduler
+    for address in client.sync(remote.identity, n_workers=-1)["workers"]:
         where = f"worker {address}"
         found[where] = _within(client, timeout, where, client._run, probe, workers=[address])[address]
     for where, version in found.items():

@@ -117,7 +117,7 @@ def test_a_huge_model_gets_one_worker_with_all_threads(monkeypatch):
     monkeypatch.setattr("altlas_flow.cluster.connect.machine", lambda: (2, 8 * GIB))
     huge = af.ModelSpec(**LENGTHS, memory=3 * GIB)
     with af.connect(models=[huge]) as flow:
-        info = flow.client.scheduler_info(n_workers=-1)["workers"]
+        info = flow.client.sync(flow.client.scheduler.identity, n_workers=-1)["workers"]
         assert [(w["nthreads"], w["memory_limit"]) for w in info.values()] == [(2, 8 * GIB)]
         assert flow.submit("lengths", ["four"]).result(LIMIT).outputs == [4]
 
@@ -318,7 +318,9 @@ def test_hosts_are_there_as_soon_as_connect_returns(plain):
     for _ in range(3):
         with af.connect(plain) as flow:
             hosts = flow.client.sync(flow.client.scheduler.altlas_info)["hosts"]
-            assert set(hosts) == set(flow.client.scheduler_info(n_workers=-1)["workers"])
+            assert set(hosts) == set(
+                flow.client.sync(flow.client.scheduler.identity, n_workers=-1)["workers"]
+            )
 
 
 def test_a_second_client_keeps_catalog_and_hosts(plain):

@@ -175,7 +175,7 @@ def test_no_client_connects_without_a_certificate_of_the_authority(cluster, pki,
 
 def ports(cluster, pki):
     with flow_as(pki, "operator", cluster) as flow:
-        workers = flow.client.scheduler_info(n_workers=-1)["workers"]
+        workers = flow.client.sync(flow.client.scheduler.identity, n_workers=-1)["workers"]
         return [cluster, *workers, *(worker["nanny"] for worker in workers.values())]
 
 

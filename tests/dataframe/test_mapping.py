@@ -316,7 +316,9 @@ def test_predictions_run_on_the_gpu_worker_one_at_a_time_and_io_anywhere(tmp_pat
 
     with laboratory({"gpu": {"resources": {"GPU": 1}, "nthreads": 2}, "cpu": {"nthreads": 2}}) as lab:
         gpu = next(
-            a for a, w in lab.client.scheduler_info(n_workers=-1)["workers"].items() if w["name"] == "gpu"
+            a
+            for a, w in lab.client.sync(lab.client.scheduler.identity, n_workers=-1)["workers"].items()
+            if w["name"] == "gpu"
         )
         pid = lab.client.run(os.getpid, workers=[gpu])[gpu]
         spec = model(slow, resources={"GPU": 1}, outputs={"prediction": "int64"})
