@@ -205,7 +205,7 @@ class Operations(ABC):
         told = self._ask("altlas_tasks", status=_status(status), count=min(limit, 2**31))
         if told["silent"]:
             logger.warning(
-                "%d clients did not answer: their requests under way are not shown", told["silent"]
+                "clients that did not answer: %d; what they have under way is not shown", told["silent"]
             )
         return Table([TaskInfo.of(row) for page in told["pages"] for row in json.loads(page)], TASK_COLUMNS)
 

@@ -53,7 +53,7 @@ class Question:
     began: dict[str, float] = field(default_factory=dict)
     over: set[tuple[str, str]] = field(default_factory=set)
     settled: asyncio.Event = field(default_factory=asyncio.Event)
-    heard: bool = False  # anybody, since that was last looked at
+    heard: float = field(default_factory=time.monotonic)  # anybody, last
 
     def rows(self) -> Iterator[Row]:
         """What all have said, the latest first."""
@@ -62,7 +62,7 @@ class Question:
 
     def take(self, client: str, tasks: list[Any]) -> None:
         """A client says something. What clients send may be anything: this may raise anything."""
-        self.heard = True
+        self.heard = time.monotonic()
         said = self.said.setdefault(client, [])
         more = False
         try:
@@ -163,12 +163,11 @@ async def _settle(question: Question, patience: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LONGEST):
             while not question.settled.is_set():
-                question.heard = False
-                try:
-                    await asyncio.wait_for(question.settled.wait(), patience)
-                except TimeoutError:
-                    if not question.heard:
-                        return
+                left = question.heard + patience - time.monotonic()
+                if left <= 0:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(question.settled.wait(), left)
 
 
 def _rows(client: str, at: float, columns: Iterable[list[Any]]) -> Iterator[Row]:
