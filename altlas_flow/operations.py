@@ -309,8 +309,9 @@ def _limit(timeout: float) -> float:
 
 
 def _text(name: str, value: object, what: str) -> None:
-    """Raise where a name or an id is no text: the scheduler would fail on it in its own ways."""
-    if not isinstance(value, str):
+    """Raise where a name or an id is no text, or none that can be sent."""
+    # half surrogates, as of file names, are no Unicode
+    if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
         raise BadRequest(f"{name} has {one_line(repr(value), 60)}, which is no text: give {what}")
 
 

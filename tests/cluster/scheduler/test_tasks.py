@@ -232,6 +232,7 @@ def test_a_limit_may_be_larger_than_all(shared):
         lambda flow: flow.update_node_models(3, ["m"]),
         lambda flow: flow.task(["t"]),
         lambda flow: flow.cancel_task(b"t"),
+        lambda flow: flow.task("\udcff"),
         lambda flow: flow.tasks(5),
         lambda flow: flow.history(status="lazy"),
         lambda flow: flow.register_node(
