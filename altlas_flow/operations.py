@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Client
 
 from altlas_flow.cluster.connect import call_control
-from altlas_flow.errors import BadRequest
+from altlas_flow.errors import BadRequest, one_line
 from altlas_flow.history.rows import COLUMNS
 from altlas_flow.records import NodeInfo, NodeStatus, TaskInfo, TaskStatus
 from altlas_flow.records.table import Table
@@ -19,10 +21,14 @@ from altlas_flow.records.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
+logger = logging.getLogger(__name__)
+
 #: Rows of the history that travel together.
 PAGE = 10_000
 #: Seconds that draining a node may take.
 DRAIN_LIMIT = 3600.0
+#: Seconds that anybody may give it: a year, since clocks and timers end somewhere.
+LONGEST = 365 * 86400.0
 #: Seconds that the scheduler gets beyond what an operation may take itself.
 SLACK = 30.0
 #: Seconds that loading models on a node may take.
@@ -57,6 +63,7 @@ class Operations(ABC):
         """
         from altlas_flow.errors import UnknownNode
 
+        _text("node_id", node_id, "a node's name")
         found = {info.node_id: info for info in self.nodes()}
         if node_id not in found:
             raise UnknownNode(node_id, found)
@@ -76,7 +83,8 @@ class Operations(ABC):
         """
         if not isinstance(node, NodeInfo):
             raise BadRequest(f"a {type(node).__name__} is no node: give a NodeInfo")
-        self._ask("altlas_register_node", node=node.model_dump(mode="json", exclude_unset=True))
+        # as JSON first: it says in one line what cannot be sent
+        self._ask("altlas_register_node", node=json.loads(node.model_dump_json(exclude_unset=True)))
 
     def update_node_status(self, node_id: str, status: NodeStatus | str) -> None:
         """Cordon a node (BUSY), set it offline or aside (OFFLINE, ERROR), or have it work again (ONLINE).
@@ -87,10 +95,12 @@ class Operations(ABC):
         ------
         UnknownNode, BadRequest
         """
+        _text("node_id", node_id, "a node's name")
         try:
             word = NodeStatus(status)
         except ValueError as error:
-            raise BadRequest(f"status={status!r} is none: give ONLINE, BUSY, OFFLINE or ERROR") from error
+            shown = one_line(repr(status), 60)
+            raise BadRequest(f"status={shown} is none: give ONLINE, BUSY, OFFLINE or ERROR") from error
         self._ask("altlas_node_status", node_id=node_id, status=word.value)
 
     def update_node_models(self, node_id: str, models: Iterable[str]) -> None:
@@ -102,9 +112,14 @@ class Operations(ABC):
         ------
         UnknownNode, UnknownModel, ModelLoadError
         """
+        _text("node_id", node_id, "a node's name")
         if isinstance(models, str):
             raise BadRequest("models is a list of ids: put the one into a list")
+        if not isinstance(models, Iterable):
+            raise BadRequest(f"models={one_line(repr(models), 60)} is no list: give a list of ids of models")
         wanted = list(models)
+        for model in wanted:
+            _text("models", model, "a list of ids of models")
         self._ask("altlas_node_models", limit=LOAD_LIMIT, node_id=node_id, models=wanted)
 
     def unregister_node(self, node_id: str, *, timeout: float = DRAIN_LIMIT) -> None:
@@ -114,6 +129,7 @@ class Operations(ABC):
         ------
         UnknownNode, ClusterError
         """
+        _text("node_id", node_id, "a node's name")
         self._ask("altlas_unregister_node", limit=_limit(timeout), node_id=node_id, within=timeout)
 
     def cordon(self, node_id: str) -> None:
@@ -137,6 +153,7 @@ class Operations(ABC):
         ------
         UnknownNode, ClusterError
         """
+        _text("node_id", node_id, "a node's name")
         self._ask("altlas_drain", limit=_limit(timeout), node_id=node_id, within=timeout)
 
     def load(self, node_id: str, model: str) -> None:
@@ -146,6 +163,8 @@ class Operations(ABC):
         ------
         UnknownNode, UnknownModel, ModelLoadError
         """
+        _text("node_id", node_id, "a node's name")
+        _text("model", model, "the id of a model")
         self._ask("altlas_load", limit=LOAD_LIMIT, node_id=node_id, model=model)
 
     def unload(self, node_id: str, model: str) -> None:
@@ -155,43 +174,65 @@ class Operations(ABC):
         ------
         UnknownNode, UnknownModel, ClusterError
         """
+        _text("node_id", node_id, "a node's name")
+        _text("model", model, "the id of a model")
         self._ask("altlas_unload", limit=LOAD_LIMIT, node_id=node_id, model=model)
 
     def tasks(self, status: TaskStatus | str | None = None, *, limit: int = 1000) -> Table[TaskInfo]:
-        """Requests of all clients: those under way, then the latest that are over.
+        """Requests of all clients: those under way, then those that are over; of each the latest first.
+
+        Requests of a client that died are in no list, nor in the history: only it knew them. Those under way
+        of a client that does not answer are missing, and that is logged.
 
         Parameters
         ----------
         status : TaskStatus or str, optional
             ``pending``, ``running``, ``completed``, ``error`` or ``cancelled``: only these.
         limit : int
-            How many at most; of those that are over the scheduler keeps 10,000.
+            How many at most, and never more than 100,000; of those that are over the scheduler keeps 10,000.
 
         Returns
         -------
         Table of TaskInfo
+
+        Raises
+        ------
+        BadRequest
         """
-        word = None if status is None else str(status)
-        found = self._ask("altlas_tasks", status=word, count=limit)
-        return Table([TaskInfo.model_validate(one) for one in found], TASK_COLUMNS)
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise BadRequest(f"limit={one_line(repr(limit), 60)}: give a whole number of at least 1")
+        # what is larger than messages hold asks for all, too
+        told = self._ask("altlas_tasks", status=_status(status), count=min(limit, 2**31))
+        if told["silent"]:
+            logger.warning(
+                "clients that did not answer: %d; what they have under way is not shown", told["silent"]
+            )
+        return Table([TaskInfo.of(row) for page in told["pages"] for row in json.loads(page)], TASK_COLUMNS)
 
     def task(self, task_id: str) -> TaskInfo:
         """One request, of whichever client, by its request_id.
 
+        Where several have that id: one under way rather than one that is over, this client's own first.
+
         Raises
         ------
         UnknownTask
+            It says so where clients did not answer, that may have it.
+        BadRequest
         """
-        info: TaskInfo = TaskInfo.model_validate(self._ask("altlas_task", task_id=task_id))
-        return info
+        _text("task_id", task_id, "a request_id")
+        return TaskInfo.of(self._ask("altlas_task", task_id=task_id, client=self.client.id))
 
     def cancel_task(self, task_id: str) -> bool:
         """Give a request up, whoever asked for it; whether that changed anything: it may be over.
 
+        Where several have that id: the one that `task` shows, and all of that id of its client.
+
         Raises
         ------
-        UnknownTask, Forbidden
+        UnknownTask, Forbidden, BadRequest
         """
+        _text("task_id", task_id, "a request_id")
         return bool(self._ask("altlas_cancel_task", task_id=task_id, client=self.client.id))
 
     def history(
@@ -229,7 +270,7 @@ class Operations(ABC):
         rows: list[list[Any]] = []
         before, left = None, math.inf if limit is None else limit
         asked: dict[str, Any] = {
-            "status": None if status is None else str(status),
+            "status": _status(status),
             "model": model,
             "since": None if since is None else int(since * 1e6),
         }
@@ -242,6 +283,10 @@ class Operations(ABC):
         frame = pd.DataFrame(rows, columns=list(COLUMNS))
         for name in ("submitted", "started", "ended"):
             frame[name] = pd.to_datetime(frame[name].astype("Int64"), unit="us", utc=True)
+        for name in ("node_id", "error"):
+            # as they came: pandas would take NaN for None where there are texts, and only there
+            values = [row[list(COLUMNS).index(name)] for row in rows]
+            frame[name] = pd.Series(values, index=frame.index, dtype=object)
         return frame
 
     def _ask(self, operation: str, *, limit: float | None = None, **arguments: Any) -> Any:
@@ -256,9 +301,29 @@ def _moment(seconds: float | None) -> str:
 
 
 def _limit(timeout: float) -> float:
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf:
-        raise BadRequest(f"timeout={timeout!r} is no time: give seconds of at least 0")
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout <= LONGEST:
+        raise BadRequest(
+            f"timeout={one_line(repr(timeout), 60)} is no time: give seconds from 0 to {LONGEST:.0f}, a year"
+        )
     return timeout + SLACK
+
+
+def _text(name: str, value: object, what: str) -> None:
+    """Raise where a name or an id is no text, or none that can be sent."""
+    # half surrogates, as of file names, are no Unicode
+    if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise BadRequest(f"{name} has {one_line(repr(value), 60)}, which is no text: give {what}")
+
+
+def _status(status: TaskStatus | str | None) -> str | None:
+    """The word that the scheduler takes, whatever its case."""
+    if status is None:
+        return None
+    try:
+        return TaskStatus(status).value
+    except ValueError:
+        known = ", ".join(TaskStatus)
+        raise BadRequest(f"status={one_line(repr(status), 60)} is none: give one of {known}") from None
 
 
 def _memory(size: float | None) -> str:

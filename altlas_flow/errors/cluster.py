@@ -44,7 +44,8 @@ class UnknownNode(ClusterError):
         super().__init__(node, self.known)
 
     def text(self) -> str:
-        near = difflib.get_close_matches(self.node, self.known, 1)
+        # whoever asked may have given anything, and the error has to say so
+        near = difflib.get_close_matches(str(self.node), [str(name) for name in self.known], 1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         return (
             f"no node {self.node!r} is known (known: {names(self.known)}{meant}): flow.nodes(), or "
@@ -58,16 +59,20 @@ class UnknownTask(ClusterError):
     Parameters
     ----------
     task : str
+    silent : int
+        Clients that were asked and did not answer: one of them may have it.
     """
 
-    def __init__(self, task: str) -> None:
-        self.task = task
-        super().__init__(task)
+    def __init__(self, task: str, silent: int = 0) -> None:
+        self.task, self.silent = task, silent
+        super().__init__(task, silent)
 
     def text(self) -> str:
+        clients = "1 client" if self.silent == 1 else f"{self.silent} clients"
+        but = f", but {clients} did not answer and may have it" if self.silent else ""
         return (
-            f"no task {self.task!r} is known: give the request_id of a request that is under way, or among "
-            "the last that ended (altlas.history keeps all of them)"
+            f"no task {self.task!r} is known{but}: give the request_id of a request that is under way, or "
+            "among the last that ended (altlas.history keeps all of them)"
         )
 
 

@@ -53,3 +53,20 @@ class Part:
             text = f"{name}{before}{submitted}\x1f{started}{between}{count}\x1f{error}"
             check = crc(text.encode())
             yield (name, model, client, status, submitted, started, ended, node, count, error, check)
+
+    def row(self, at: int) -> Row:
+        """The task at a place, without its checksum: for a few of many. It may raise anything, too."""
+        said = self.columns
+        ago, since, tries = said["submitted"][at], said["started"][at], said["tries"]
+        return (
+            cut(str(said["ids"][at])),
+            cut(str(said["model"])),
+            cut(self.client),
+            cut(str(said["status"])),
+            int((self.at - ago) * MICRO),
+            None if since is None else int((self.at - since) * MICRO),
+            int((self.at - said["ended"]) * MICRO),
+            cut(said["node"]),
+            int(tries[at] if isinstance(tries, (list, tuple)) else tries),
+            cut(said["error"], ERROR_LIMIT),
+        )

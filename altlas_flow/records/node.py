@@ -86,7 +86,9 @@ class NodeInfo(Record):
     """
 
     node_id: Annotated[str, AfterValidator(_name)] = Field(description="the worker's name")
-    hostname: str | None = Field(default=None, description="the name of its machine")
+    hostname: Annotated[str, AfterValidator(_name)] | None = Field(
+        default=None, description="the name of its machine"
+    )
     ip_address: str | None = Field(default=None, description='an address, or a range such as "10.0.0.0/24"')
     status: NodeStatus = Field(default=NodeStatus.ONLINE, description="ONLINE, BUSY, OFFLINE or ERROR")
     capabilities: dict[str, Any] = Field(default={}, description="a mapping of names to values")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any
 
 from pydantic import Field
 
+from altlas_flow.errors import BadRequest, one_line
 from altlas_flow.records.base import Record
 
 
@@ -21,6 +24,10 @@ class TaskStatus(StrEnum):
     COMPLETED = "completed"
     ERROR = "error"
     CANCELLED = "cancelled"
+
+    @classmethod
+    def _missing_(cls, value: object) -> TaskStatus | None:
+        return cls.__members__.get(str(value).upper())
 
     @property
     def final(self) -> bool:
@@ -59,6 +66,19 @@ class TaskInfo(Record):
     node_id: str | None = None
     tries: int = 0
     error: str | None = None
+
+    @classmethod
+    def of(cls, row: Iterable[Any]) -> TaskInfo:
+        """One with these values, in the order of the fields.
+
+        Raises
+        ------
+        BadRequest
+        """
+        try:
+            return cls.model_validate(dict(zip(cls.model_fields, row, strict=True)))
+        except ValueError as error:
+            raise BadRequest(f"TaskInfo: a row is of another length ({one_line(error)})") from error
 
     def __repr__(self) -> str:
         where = f" on {self.node_id}" if self.node_id else ""

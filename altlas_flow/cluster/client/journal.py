@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from altlas_flow.cluster.client.handle import CANCELLED, COMPLETED, RUNNING, Handle
+from altlas_flow.cluster.client.handle import CANCELLED, COMPLETED, PENDING, RUNNING, Handle
 
 if TYPE_CHECKING:
     from altlas_flow.cluster.client.lanes import Flight
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 OVER, ASKED, TOLD = "altlas-over", "altlas-tasks", "altlas-told"
 #: Seconds after which what is over is told where no envelope leaves meanwhile.
 SOON = 0.05
+#: Requests that are looked at, or told, before the event loop has its turn again: a few milliseconds.
+SLICE = 2000
 #: Characters of an error that are told.
 ERROR_LIMIT = 500
 
@@ -80,20 +83,53 @@ class Journal:
             self._tell({"op": OVER, "parts": parts})
 
     def asked(self, ask: int, ids: Sequence[str] | None, limit: int, cancel: bool) -> None:
-        """The plugin asks what is under way, or what is of some requests; these may be to be cancelled."""
+        """The plugin asks what is under way, or what is of some requests; these may be to be cancelled.
+
+        It is told the latest `limit` of each status, the latest first, and chooses: only it knows what
+        others have. Of some requests it is told all, since an id may have been given twice.
+        """
         self.flush()  # what is over comes first: it is in neither place meanwhile
-        wanted = None if ids is None else set(ids)
+        if ids is None:
+            self._work(self._list(ask, limit))
+            return
+        wanted = set(ids)
+        found = [handle for handle in self._everything() if handle.request_id in wanted]
+        found.sort(key=lambda handle: handle._submitted, reverse=True)
         now = self._clock()
-        found: list[list[Any]] = []
-        for handle in list(self._everything()):
-            if handle.done() or (wanted is not None and handle.request_id not in wanted):
-                continue
-            if cancel:
-                self._cancel(handle)
-            found.append(_live(handle, now))
-            if len(found) >= limit:
-                break
-        self._tell({"op": TOLD, "ask": ask, "tasks": found})
+        rows = []
+        for handle in found:
+            row = _live(handle, now)
+            if row is not None and (not cancel or self._cancel(handle)):
+                rows.append(row)
+        self._tell({"op": TOLD, "ask": ask, "tasks": _columns(rows, more=False)})
+
+    def _work(self, steps: Iterator[None]) -> None:
+        """Take the next step, and the others one by one when the loop has had its turn."""
+        for _ in steps:
+            self._loop.call_soon(self._work, steps)
+            return
+
+    def _list(self, ask: int, limit: int) -> Iterator[None]:
+        """Choose, and tell, in steps: there may be hundreds of thousands."""
+        everything = list(self._everything()) if limit > 0 else []
+        found: dict[str, list[tuple[float, int, Handle]]] = {PENDING: [], RUNNING: []}
+        for start in range(0, len(everything), SLICE):
+            if start:
+                yield
+            for at, handle in enumerate(everything[start : start + SLICE], start):
+                live = found.get(handle.status)
+                if live is not None:
+                    live.append((-handle._submitted, at, handle))  # of one instant, in their order
+        chosen = sorted(entry for live in found.values() for entry in heapq.nsmallest(limit, live))
+        # one moment for all: that they were asked one after the other is to be seen in their times
+        now = self._clock()
+        for start in range(0, max(1, len(chosen)), SLICE):
+            if start:
+                yield
+            rows = [_live(handle, now) for _, _, handle in chosen[start : start + SLICE]]
+            self.flush()  # those that were over by now
+            tasks = _columns([row for row in rows if row is not None], more=start + SLICE < len(chosen))
+            self._tell({"op": TOLD, "ask": ask, "tasks": tasks})
 
 
 def _flown(flight: Flight, handles: list[Handle], now: float) -> dict[str, Any]:
@@ -133,12 +169,14 @@ def _single(handle: Handle, now: float) -> dict[str, Any]:
     }
 
 
-def _live(handle: Handle, now: float) -> list[Any]:
-    """Id, model, status, seconds since it was submitted and since it began, node, tries."""
+def _live(handle: Handle, now: float) -> tuple[Any, ...] | None:
+    """Id, model, status, seconds since it was submitted and since it began, node, tries; None: it is over."""
     flight, status = handle._flight, handle.status
+    if status not in (PENDING, RUNNING):
+        return None
     runs = status == RUNNING and flight is not None
     since = flight.since.get(handle._at) if runs and flight is not None else None
-    return [
+    return (
         handle.request_id,
         handle.model_id,
         status,
@@ -146,4 +184,9 @@ def _live(handle: Handle, now: float) -> list[Any]:
         None if since is None else now - since,
         flight.node if runs and flight is not None else None,
         handle.tries,
-    ]
+    )
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], *, more: bool) -> list[Any]:
+    """What is told: whether more comes, and a column of each value."""
+    return [more, *map(list, zip(*rows, strict=True))]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.comm.core import Comm
 
-from altlas_flow.cluster.client.journal import ASKED
 from altlas_flow.cluster.scheduler.guard import Guard, who_is
-from altlas_flow.errors import BadRequest, UnknownTask
+from altlas_flow.cluster.scheduler.questions import ASK_LIMIT, MOST, Questions, Row
+from altlas_flow.errors import BadRequest, UnknownTask, one_line
 from altlas_flow.history.parts import MICRO, Part
-from altlas_flow.history.rows import Row, cut
 from altlas_flow.history.writer import Writer
 from altlas_flow.nodes.audit import Audit
 from altlas_flow.nodes.unusual import Unusual
-from altlas_flow.records import TaskInfo, TaskStatus
+from altlas_flow.records import TaskStatus
 from altlas_flow.security.roles import name_in
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 
 #: Tasks that are over and kept in memory.
 KEPT = 10_000
-#: Seconds that clients get to say what they have under way.
-ASK_LIMIT = 2.0
+#: Tasks that are written down before the scheduler's event loop has its turn again: a few milliseconds.
+PAGE = 1000
+#: Seconds that silent clients get where a task is over: only one whose id was given twice is not.
+TWIN_LIMIT = 0.5
 
 
 class Tasks:
@@ -56,8 +59,7 @@ class Tasks:
         self.guard, self.audit, self.unusual = guard, audit, unusual
         self._recent: deque[Part] = deque()
         self._count = 0
-        self._asks: dict[int, tuple[set[str], dict[str, list[Any]], asyncio.Event]] = {}
-        self._ask = 0
+        self.questions = Questions(scheduler)
         self.writer = Writer(history, self._opened) if history is not None else None
 
     # -- what clients say ------------------------------------------------------------------------
@@ -68,6 +70,7 @@ class Tasks:
         for columns in parts:
             part = Part(client, now, columns)
             self._recent.append(part)
+            self.questions.ended(client, columns["ids"])
             self._count += len(part)
             count += len(part)
             errors += len(part) if columns["status"] == TaskStatus.ERROR else 0
@@ -80,65 +83,71 @@ class Tasks:
 
     def told(self, client: str, ask: int, tasks: list[Any]) -> None:
         """A client has answered."""
-        found = self._asks.get(ask)
-        if found is not None and client in found[0]:
-            waiting, answers, event = found
-            answers[client] = tasks
-            waiting.discard(client)
-            if not waiting:
-                event.set()
+        self.questions.told(client, ask, tasks)
 
     def left(self, client: str) -> None:
         """A client, or its flows, are gone: nobody waits for its answer."""
         self.clients.discard(client)
         self.unusual.left(client)
-        for ask in list(self._asks):
-            self.told(client, ask, [])
+        self.questions.left(client)
 
     # -- what is asked ---------------------------------------------------------------------------
 
-    async def known(self, comm: Comm, status: str | None = None, count: int = 1000) -> list[dict[str, Any]]:
-        """Tasks of all clients, the latest first: those under way, then those that are over."""
-        word = None if status is None else _status(status)
-        found: list[TaskInfo] = []
-        live = await self._live(None, count)  # its clients also say what is over since they last spoke
-        if word is None or not word.final:
-            found += sorted(live, key=lambda task: task.submitted or 0.0, reverse=True)
-        if word is None or word.final:
-            found += self._ended()
-        chosen = [task for task in found if word is None or task.status is word]
-        return [task.model_dump(mode="json") for task in chosen[:count]]
+    async def known(self, comm: Comm, status: str | None = None, count: int = 1000) -> dict[str, Any]:
+        """Tasks of all clients, the latest first: those under way, then those that are over.
 
-    async def get(self, comm: Comm, task_id: str) -> dict[str, Any]:
-        """One task: under way, over, or in the history."""
-        found = self._recently(task_id)
-        if found is None:
-            # its client also says what is over since it last spoke
-            live = await self._live([task_id], 1)
-            found = live[0] if live else self._recently(task_id)
+        Rows in pages of JSON, made in steps, since requests wait for the scheduler meanwhile; whoever
+        asks makes records of them. And how many clients did not answer.
+        """
+        word = None if status is None else _status(status)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise BadRequest(f"count={one_line(repr(count), 60)}: give a whole number of at least 1")
+        count = min(count, MOST)
+        ended = word is not None and word.final
+        # clients also say what is over since they last spoke
+        asked = await self.questions.ask(self.clients, limit=0 if ended else count)
+        live = (row for row in asked.rows() if word is None or row[3] == word)
+        over = self._ended(word) if word is None or ended else iter(())
+        rows = itertools.islice(itertools.chain(live, over), count)
+        pages = []
+        while page := list(itertools.islice(rows, PAGE)):
+            pages.append(json.dumps(page))
+            await asyncio.sleep(0)
+        return {"pages": pages, "silent": len(asked.waiting)}
+
+    async def get(self, comm: Comm, task_id: str, client: str = "") -> Row:
+        """One task: under way, over, or in the history. Of several of one id that of the asking client."""
+        if not isinstance(task_id, str):
+            raise BadRequest(f"task_id={one_line(repr(task_id), 60)} is no text: give a request_id")
+        patience = ASK_LIMIT if self._recently(task_id) is None else TWIN_LIMIT
+        asked = await self.questions.ask(self.clients, ids=[task_id], first=client, patience=patience)
+        live = sorted(asked.rows(), key=lambda row: row[2] != client)
+        found = live[0] if live else self._recently(task_id)  # its client may have said so just now
         if found is not None:
-            return found.model_dump(mode="json")
+            return found
         if self.writer is not None:
             kept = await asyncio.wrap_future(self.writer.ask("find", task_id=task_id))
             if kept is not None:
-                return _info(kept).model_dump(mode="json")
-        raise UnknownTask(task_id)
+                return _in_seconds(kept[:-1])
+        raise UnknownTask(task_id, len(asked.waiting))
 
     async def cancel(self, comm: Comm, task_id: str, client: str = "") -> bool:
         """Give a task up; whether that changed anything. One that is over is no error.
 
         Where certificates have roles, a client may cancel its own, and operators those of all.
         """
-        info = TaskInfo.model_validate(await self.get(comm, task_id))  # raises where nobody knows it
-        own = client == info.client and self._bearer(client) == name_in(comm.extra_info.get("peercert"))
-        if info.status.final:
+        row = await self.get(comm, task_id, client)  # raises where nobody knows it
+        owner = row[2]
+        own = client == owner and self._bearer(client) == name_in(comm.extra_info.get("peercert"))
+        if TaskStatus(row[3]).final:
             return False
         if not own:
             self.guard.check(comm, "cancel_task")
-        found = await self._live([task_id], 1, cancel=True, of={info.client})
+        asked = await self.questions.ask({owner}, ids=[task_id], cancel=True)
+        found = any(asked.said.values())
         if found:
-            self.audit.note("cancelled", **who_is(comm), task=task_id, client=info.client)
-        return bool(found)
+            self.audit.note("cancelled", **who_is(comm), task=task_id, client=owner)
+        return found
 
     async def read(self, comm: Comm, count: int, **asked: Any) -> dict[str, Any]:
         """Rows of the history, the latest first, and the number before which to read on."""
@@ -170,52 +179,24 @@ class Tasks:
         comm = getattr(stream, "comm", None)
         return name_in(comm.extra_info.get("peercert")) if comm is not None else ""
 
-    def _recently(self, task_id: str) -> TaskInfo | None:
+    def _recently(self, task_id: str) -> Row | None:
         for part in reversed(self._recent):
-            if task_id in part.columns["ids"]:
-                return _info(next(row for row in part.rows() if row[0] == cut(task_id)))
+            ids = part.columns["ids"]
+            if task_id in ids:
+                return _in_seconds(part.row(len(ids) - 1 - ids[::-1].index(task_id)))
         return None
 
-    def _ended(self) -> Iterator[TaskInfo]:
-        for part in reversed(self._recent):
-            for row in reversed(list(part.rows())):
-                yield _info(row)
-
-    async def _live(
-        self, ids: list[str] | None, limit: int, *, cancel: bool = False, of: set[str] | None = None
-    ) -> list[TaskInfo]:
-        """Ask clients; those that do not answer in time have said nothing."""
-        waiting = set(self.clients if of is None else of)
-        waiting &= self.scheduler.client_comms.keys()
-        if not waiting:
-            return []
-        self._ask += 1
-        ask, answers, event = self._ask, dict[str, list[Any]](), asyncio.Event()
-        self._asks[ask] = waiting, answers, event
-        try:
-            for client in list(waiting):
-                comm = self.scheduler.client_comms[client]
-                comm.send({"op": ASKED, "ask": ask, "ids": ids, "limit": limit, "cancel": cancel})
-            await asyncio.wait_for(event.wait(), ASK_LIMIT)
-        except TimeoutError:
-            pass
-        finally:
-            del self._asks[ask]
-        now = time.time()
-        return [
-            TaskInfo(
-                task_id=str(task),
-                model_id=str(model),
-                client=client,
-                status=TaskStatus(status),
-                submitted=now - submitted,
-                started=None if started is None else now - started,
-                node_id=node,
-                tries=tries,
-            )
-            for client, tasks in answers.items()
-            for task, model, status, submitted, started, node, tries in tasks
-        ]
+    def _ended(self, status: TaskStatus | None) -> Iterator[Row]:
+        for part in reversed(list(self._recent)):
+            if status is not None and part.columns["status"] != status:
+                continue
+            for at in reversed(range(len(part))):
+                try:
+                    row = _in_seconds(part.row(at))
+                except Exception:
+                    # what clients sent may be anything: it must not keep others from seeing theirs
+                    break
+                yield row
 
 
 def _status(word: str) -> TaskStatus:
@@ -226,18 +207,7 @@ def _status(word: str) -> TaskStatus:
         raise BadRequest(f"status={word!r} is none: give one of {known}") from None
 
 
-def _info(row: Row) -> TaskInfo:
-    """A record of a row of the history."""
-    task, model, client, status, submitted, started, ended, node, tries, error = row[:-1]
-    return TaskInfo(
-        task_id=task,
-        model_id=model,
-        client=client,
-        status=TaskStatus(status),
-        submitted=submitted / MICRO,
-        started=None if started is None else started / MICRO,
-        ended=ended / MICRO,
-        node_id=node,
-        tries=tries,
-        error=error,
-    )
+def _in_seconds(row: Row) -> Row:
+    """A row of the history with times as people see them."""
+    submitted, started, ended = (None if time is None else time / MICRO for time in row[4:7])
+    return (*row[:4], submitted, started, ended, *row[7:])

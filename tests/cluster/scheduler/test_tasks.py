@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 
 import pytest
 
 import altlas_flow as af
+from altlas_flow import operations
+from altlas_flow.cluster.client.journal import ASKED
 from altlas_flow.errors import BadRequest, UnknownTask
 from altlas_flow.records import TaskStatus
 from tests.cluster.stages import another, echo, fill, model, named, over
@@ -123,3 +126,121 @@ def test_a_task_whose_client_has_gone_is_in_the_list_as_far_as_it_came(shared, s
     stage.open("go")
     assert over(shared)
     assert af.TaskInfo.model_validate_json(shared.flow.task(handle.request_id).model_dump_json())
+
+
+def test_the_latest_of_a_status_are_listed_wherever_they_are(shared, stage, gate):
+    busy = fill(shared, gate, 4)
+    waiting = [shared.flow.submit(stage.model(), {"n": n}) for n in range(5)]
+    ids = [handle.request_id for handle in [*busy, *waiting]]
+    for limit in (1, 3, 5):
+        found = [task.task_id for task in shared.flow.tasks("PENDING", limit=limit)]
+        assert found == ids[::-1][:limit]
+        assert [task.task_id for task in shared.flow.tasks(limit=limit)] == found
+    running = [task.task_id for task in shared.flow.tasks("running")]
+    assert running == [one for one in ids[3::-1] if one in running]
+    assert [task.task_id for task in shared.flow.tasks("running", limit=1)] == running[:1]
+    for handle in [*busy, *waiting]:
+        handle.cancel()
+    gate.open("fill")
+    assert over(shared)
+
+
+def test_an_id_that_is_used_again_means_the_request_under_way(shared, stage):
+    spec = stage.model()
+
+    def ask(**row):
+        return shared.flow.submit(af.InferenceRequest(model_id=spec.id, inputs=row, request_id="same"))
+
+    shared.flow.register(spec)
+    assert ask(n=1).result(LIMIT).ok
+    again = ask(n=2, wait="go")
+    stage.await_running(2)
+    until(lambda: shared.flow.task("same").status == "running")
+    assert [task.status for task in shared.flow.tasks() if task.task_id == "same"] == ["running", "completed"]
+    assert shared.flow.cancel_task("same")
+    assert again.response(LIMIT).error.type == "RequestCancelled"
+    assert shared.flow.task("same").status == "cancelled"
+    assert not shared.flow.cancel_task("same")
+    stage.open("go")
+    assert over(shared)
+
+
+def test_it_is_said_where_a_client_does_not_answer(shared, stage, monkeypatch):
+    said = []
+    monkeypatch.setattr(operations.logger, "warning", lambda text, *values: said.append(text % values))
+    with another(shared) as other:
+        theirs = other.submit(stage.model(), {"n": 1, "wait": "go"})
+        stage.await_running(1)
+        answers = other.client._stream_handlers
+        hears = answers[ASKED]
+        answers[ASKED] = lambda **_: None
+        assert theirs.request_id not in {task.task_id for task in shared.flow.tasks()}
+        assert len(said) == 1 and "did not answer: 1" in said[0]
+        with pytest.raises(UnknownTask, match="1 client did not answer and may have it"):
+            shared.flow.task(theirs.request_id)
+        answers[ASKED] = hears
+        assert shared.flow.task(theirs.request_id).client == other.client.id
+        stage.open("go")
+        assert theirs.result(LIMIT).ok
+
+
+def test_what_is_missing_in_the_history_is_missing_in_one_way(shared, stage):
+    spec = stage.model()
+    assert shared.flow.submit(spec, {"n": 1}).result(LIMIT).ok
+    ended = shared.flow.submit(spec, {"n": 2, "wait": "go"})
+    stage.await_running(2)
+    never = shared.flow.submit(spec, {"n": 3})
+    never.cancel()
+    stage.open("go")
+    assert ended.result(LIMIT).ok
+    until(lambda: len(shared.flow.history(model=spec.id)) == 3)
+    frame = shared.flow.history(model=spec.id).set_index("status")
+    assert frame.loc["cancelled", "node_id"] is None and frame.loc["cancelled", "error"] is None
+    assert set(frame.loc["completed", "error"]) == {None}
+    assert {str(frame[name].dtype) for name in ("node_id", "error")} == {"object"}
+    assert len(shared.flow.history(model="none", status="ERROR")) == 0
+
+
+@pytest.mark.parametrize("limit", [0, -5, "x", True, 2.0, None])
+def test_a_limit_is_a_whole_number_of_at_least_1(shared, limit):
+    with pytest.raises(BadRequest, match="whole number"):
+        shared.flow.tasks(limit=limit)
+
+
+def test_a_limit_may_be_larger_than_all(shared):
+    assert len(shared.flow.tasks(limit=10**30)) < 100_000
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda flow: flow.node(5),
+        lambda flow: flow.cordon(5),
+        lambda flow: flow.uncordon(b"a"),
+        lambda flow: flow.update_node_status(["a"], "busy"),
+        lambda flow: flow.update_node_status("a", "lazy\nbones"),
+        lambda flow: flow.drain(["a"]),
+        lambda flow: flow.drain("a", timeout=1e300),
+        lambda flow: flow.drain("a", timeout=10**400),
+        lambda flow: flow.unregister_node(None),
+        lambda flow: flow.load("a", 3),
+        lambda flow: flow.load(None, "m"),
+        lambda flow: flow.unload("a", ["m"]),
+        lambda flow: flow.update_node_models("a", [1]),
+        lambda flow: flow.update_node_models("a", b"m"),
+        lambda flow: flow.update_node_models("a", None),
+        lambda flow: flow.update_node_models(3, ["m"]),
+        lambda flow: flow.task(["t"]),
+        lambda flow: flow.cancel_task(b"t"),
+        lambda flow: flow.task("\udcff"),
+        lambda flow: flow.tasks(5),
+        lambda flow: flow.history(status="lazy"),
+        lambda flow: flow.register_node(
+            af.NodeInfo(node_id="n", capabilities={"g": datetime.date(2030, 1, 1)})
+        ),
+    ],
+)
+def test_what_is_no_name_and_no_time_is_refused_in_one_line(shared, wrong):
+    with pytest.raises(BadRequest) as caught:
+        wrong(shared.flow)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
