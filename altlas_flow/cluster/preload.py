@@ -12,9 +12,10 @@ import cloudpickle
 from distributed import Scheduler
 
 from altlas_flow.cluster.scheduler.control import NAME, ControlPlugin
+from altlas_flow.cluster.worker.gate import NannyGate
 from altlas_flow.cluster.worker.plugin import NAME as HOST_NAME
 from altlas_flow.cluster.worker.plugin import HostPlugin
-from altlas_flow.security.roles import Role
+from altlas_flow.security.folder import role_in
 from altlas_flow.settings import Settings
 
 
@@ -25,27 +26,33 @@ async def dask_setup(server: object) -> None:
 
 
 async def install(scheduler: Any) -> None:
-    """Put our plugins in place on a `distributed.Scheduler`, with its own settings."""
+    """Put our plugins in place on a `distributed.Scheduler`, with its own settings.
+
+    Raises
+    ------
+    CertificateError
+        Where its certificate cannot be read: then nobody would look at roles.
+    """
     settings = Settings.current()
-    plugin = ControlPlugin.of(settings, roles=has_roles(scheduler), ours=True)
+    roles = has_roles(scheduler)
+    plugin = ControlPlugin.of(settings, roles=roles, ours=True)
     await scheduler.register_scheduler_plugin(plugin, name=NAME, idempotent=True)
-    host = cloudpickle.dumps(HostPlugin(settings))
+    if roles:
+        gate = cloudpickle.dumps(NannyGate())
+        await scheduler.register_nanny_plugin(None, gate, NannyGate.name, idempotent=True)
+    host = cloudpickle.dumps(HostPlugin(settings, roles=roles))
     if HOST_NAME not in scheduler.worker_plugins:
         await scheduler.register_worker_plugin(None, host, HOST_NAME, idempotent=True)
 
 
 def has_roles(scheduler: Any) -> bool:
-    """Whether the scheduler's certificate is one of ours: then all others have to say their roles."""
+    """Whether the scheduler's certificate is one of ours: then all others have to say their roles.
+
+    Raises
+    ------
+    CertificateError
+    """
     security = scheduler.security
     if not security.require_encryption or not security.tls_scheduler_cert:
         return False
-    from pathlib import Path
-
-    from altlas_flow.security.folder import read_folder
-
-    path = Path(security.tls_scheduler_cert)
-    if not path.is_file():
-        return False  # its text, not its file: not made by us
-    return any(
-        one.certificate == path.absolute() and one.role is Role.SCHEDULER for one in read_folder(path.parent)
-    )
+    return role_in(security.tls_scheduler_cert) is not None
