@@ -15,6 +15,7 @@ from altlas_flow.cluster.scheduler.control import NAME, ControlPlugin
 from altlas_flow.cluster.worker.gate import NannyGate
 from altlas_flow.cluster.worker.plugin import NAME as HOST_NAME
 from altlas_flow.cluster.worker.plugin import HostPlugin
+from altlas_flow.errors import CertificateError
 from altlas_flow.security.folder import role_in
 from altlas_flow.settings import Settings
 
@@ -22,7 +23,11 @@ from altlas_flow.settings import Settings
 async def dask_setup(server: object) -> None:
     """Called by Dask once the server runs."""
     if isinstance(server, Scheduler):
-        await install(server)
+        try:
+            await install(server)
+        except CertificateError as error:
+            # Dask only logs what else is raised here, and would go on with nobody looking at roles
+            raise SystemExit(f"error: {error}") from error
 
 
 async def install(scheduler: Any) -> None:
