@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 from distributed.comm.addressing import get_address_host
 from distributed.comm.core import Comm
 
-from altlas_flow.cluster.scheduler.rules import FOR_ALL, FOR_NODES, JOINING, OUR_TOPICS, STREAMS, in_words
+from altlas_flow.cluster.scheduler.rules import (
+    FOR_ALL,
+    FOR_NODES,
+    JOINING,
+    OUR_TOPICS,
+    SHARED,
+    STREAMS,
+    in_words,
+)
 from altlas_flow.errors import AltlasError, Forbidden
 from altlas_flow.security.roles import Role, a, bears, name_in, role_of
 
@@ -205,6 +213,8 @@ class Guard:
         """See that nobody speaks for somebody else: another client, another node, the cluster itself."""
         bearer = name_in(comm.extra_info.get("peercert"))
         said = arguments.get("client")
+        if str(said).startswith(SHARED):
+            self.refuse(comm, name, f"as {said} is for the scheduler itself, which keeps shared data so")
         if said is not None and bearer_of(scheduler.client_comms.get(said)) not in (None, bearer):
             self.refuse(comm, name, f"for the client {said} is for the certificate that this one bears")
         if name in FOR_NODES:

@@ -85,6 +85,9 @@ FROM_WORKERS = frozenset({"close_gracefully"})
 #: How topics of events begin that hosts and the scheduler plugin say themselves.
 OUR_TOPICS = "altlas-"
 
+#: How the ids begin under which Dask keeps what is shared, as if these were clients.
+SHARED = ("published-", "queue-", "variable-")
+
 #: What operations do, for messages; others by their names.
 WORDS = {
     "register_node": "registering a node",

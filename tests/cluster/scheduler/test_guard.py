@@ -67,6 +67,7 @@ def test_each_role_gets_what_is_listed_for_it(name, allowed):
     ("name", "role", "arguments"),
     [
         ("scatter", "client", {"client": "theirs"}),
+        ("register-client", "client", {"client": "published-data"}),
         ("unregister", "node", {"address": "tls://w"}),
         ("retire_workers", "node", {"workers": ["tls://w"]}),
         ("retire_workers", "node", {}),
