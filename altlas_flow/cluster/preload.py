@@ -14,9 +14,11 @@ import cloudpickle
 from distributed import Scheduler
 
 from altlas_flow.cluster.scheduler.control import NAME, ControlPlugin
+from altlas_flow.cluster.worker.gate import NannyGate
 from altlas_flow.cluster.worker.plugin import NAME as HOST_NAME
 from altlas_flow.cluster.worker.plugin import HostPlugin
-from altlas_flow.security.roles import Role
+from altlas_flow.errors import CertificateError
+from altlas_flow.security.folder import role_in
 from altlas_flow.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,11 @@ OPEN_LIMIT = 20.0
 async def dask_setup(server: object) -> None:
     """Called by Dask once the server runs."""
     if isinstance(server, Scheduler):
-        await install(server)
+        try:
+            await install(server)
+        except CertificateError as error:
+            # Dask only logs what else is raised here, and would go on with nobody looking at roles
+            raise SystemExit(f"error: {error}") from error
 
 
 async def install(scheduler: Any) -> None:
@@ -36,11 +42,14 @@ async def install(scheduler: Any) -> None:
 
     Raises
     ------
+    CertificateError
+        Where its certificate cannot be read: then nobody would look at roles.
     HistoryError
         Where ``altlas.history`` cannot be used: who asked for a history is not to miss it later.
     """
     settings = Settings.current()
-    plugin = ControlPlugin.of(settings, roles=has_roles(scheduler), ours=True)
+    roles = has_roles(scheduler)
+    plugin = ControlPlugin.of(settings, roles=roles, ours=True)
     await scheduler.register_scheduler_plugin(plugin, name=NAME, idempotent=True)
     writer = scheduler.plugins[NAME].tasks.writer
     if writer is not None:
@@ -48,23 +57,22 @@ async def install(scheduler: Any) -> None:
             await asyncio.wait_for(asyncio.wrap_future(writer.ask("read", limit=1)), OPEN_LIMIT)
         except TimeoutError:
             logger.warning("%s is still being looked at: tasks wait for it", settings.history)
-    host = cloudpickle.dumps(HostPlugin(settings))
+    if roles:
+        gate = cloudpickle.dumps(NannyGate())
+        await scheduler.register_nanny_plugin(None, gate, NannyGate.name, idempotent=True)
+    host = cloudpickle.dumps(HostPlugin(settings, roles=roles))
     if HOST_NAME not in scheduler.worker_plugins:
         await scheduler.register_worker_plugin(None, host, HOST_NAME, idempotent=True)
 
 
 def has_roles(scheduler: Any) -> bool:
-    """Whether the scheduler's certificate is one of ours: then all others have to say their roles."""
+    """Whether the scheduler's certificate is one of ours: then all others have to say their roles.
+
+    Raises
+    ------
+    CertificateError
+    """
     security = scheduler.security
     if not security.require_encryption or not security.tls_scheduler_cert:
         return False
-    from pathlib import Path
-
-    from altlas_flow.security.folder import read_folder
-
-    path = Path(security.tls_scheduler_cert)
-    if not path.is_file():
-        return False  # its text, not its file: not made by us
-    return any(
-        one.certificate == path.absolute() and one.role is Role.SCHEDULER for one in read_folder(path.parent)
-    )
+    return role_in(security.tls_scheduler_cert) is not None

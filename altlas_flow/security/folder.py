@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import ssl
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from altlas_flow.errors import CertificateError, describe, names
 from altlas_flow.security.certificates import CA, needs_cryptography
-from altlas_flow.security.roles import ORGANIZATION, Role
+from altlas_flow.security.roles import ORGANIZATION, Role, a, role_of
+
+#: What of ``altlas-flow certs`` makes a certificate of each role.
+_COMMANDS = {
+    Role.NODE: "node",
+    Role.CLIENT: "client",
+    Role.OPERATOR: "client --operator",
+    Role.SCHEDULER: "init",
+}
 
 
 @dataclass(frozen=True)
@@ -49,16 +59,43 @@ def credentials(folder: str | os.PathLike[str], *roles: Role) -> Credentials:
         if len(fits) > 1:
             files = names(one.certificate.name for one in fits)
             raise CertificateError(
-                f"{place} has several certificates for a {role} ({files}): leave one of them"
+                f"{place} has several certificates for {a(role)} ({files}): leave one of them"
             )
         if fits:
             return fits[0]
-    command = {"node": "node", "client": "client", "operator": "client --operator", "scheduler": "init"}[
-        roles[0]
-    ]
-    raise CertificateError(
-        f"{place} has no certificate for a {roles[0]}: altlas-flow certs {command} makes one"
-    )
+    wanted = " or ".join(a(role) for role in roles)
+    commands = " or ".join(f"altlas-flow certs {_COMMANDS[role]}" for role in roles)
+    raise CertificateError(f"{place} has no certificate for {wanted}: make one with {commands}")
+
+
+def role_in(certificate: str) -> Role | None:
+    """The role in a certificate, its key wherever it is; None where it is none of ours.
+
+    Parameters
+    ----------
+    certificate : str
+        Its file, or its text (PEM), as in the configuration of Dask.
+
+    Raises
+    ------
+    CertificateError
+        Where it cannot be read.
+    """
+    text = certificate if "\n" in certificate else None
+    place = "the scheduler's certificate" if text else certificate
+    try:
+        # what ssl itself shows of a peer's; there where `cryptography` is not
+        decode = ssl._ssl._test_decode_cert  # type: ignore[attr-defined]
+        if text is None:
+            return role_of(decode(certificate))
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "certificate.pem")
+            file.write_text(text, encoding="ascii")
+            return role_of(decode(str(file)))
+    except (AttributeError, OSError, ValueError) as error:
+        raise CertificateError(
+            f"{place} cannot be read ({describe(error)}): give a certificate as PEM"
+        ) from error
 
 
 def read_folder(place: Path) -> list[Credentials]:

@@ -42,3 +42,13 @@ def name_in(certificate: Mapping[str, Any] | None) -> str:
     """The common name in a peer's certificate."""
     fields = dict(pair for part in (certificate or {}).get("subject", ()) for pair in part)
     return str(fields.get("commonName", ""))
+
+
+def a(role: Role) -> str:
+    """The role with its article, for messages."""
+    return f"{'an' if role[0] in 'aeiou' else 'a'} {role}"
+
+
+def bears(role: Role | None) -> str:
+    """Whose a certificate is, for messages."""
+    return f"{a(role)}'s" if role else "none of this cluster"

@@ -12,6 +12,7 @@ import pytest
 
 from altlas_flow.errors import CertificateError
 from altlas_flow.security.certificates import make_authority, make_certificate
+from altlas_flow.security.folder import credentials, role_in
 from altlas_flow.security.roles import Role, name_in, role_of
 
 LIMIT = 20
@@ -150,3 +151,26 @@ def test_a_host_that_is_none_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(CertificateError, match="neither a name nor an address"):
         make_authority(tmp_path / "named", hosts=["a" * 70 + ".example"])
     assert not (tmp_path / "named").exists()
+
+
+def test_a_certificate_says_its_role_wherever_its_key_is(folder, tmp_path):
+    text = (folder / "scheduler.pem").read_text()
+    alone = tmp_path / "server.crt"
+    alone.write_text(text)
+    both = tmp_path / "both.pem"
+    both.write_text((folder / "scheduler-key.pem").read_text() + text)
+    assert {role_in(str(alone)), role_in(str(both)), role_in(text)} == {Role.SCHEDULER}
+    assert role_in(str(folder / "ca.pem")) is None
+    alone.write_text("none")
+    for wrong in (str(alone), str(tmp_path / "nowhere.pem"), "no\ncertificate"):
+        with pytest.raises(CertificateError, match="cannot be read") as caught:
+            role_in(wrong)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_a_folder_lacks_is_said_with_all_commands_that_make_it(folder, tmp_path):
+    (tmp_path / "ca.pem").write_text((folder / "ca.pem").read_text())
+    with pytest.raises(CertificateError) as caught:
+        credentials(tmp_path, Role.OPERATOR, Role.CLIENT)
+    assert "no certificate for an operator or a client" in str(caught.value)
+    assert "altlas-flow certs client --operator or altlas-flow certs client" in str(caught.value)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from distributed.comm.core import Comm
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from altlas_flow._version import __version__
@@ -25,8 +26,10 @@ from altlas_flow.cluster.scheduler.hearing import Hearing
 from altlas_flow.cluster.scheduler.lessor import Lessor
 from altlas_flow.cluster.scheduler.nodes import Nodes
 from altlas_flow.cluster.scheduler.placer import Placer
+from altlas_flow.cluster.scheduler.streams import Streams
 from altlas_flow.cluster.scheduler.tasks import Tasks
 from altlas_flow.cluster.scheduler.watchman import Watchman
+from altlas_flow.cluster.worker.gate import REFUSALS
 from altlas_flow.cluster.worker.plugin import CANCEL, TOPIC
 from altlas_flow.cluster.worker.plugin import NAME as HOST_NAME
 from altlas_flow.cluster.worker.words import OPERATION
@@ -131,7 +134,12 @@ class ControlPlugin(SchedulerPlugin):
                 "altlas_register": self.catalog.register,
                 "altlas_models": self.catalog.models,
                 "altlas_eligible": self.catalog.eligible,
-                "altlas_strategy": self.catalog.add_strategy,
+                "altlas_strategy": self.guard.code(
+                    "strategy",
+                    "function",
+                    "register it as an entry point of altlas_flow.strategies, and name it",
+                    self.catalog.add_strategy,
+                ),
                 "altlas_open": self.open,
                 "altlas_lost": self.lost,
                 OPERATION: self.hearing.listen,
@@ -146,14 +154,14 @@ class ControlPlugin(SchedulerPlugin):
                 TOLD: self.told,
             }
         )
+        self.guard.wrap(scheduler)
+        Streams(scheduler, self.guard, self.placer.assignments).wrap()
 
     async def _begin_operations(self, scheduler: Scheduler) -> None:
         """What operators may do, and who may join: as the scheduler's own settings say, not a client's."""
         settings = Settings.current()
         self.audit = Audit(settings.audit, time.time)
-        guard = Guard(
-            self.roles, lambda name, comm: self.audit.note("forbidden", **who_is(comm), operation=name)
-        )
+        guard = self.guard = Guard(self.roles, self._refused)
         unusual = Unusual()
         registry = Registry(closed=is_closed(scheduler, settings.admission, roles=self.roles, ours=self.ours))
         for text in settings.registered:
@@ -176,9 +184,13 @@ class ControlPlugin(SchedulerPlugin):
         scheduler.handlers["altlas_task"] = guard.everybody(self.tasks.get)
         scheduler.handlers["altlas_cancel_task"] = guard.everybody(self.tasks.cancel)
         scheduler.handlers["altlas_history"] = guard.everybody(self.tasks.read)
-        guard.wrap(scheduler.handlers)
         if registry.closed:
             await self.admission.evict_strangers()
+
+    def _refused(self, name: str, comm: Comm) -> None:
+        who = who_is(comm)
+        logger.warning("refused: %s asked for %s", " ".join(who.values()), name)
+        self.audit.note("forbidden", **who, operation=name)
 
     @property
     def drained(self) -> Container[str]:
@@ -289,6 +301,8 @@ class ControlPlugin(SchedulerPlugin):
             return
         if topic == TOPIC:
             self._guard("a host's coming", self._host_came, msg)
+        elif topic == REFUSALS:
+            self._guard("a refusal", self.audit.note, "forbidden", **msg)
         elif msg.get("action") == "worker-status-change" and isinstance(topic, str):
             # told right before the worker counts as running
             self.loop.call_soon(self._guard, "a worker's status", self._status, topic)

@@ -17,6 +17,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from altlas_flow._version import __version__
 from altlas_flow.cluster.keys import DIGITS, is_envelope
+from altlas_flow.cluster.worker.gate import close_worker
 from altlas_flow.cluster.worker.gauges import Gauges
 from altlas_flow.cluster.worker.gpus import claim_gpus
 from altlas_flow.cluster.worker.words import Words
@@ -49,13 +50,15 @@ class HostPlugin(WorkerPlugin):
     ----------
     settings : Settings
         Of the client that registered it.
+    roles : bool
+        Whether the cluster's certificates bear roles, and the worker is to look at them.
     """
 
     name = NAME
     idempotent = True
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, *, roles: bool = False) -> None:
+        self.settings, self.roles = settings, roles
         self.host: ModelHost | None = None
 
     async def setup(self, worker: Worker) -> None:
@@ -97,6 +100,8 @@ class HostPlugin(WorkerPlugin):
         worker.metrics["altlas"] = self._metrics
         worker.stream_handlers[CANCEL] = self.cancel
         worker.handlers.update({"altlas_load": self.load, "altlas_unload": self.unload})
+        if self.roles:
+            close_worker(worker)
         worker.log_event(
             TOPIC,
             {
