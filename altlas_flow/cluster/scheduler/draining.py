@@ -205,7 +205,7 @@ class Draining:
         memory: Any = self.scheduler.extensions.get("amm")
         for policy in list(memory.policies) if memory is not None else ():
             if isinstance(policy, RetireWorker) and policy.address == ws.address:
-                memory.remove_policy(policy)
+                memory.policies.discard(policy)
         if ws.address not in self.scheduler.workers:
             return
         stimulus = f"altlas-stays-{time.time()}"
