@@ -315,11 +315,13 @@ async def _is_retired(address: str, security: Security, program: str) -> bool | 
     while True:
         try:
             async with rpc(address, connection_args=arguments, timeout=LOOK) as remote:
-                answer = await asyncio.wait_for(remote.altlas_retired(nanny=program), LOOK)
+                answer = await asyncio.wait_for(remote.altlas_retired(nanny=program), 2 * LOOK)
                 return bool(answer["result"])
-        except TimeoutError:
-            continue  # it is busy: where there is none, connecting fails otherwise
-        except (OSError, KeyError, TypeError):
+        except OSError as error:
+            if not isinstance(root_cause(error), TimeoutError):
+                return None
+            # else it is busy: where there is none, a connection is refused
+        except (KeyError, TypeError):
             return None
 
 
