@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import re
 import secrets
 import signal
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -19,6 +20,7 @@ from distributed import Nanny, Scheduler
 from distributed.comm.addressing import get_address_host
 from distributed.core import rpc
 from distributed.security import Security
+from distributed.worker_memory import parse_memory_limit
 
 from altlas_flow.cluster.discovery import Announcement, find, wanted_name
 from altlas_flow.cluster.preload import install
@@ -33,7 +35,8 @@ from altlas_flow.cluster.secure import (
     listens_on_loopback,
     security_of,
 )
-from altlas_flow.errors import ConnectError, describe, root_cause
+from altlas_flow.errors import BadRequest, ConnectError, describe, root_cause
+from altlas_flow.nodes.registry import name_problem
 from altlas_flow.security.roles import Role
 from altlas_flow.settings import Settings
 
@@ -43,6 +46,8 @@ logger = logging.getLogger(__name__)
 CLOSE_LIMIT = 10.0
 #: Seconds that a scheduler gets to say who it is.
 LOOK = 5.0
+#: Seconds that it gets to say whether it has retired a worker: one that is busy must not get it back.
+ASK = 60.0
 #: Longest pause, in seconds, between two tries to reach a scheduler that is not there.
 LONGEST = 30.0
 #: In errors of TLS: time does not mend them.
@@ -174,7 +179,10 @@ async def serve_worker(
     ------
     CertificateError, ConnectError
         Where it is refused, or the address is none.
+    BadRequest
+        Where an option cannot be.
     """
+    check_worker(options)
     security = security_of(tls, Role.NODE) or Security()
     check_protocol(address, security, side="worker")
     say(f"looking for the scheduler at {address}")
@@ -246,16 +254,20 @@ async def _live(
                 # it may be the worker in whose place this one comes
                 return _End(f"{address}: {why}")
             return _End(f"no worker could join at {address} ({describe(cause)})")
-        joined = await _identity(address, security)
+        program = nanny.address  # it has none once it has closed
         ready(nanny.worker_address or nanny.address)
         finished = asyncio.ensure_future(nanny.finished())
         await asyncio.wait({finished, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if stopped.done():
             return None
-        if await _identity(address, security) == joined:
-            # the scheduler that it had is there still: it has let go of this worker
+        retired = await _ask_why(address, security, program, stopped)
+        if stopped.done():
+            return None
+        if retired is None:
+            return _End(f"the scheduler at {address} has gone", joined=True)
+        if retired:
             return _End(f"the scheduler at {address} has retired this worker", joined=True, final=True)
-        return _End(f"the scheduler at {address} has gone", joined=True)
+        return _End(f"the connection to the scheduler at {address} is lost", joined=True)
     finally:
         try:
             await asyncio.wait_for(nanny.close(timeout=CLOSE_LIMIT / 2), CLOSE_LIMIT)
@@ -285,14 +297,32 @@ def _refusal(text: str, begin: str) -> str | None:
     return re.sub(r"""['"], 'time': .*""", "", why) if refused else None
 
 
-async def _identity(address: str, security: Security) -> str | None:
-    """Which scheduler answers there; None where none does."""
-    try:
-        arguments = security.get_connection_args("worker")
-        async with rpc(address, connection_args=arguments, timeout=LOOK) as remote:
-            return str((await asyncio.wait_for(remote.identity(), LOOK))["id"])
-    except (OSError, TimeoutError):
-        return None
+async def _ask_why(
+    address: str, security: Security, program: str, stopped: asyncio.Task[None]
+) -> bool | None:
+    """Whether the scheduler let go of a worker on purpose; None where no scheduler of ours answers there."""
+    asking = asyncio.ensure_future(_is_retired(address, security, program))
+    await asyncio.wait({asking, stopped}, return_when=asyncio.FIRST_COMPLETED, timeout=ASK)
+    if asking.done():
+        return asking.result()
+    asking.cancel()
+    return None
+
+
+async def _is_retired(address: str, security: Security, program: str) -> bool | None:
+    """As `_ask_why`; for as long as the scheduler is there and says nothing."""
+    arguments = security.get_connection_args("worker")
+    while True:
+        try:
+            async with rpc(address, connection_args=arguments, timeout=LOOK) as remote:
+                answer = await asyncio.wait_for(remote.altlas_retired(nanny=program), 2 * LOOK)
+                return bool(answer["result"])
+        except OSError as error:
+            if not isinstance(root_cause(error), TimeoutError):
+                return None
+            # else it is busy: where there is none, a connection is refused
+        except (KeyError, TypeError):
+            return None
 
 
 async def _started(nanny: Nanny) -> None:
@@ -311,6 +341,35 @@ async def _signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked.set)
     await asked.wait()
+
+
+def check_worker(options: Mapping[str, Any]) -> None:
+    """See that a worker can be as it is asked for, before anything is started.
+
+    Parameters
+    ----------
+    options : mapping
+        Of `distributed.Nanny`: its name, memory limit and resources are looked at.
+
+    Raises
+    ------
+    BadRequest
+    """
+    name = options.get("name")
+    if name is not None and (problem := name_problem(name)) is not None:
+        raise BadRequest(f"this worker cannot start: {problem}")
+    limit = options.get("memory_limit")
+    try:
+        parsed = parse_memory_limit(limit, options.get("nthreads") or 1, logger=logger)
+    except (ValueError, TypeError, OverflowError):
+        parsed = -1
+    if parsed is not None and parsed < 0:
+        raise BadRequest(
+            f"memory limit {limit!r} is none: give one such as '8 GiB', 'auto', or 0 for no limit"
+        )
+    for resource, amount in (options.get("resources") or {}).items():
+        if not (math.isfinite(amount) and amount >= 0):
+            raise BadRequest(f"resource {resource}={amount:g}: give a number of at least 0")
 
 
 def worker_config(labels: dict[str, str], memory_budget: str | None = None) -> Any:

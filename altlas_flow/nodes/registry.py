@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from altlas_flow.errors import BadRequest
+from altlas_flow.records import NodeInfo
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -19,14 +20,11 @@ class Visitor:
     ----------
     name : str
         As it calls itself; empty where it does not say, as a nanny.
-    host : str
-        Of the address where it says that it can be reached.
     peer : str
         Address from which it speaks, as the connection says: all else is its own word.
     """
 
     name: str
-    host: str
     peer: str
 
 
@@ -68,7 +66,7 @@ class Entry:
 
     def is_host(self, visitor: Visitor) -> bool:
         """Whether the visitor comes from its machine."""
-        return self.host is not None and (visitor.host == self.host or visitor.peer in self.addresses)
+        return self.host is not None and (visitor.peer == self.host or visitor.peer in self.addresses)
 
     def has_address(self, visitor: Visitor) -> bool:
         """Whether the visitor speaks from its address."""
@@ -174,6 +172,27 @@ def network_of(address: str) -> Network:
             f"{address!r} is neither an address nor a range of them: give one such as 192.168.1.100 "
             "or 10.0.0.0/24"
         ) from None
+
+
+def is_network(text: str) -> bool:
+    """Whether a text is an address, or a range of them."""
+    try:
+        network_of(text)
+    except BadRequest:
+        return False
+    return True
+
+
+def name_problem(name: object) -> str | None:
+    """Why a worker's name is none for a node; None where it is one."""
+    try:
+        NodeInfo(node_id=str(name))
+    except BadRequest:
+        return (
+            f"its name {str(name)[:80]!r} cannot be used: one is needed without blanks around it and without "
+            "control characters"
+        )
+    return None
 
 
 def entry_of(text: str) -> Entry:

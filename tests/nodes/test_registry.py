@@ -8,8 +8,8 @@ from altlas_flow.errors import BadRequest
 from altlas_flow.nodes.registry import Entry, Registry, Visitor, network_of
 
 
-def visitor(name="", peer="10.0.0.7", host=None):
-    return Visitor(name, host or peer, peer)
+def visitor(name="", peer="10.0.0.7"):
+    return Visitor(name, peer)
 
 
 def registry(*entries, closed=True):

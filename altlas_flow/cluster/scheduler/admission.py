@@ -6,21 +6,21 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from distributed.comm.addressing import get_address_host
+from distributed.comm.addressing import get_address_host, normalize_address
 from distributed.comm.core import Comm
 from distributed.core import rpc
 
 from altlas_flow.cluster.scheduler.guard import Guard, peer_of, who_is
 from altlas_flow.errors import describe
 from altlas_flow.nodes.audit import Audit
-from altlas_flow.nodes.registry import Entry, Registry, Visitor
+from altlas_flow.nodes.registry import Entry, Registry, Visitor, name_problem
 from altlas_flow.nodes.unusual import Unusual
 
 if TYPE_CHECKING:
-    from distributed.scheduler import Scheduler
+    from distributed.scheduler import Scheduler, WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ LOOKUP_LIMIT = 2.0
 PLUGIN_LIMIT = 60.0
 #: How the answer to a worker begins that may not join.
 REFUSED = "this cluster does not admit it"
-#: The same, where another has its name.
-TAKEN = "its name is taken"
+#: The same, where another has its name, or its address.
+TAKEN = "its place is taken"
 
 
 class Admission:
@@ -48,6 +48,7 @@ class Admission:
         self.audit, self.unusual = audit, unusual
         self.is_node: dict[str, str] = {}  # address of a worker -> id of the entry that it is
         self.refusals = 0
+        self._joining: dict[str, tuple[Visitor, dict[str, str], Any]] = {}  # by address: about to be taken in
         self._nannies: set[str] = set()  # addresses of nannies whose plugins wait for their workers
         self._sending: set[asyncio.Task[None]] = set()
         handlers = scheduler.handlers
@@ -56,35 +57,92 @@ class Admission:
 
     async def register(self, comm: Comm, **said: Any) -> Any:
         """A worker asks to join."""
-        host = str(get_address_host(said["address"]))
-        visitor = Visitor(str(said["name"]), host, peer_of(comm))
-        why = self.guard.join(comm) or await self.judge(visitor)
-        begin = REFUSED
-        if why is None and (other := self.scheduler.aliases.get(said["name"])) not in (None, said["address"]):
-            # Dask would say so, too, but after the audit log said that it has joined
-            begin, why = TAKEN, f"a worker {visitor.name!r} is here at {other}: choose another name"
+        visitor = Visitor(str(said["name"]), peer_of(comm))
+        why = self.guard.join(comm) or name_problem(said["name"]) or await self.judge(visitor)
+        begin, address = REFUSED, ""
+        if why is None:
+            begin, address = TAKEN, self._coerced(said)
+            why = self._place_taken(visitor.name, address)
         if why is not None:
             self._refuse(comm, visitor, why)
             message = f"{begin}: {why}"
             await comm.write({"status": "error", "message": message, "time": time.time()})
             return None
+        self._joining[address] = visitor, who_is(comm), said.get("nanny")
+        try:
+            # stays in there for as long as the worker does
+            return await self._register(comm, **said)
+        finally:
+            self._joining.pop(address, None)
+
+    def joined(self, address: str) -> None:
+        """Dask has taken a worker in: what asks and is not taken in changes nothing here."""
+        if (asked := self._joining.pop(address, None)) is None:
+            return
+        visitor, who, nanny = asked
         entry = self.registry.match(visitor, self.taken())
         if entry is not None:
-            self.is_node[said["address"]] = entry.node_id
-        self.audit.note("joined", **who_is(comm), node=visitor.name, worker=said["address"])
-        nanny = said.get("nanny")
+            self._is_now(address, visitor, entry)
+        self.audit.note("joined", **who, node=visitor.name, worker=address)
         if nanny in self._nannies:
             self._nannies.discard(nanny)
             # not awaited: a nanny answers nobody until its worker has joined
             sending = asyncio.get_running_loop().create_task(self._send_plugins(str(nanny)))
             self._sending.add(sending)
             sending.add_done_callback(self._sending.discard)
-        # stays in there for as long as the worker does
-        return await self._register(comm, **said)
+
+    def _is_now(self, address: str, visitor: Visitor, entry: Entry) -> None:
+        if not entry.is_range and visitor.name == entry.node_id:
+            # one that was taken for it by its address is another
+            self.is_node = {other: node for other, node in self.is_node.items() if node != entry.node_id}
+        self.is_node[address] = entry.node_id
+
+    def _coerced(self, said: Mapping[str, Any]) -> str:
+        """The address of a worker as Dask will have it."""
+        given = self.scheduler.coerce_address(said["address"], said.get("resolve_address", True))
+        return str(normalize_address(given))
+
+    def _place_taken(self, name: str, address: str) -> str | None:
+        """Why Dask, or an operator who says a name, could not tell a worker from one that is here.
+
+        Dask would say some of that, too, but only once it has begun; and for it 0 and "0" are two names.
+        """
+        if (there := self.scheduler.workers.get(address)) is not None:
+            return f"a worker {str(there.name)!r} is here at {address} already"
+        for other, where in self.scheduler.aliases.items():
+            if str(other) == name:
+                return f"a worker {name!r} is here at {where}: choose another name"
+        return None
+
+    def meet(self, entry: Entry) -> list[str]:
+        """A node was registered: addresses of the workers, here already, that are it."""
+        self.taken()
+        self.is_node = {address: node for address, node in self.is_node.items() if node != entry.node_id}
+        visitors = {ws.address: self._visitor(ws) for ws in self.scheduler.workers.values()}
+        found = [
+            address
+            for address, visitor in visitors.items()
+            if visitor.name == entry.node_id and entry.contradiction(visitor) is None
+        ]
+        for fits in (Entry.is_host, Entry.has_address):
+            found += [
+                address
+                for address, visitor in visitors.items()
+                if address not in self.is_node and address not in found and fits(entry, visitor)
+            ]
+        if not entry.is_range:
+            del found[1:]
+        self.is_node.update(dict.fromkeys(found, entry.node_id))
+        return found
+
+    def _visitor(self, ws: WorkerState) -> Visitor:
+        """A worker that is here, as it was when it asked to join."""
+        comm = getattr(self.scheduler.stream_comms.get(ws.address), "comm", None)
+        return Visitor(str(ws.name), peer_of(comm) if comm is not None else str(ws.host))
 
     async def register_nanny(self, comm: Comm, address: str) -> Any:
         """A nanny asks for its plugins, before its worker has a name: it gets them when that is known."""
-        visitor = Visitor("", str(get_address_host(address)), peer_of(comm))
+        visitor = Visitor("", peer_of(comm))
         why = self.guard.join(comm)
         if why is not None:
             self._refuse(comm, visitor, why)
@@ -129,7 +187,7 @@ class Admission:
     async def evict_strangers(self) -> None:
         """Let go of workers that joined before there was a rule, and that it does not admit."""
         for ws in list(self.scheduler.workers.values()):
-            visitor = Visitor(str(ws.name), str(ws.host), str(ws.host))
+            visitor = self._visitor(ws)
             why = await self.judge(visitor)
             if why is not None:
                 self.refusals += 1

@@ -179,6 +179,7 @@ class ControlPlugin(SchedulerPlugin):
         for name, operation in self.nodes.operations().items():
             scheduler.handlers[name] = guard.operators(name.removeprefix("altlas_"), operation)
         scheduler.handlers["altlas_nodes"] = guard.everybody(self.nodes.known)
+        scheduler.handlers["altlas_retired"] = guard.everybody(self.nodes.retired)
         self.tasks = Tasks(scheduler, guard, self.audit, unusual, settings.history)
         scheduler.handlers["altlas_tasks"] = guard.everybody(self.tasks.known)
         scheduler.handlers["altlas_task"] = guard.everybody(self.tasks.get)
@@ -328,6 +329,10 @@ class ControlPlugin(SchedulerPlugin):
     def _status(self, address: str) -> None:
         self.placer.status(address)
         self.lessor.nodes_changed()
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """Dask has taken a worker in."""
+        self._guard("a joining", self.admission.joined, worker)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """A worker is gone, and its host with it."""

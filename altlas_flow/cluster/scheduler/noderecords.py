@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from altlas_flow.nodes.lifecycle import Life
-from altlas_flow.nodes.registry import Entry
+from altlas_flow.nodes.registry import Entry, name_problem
 from altlas_flow.placement.decide import ASIDE
 from altlas_flow.placement.node import Node
 from altlas_flow.records import ModelLatency, NodeInfo, NodeStatus
@@ -69,7 +69,7 @@ def record_of(
     )
     metrics = dict(ws.metrics) if ws is not None else {}
     return NodeInfo(
-        node_id=node.name,
+        node_id=shown_name(node.name),
         hostname=said.get("hostname"),
         ip_address=ws.host if ws is not None else None,
         status=life.status,
@@ -99,6 +99,22 @@ def record_of(
             for model in ids(digits)
         },
         heartbeat=max(0.0, now - ws.last_seen) if ws is not None else None,
+    )
+
+
+def shown_name(name: str) -> str:
+    """A node's name; quoted where operators could not say it: it joined before it could be refused."""
+    return name if name_problem(name) is None else repr(name)
+
+
+def record_of_strange(node: Node) -> NodeInfo:
+    """A node that is here, and of which the rest cannot be shown."""
+    return NodeInfo(
+        node_id=shown_name(node.name),
+        status=NodeStatus.ERROR,
+        address=node.address,
+        joined=True,
+        reason="what it says of itself cannot be shown",
     )
 
 

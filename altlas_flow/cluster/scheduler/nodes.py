@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,20 +12,23 @@ from distributed.comm.core import Comm
 
 from altlas_flow.cluster.keys import DIGITS
 from altlas_flow.cluster.scheduler.admission import Admission
+from altlas_flow.cluster.scheduler.draining import Draining
 from altlas_flow.cluster.scheduler.guard import who_is
 from altlas_flow.cluster.scheduler.loading import Loading
-from altlas_flow.cluster.scheduler.noderecords import Orders, record_of, record_of_absent
+from altlas_flow.cluster.scheduler.noderecords import Orders, record_of, record_of_absent, record_of_strange
 from altlas_flow.cluster.scheduler.placer import Placer
 from altlas_flow.cluster.scheduler.watchman import Watchman
 from altlas_flow.errors import (
+    AltlasError,
     BadRequest,
     ClusterError,
     UnknownNode,
+    describe,
     names,
 )
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.nodes.audit import Audit
-from altlas_flow.nodes.registry import Entry, Registry, network_of
+from altlas_flow.nodes.registry import Entry, Registry, is_network, network_of
 from altlas_flow.placement.node import Node
 from altlas_flow.records import NodeInfo, NodeStatus
 
@@ -34,9 +36,6 @@ if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, WorkerState
 
 logger = logging.getLogger(__name__)
-
-#: Names of drained nodes that are remembered, so that nobody starts them again.
-DRAINED = 1000
 
 
 class Nodes:
@@ -71,17 +70,19 @@ class Nodes:
         self.audit: Audit = admission.audit
         self.loading = Loading(scheduler, placer, catalog, load_limit)
         self.orders: dict[str, Orders] = {}  # by name of the worker
-        self.drained: dict[str, None] = {}
-        self._called_off: dict[str, asyncio.Event] = {}  # by name: set where a drain is to end
+        self.draining = Draining(scheduler, placer, watchman)
+        self.drained = self.draining.drained
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- what Dask and hosts tell ----------------------------------------------------------------
 
     def came(self, ws: WorkerState) -> None:
         """A host is there: what operators said of it holds, and it loads what it is to have."""
-        name = str(ws.name)
-        self.drained.pop(name, None)
-        entry = self._entry_of(ws.address, name)
+        self.draining.came(ws)
+        self._is(ws.address, str(ws.name), self._entry_of(ws.address, str(ws.name)))
+
+    def _is(self, address: str, name: str, entry: Entry | None) -> None:
+        """What was said of a node holds for the worker that is it."""
         if entry is not None and name not in self.orders and entry.node_id in self.orders:
             # said of it by the id that it was registered by
             self.orders[name] = replace(self.orders[entry.node_id])
@@ -91,12 +92,13 @@ class Nodes:
             if len(wanted) < len(entry.models):
                 unknown = sorted({*entry.models} - {*wanted})
                 logger.warning("node %s is to have models that nobody has registered: %s", name, unknown)
-            task = asyncio.get_running_loop().create_task(self.loading.load_quietly(ws.address, wanted))
+            task = asyncio.get_running_loop().create_task(self.loading.load_quietly(address, wanted))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     def left(self, address: str) -> None:
         """A worker is gone."""
+        self.draining.left(address)
         node = self.placer.roster.get(address)
         self.audit.note("left", node=node.name if node is not None else "", worker=address)
 
@@ -114,6 +116,10 @@ class Nodes:
 
     # -- what is asked ---------------------------------------------------------------------------
 
+    async def retired(self, comm: Comm, nanny: str) -> bool:
+        """Whether the worker of a nanny was let go of on purpose: its program asks why it is gone."""
+        return nanny in self.draining.retired
+
     async def known(self, comm: Comm) -> list[dict[str, Any]]:
         """All nodes: those that are here, and those that are registered and are not."""
         found = [self._info(node) for node in self.placer.roster]
@@ -128,6 +134,11 @@ class Nodes:
     async def register(self, comm: Comm, node: dict[str, Any]) -> None:
         """Have a node known, and admitted: it may be here already."""
         info = NodeInfo(**node)
+        if info.ip_address is None and info.hostname is None and is_network(info.node_id):
+            raise BadRequest(
+                f"{info.node_id!r} is an address, not a name: register NAME --address {info.node_id} "
+                "(ip_address= of a NodeInfo)"
+            )
         entry = Entry(
             info.node_id,
             host=info.hostname,
@@ -139,13 +150,17 @@ class Nodes:
         self.registry.put(entry)
         if info.status is not NodeStatus.ONLINE:
             self._order(info.node_id, info.status)
+        for address in self.admission.meet(entry):
+            if (here := self.placer.roster.get(address)) is not None:
+                self._is(address, here.name, entry)
         self.audit.note("registered", **who_is(comm), node=info.node_id, status=info.status)
 
     async def set_status(self, comm: Comm, node_id: str, status: str) -> None:
         """``BUSY`` cordons, ``OFFLINE`` and ``ERROR`` bar, until ``ONLINE``."""
         word = NodeStatus(status)
         nodes = self._meant(node_id)
-        if not nodes or word is NodeStatus.ONLINE:
+        if not nodes or word is NodeStatus.ONLINE or self.registry.get(node_id) is not None:
+            # for whoever comes as that, too
             self._order(node_id, word)
         for node in nodes:
             self._order(node.name, word)
@@ -160,6 +175,7 @@ class Nodes:
             entry = self.registry.get(node_id)
             assert entry is not None
             entry.models = wanted
+            self.audit.note("models", **who_is(comm), node=node_id, wanted=wanted)
             return {"loaded": [], "unloaded": []}
         for model in wanted:
             self.loading.spec(model)
@@ -196,65 +212,38 @@ class Nodes:
 
     async def drain(self, comm: Comm, node_id: str, within: float) -> None:
         """Give a node no new work, wait until what it has is done, and retire its worker."""
-        node = self._here(node_id)
-        self._order(node.name, NodeStatus.BUSY)
-        self.audit.note("draining", **who_is(comm), node=node_id)
-        await self._await_empty(node, within)
-        self.drained[node.name] = None
-        while len(self.drained) > DRAINED:
-            del self.drained[next(iter(self.drained))]
-        if node.address in self.scheduler.workers:
-            await self.scheduler.retire_workers(
-                workers=[node.address],
-                close_workers=True,
-                remove=True,
-                stimulus_id=f"altlas-drain-{time.time()}",
-            )
-        self.orders.pop(node.name, None)
-        self._called_off.pop(node.name, None)
-        self.audit.note("drained", **who_is(comm), node=node_id)
+        await self._drain(comm, [self._here(node_id)], node_id, within)
 
     async def unregister(self, comm: Comm, node_id: str, within: float) -> None:
         """Drain a node where it is here, and forget it."""
-        for node in self._meant(node_id):
-            await self.drain(comm, node.name, within)
+        await self._drain(comm, self._meant(node_id), None, within)
         self.registry.drop(node_id)
         self.orders.pop(node_id, None)
         self.audit.note("unregistered", **who_is(comm), node=node_id)
 
     # -- how -------------------------------------------------------------------------------------
 
-    async def _await_empty(self, node: Node, within: float) -> None:
-        """Wait until a node that is drained has nothing left.
+    async def _drain(self, comm: Comm, nodes: list[Node], node_id: str | None, within: float) -> None:
+        """Drain nodes, all at once: what one of them has must not go to the next."""
+        for node in nodes:
+            self._order(node.name, NodeStatus.BUSY)
+            self.audit.note("draining", **who_is(comm), node=node_id or node.name)
 
-        Raises
-        ------
-        ClusterError
-            Where it does not come to that in time, or it is given work again.
-        """
-        called_off = self._called_off.setdefault(node.name, asyncio.Event())
-        waits = [
-            asyncio.ensure_future(wait) for wait in (self.placer.emptied(node.address), called_off.wait())
-        ]
-        try:
-            await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
-            if called_off.is_set():
-                raise ClusterError(f"node {node.name} was uncordoned while it was drained: it stays")
-            if not waits[0].done():
-                left = len(self.placer.on.get(node.address, ()))
-                raise ClusterError(
-                    f"node {node.name} is not empty after {within:.0f} s ({left} pieces of work): it stays "
-                    "cordoned; drain it again, or uncordon it"
-                )
-        finally:
-            for wait in waits:
-                wait.cancel()
+        async def one(node: Node) -> None:
+            await self.draining.drain(node, within)
+            self.orders.pop(node.name, None)
+            self._bar(node.name)
+            self.audit.note("drained", **who_is(comm), node=node_id or node.name)
+
+        ends = await asyncio.gather(*(one(node) for node in nodes), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
 
     def _order(self, name: str, status: NodeStatus) -> None:
         if status is NodeStatus.ONLINE:
             self.orders.pop(name, None)
-            if (drain := self._called_off.pop(name, None)) is not None:
-                drain.set()
+            self.draining.call_off(name)
             for node in self._named(name):
                 self.placer.health.forget(node.address)
         else:
@@ -317,11 +306,18 @@ class Nodes:
         return self.registry.get(self.admission.is_node.get(address, name))
 
     def _info(self, node: Node) -> NodeInfo:
-        return record_of(
-            node,
-            self.scheduler.workers.get(node.address),
-            self.orders.get(node.name) or Orders(),
-            silent=node.address in self.watchman.silent,
-            aside=self.placer.health.aside(node.address, self.placer.loop.time()),
-            ids=self.loading.ids,
-        )
+        try:
+            info = record_of(
+                node,
+                self.scheduler.workers.get(node.address),
+                self.orders.get(node.name) or Orders(),
+                silent=node.address in self.watchman.silent,
+                aside=self.placer.health.aside(node.address, self.placer.loop.time()),
+                ids=self.loading.ids,
+            )
+            info.model_dump(mode="json")
+        except (AltlasError, ValueError, TypeError, LookupError) as error:
+            # what one worker says of itself must not keep people from seeing the others
+            logger.warning("worker %s cannot be shown: %s", node.address, describe(error))
+            return record_of_strange(node)
+        return info

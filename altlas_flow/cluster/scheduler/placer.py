@@ -10,6 +10,7 @@ import asyncio
 import logging
 import pickle
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a row is thought to take where nobody knows.
 UNKNOWN_SECONDS = 0.01
+#: Nodes that left of late, and are remembered: work may wait for one such as they were.
+GONE = 1000
 
 
 class Placer:
@@ -83,7 +86,7 @@ class Placer:
         self.assignments: dict[Any, Assignment] = {}
         self.on: dict[str, set[Any]] = {}  # address -> keys
         self.parked: dict[Any, asyncio.TimerHandle] = {}  # tasks that nobody can do now
-        self.gone: list[tuple[float, Node]] = []  # nodes that left, and when
+        self.gone: deque[tuple[float, Node]] = deque(maxlen=GONE)  # nodes that left, and when
         self._emptied: dict[str, asyncio.Event] = {}  # somebody waits until nothing is there any more
         self.losses = Losses(scheduler, self.fail, heard_out)
         # envelopes that nobody wants any more, and that run on: their node is not free
@@ -120,6 +123,8 @@ class Placer:
         node, ws = self.roster.get(address), self.scheduler.workers.get(address)
         if ws is not None and ws.status in (Status.closing, Status.closing_gracefully):
             self.losses.leaving.add(address)
+        elif ws is not None:
+            self.losses.leaving.discard(address)  # it was to be retired, and stays
         if node is None or ws is None:
             return
         was = node.available
@@ -132,6 +137,7 @@ class Placer:
         node = self.roster.get(address)
         if node is not None:
             self.gone.append((self.loop.time(), node))
+            self._forget_gone()
             self.roster.remove(address)
             if self.names.get(node.name) == address:
                 del self.names[node.name]
@@ -398,12 +404,15 @@ class Placer:
 
     def _may_come(self, needs: Needs) -> bool:
         """Whether a node that could is paused, was there a moment ago, or none has come yet."""
-        since = self.loop.time() - self.patience
-        self.gone = [(at, node) for at, node in self.gone if at >= since]
+        self._forget_gone()
         known = [*self.roster, *(node for _, node in self.gone)]
         return not known or any(
             refusal(needs, replace(node, available=True, barred="")) is None for node in known
         )
+
+    def _forget_gone(self) -> None:
+        while self.gone and self.gone[0][0] < self.loop.time() - self.patience:
+            self.gone.popleft()
 
     def _give_up(self, key: Any) -> None:
         """End a parked task with an error that says why nobody can do it."""

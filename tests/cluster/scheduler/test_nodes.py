@@ -213,6 +213,11 @@ def test_what_cannot_be_is_an_error_of_one_line(pair):
             "nowhere",
         ),
         (lambda: pair.flow.drain("a", timeout="soon"), BadRequest, "timeout"),
+        (
+            lambda: pair.flow.register_node(af.NodeInfo(node_id="192.0.2.0/24")),
+            BadRequest,
+            "an address, not a name",
+        ),
     ]
     for call, kind, text in wrong:
         with pytest.raises(kind, match=text) as caught:
@@ -293,9 +298,7 @@ def test_an_embedded_worker_that_was_drained_is_not_started_again():
 def test_a_node_that_has_not_joined_is_remembered_and_what_was_said_of_it_holds_when_it_comes():
     with laboratory(named("a")) as lab:
         spec = lab.flow.register(model(echo))
-        lab.flow.register_node(
-            af.NodeInfo(node_id="late", ip_address="127.0.0.1", available_models=[spec.id])
-        )
+        lab.flow.register_node(af.NodeInfo(node_id="late", available_models=[spec.id]))
         lab.flow.cordon("late")
         info = lab.flow.node("late")
         assert (info.status, info.joined, info.reason) == (NodeStatus.OFFLINE, False, "it has not joined")
@@ -333,6 +336,7 @@ def test_what_operators_do_and_who_came_is_in_the_audit_log(tmp_path, stage):
         flow.update_node_status("a", "OFFLINE")
         flow.uncordon("a")
         flow.register_node(af.NodeInfo(node_id="later"))
+        flow.update_node_models("later", [spec.id])
         flow.unregister_node("later")
         handle = flow.submit(stage.model(), {"n": 1, "wait": "go"})
         stage.await_running(1)
@@ -343,7 +347,7 @@ def test_what_operators_do_and_who_came_is_in_the_audit_log(tmp_path, stage):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["event"] for line in lines if line["event"] != "left"] == [
         *("joined", "loaded", "unloaded", "models", "cordoned", "set OFFLINE", "uncordoned"),
-        *("registered", "unregistered", "cancelled", "draining", "drained"),
+        *("registered", "models", "unregistered", "cancelled", "draining", "drained"),
     ]
     assert {line.get("address") for line in lines if line["event"] != "left"} == {"127.0.0.1"}
     said = {line["event"]: line for line in lines}
