@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import Client
+from distributed import Client, Event, fire_and_forget
 from distributed.comm.core import CommClosedError
 from distributed.core import connect, rpc
 
@@ -250,8 +250,18 @@ def test_what_dasks_clients_do_still_works_and_results_go_between_workers(two, p
         waits = client.submit(time.sleep, 30)
         waits.cancel(force=True)
         assert waits.cancelled()
+        done = Event("done", client=client)
+        left = client.submit(_later, "done", pure=False)
+        fire_and_forget(left)
+        del left
+        assert done.wait(LIMIT)
         client.log_event("mine", {"said": 1})
         assert client.get_events("mine")
+
+
+def _later(name):
+    time.sleep(0.3)
+    Event(name).set()
 
 
 def test_an_operator_may_and_nannies_start_their_workers_again(two, pki):  # noqa: F811

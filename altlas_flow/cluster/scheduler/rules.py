@@ -86,7 +86,9 @@ FROM_WORKERS = frozenset({"close_gracefully"})
 OUR_TOPICS = "altlas-"
 
 #: How the ids begin under which Dask keeps what is shared, as if these were clients.
-SHARED = ("published-", "queue-", "variable-")
+SHARED = ("published-", "queue-", "variable-", "fire-and-forget")
+#: What a client may say for another: that a task is to run though nobody waits for it.
+FOR_NOBODY = ("client-desires-keys", "fire-and-forget")
 
 #: What operations do, for messages; others by their names.
 WORDS = {

@@ -14,7 +14,7 @@ from distributed.comm.core import Comm
 
 from altlas_flow.cluster.scheduler.assignment import Assignment
 from altlas_flow.cluster.scheduler.guard import Guard, role_on
-from altlas_flow.cluster.scheduler.rules import OF_CLIENTS, OF_WORKERS
+from altlas_flow.cluster.scheduler.rules import FOR_NOBODY, OF_CLIENTS, OF_WORKERS
 from altlas_flow.cluster.worker.plugin import CANCEL, TOPIC
 from altlas_flow.errors import Forbidden
 from altlas_flow.security.roles import Role
@@ -66,11 +66,11 @@ class Streams:
         if kind not in extra or name not in (OF_CLIENTS if kind == "client" else OF_WORKERS):
             self.guard.refuse(comm, name, f"is nothing that a {kind} says")
         own = extra[kind]
-        if message.get(kind, own) != own:
+        if (said := message.get(kind, own)) != own and (name, said) != FOR_NOBODY:
             self.guard.refuse(comm, name, f"for another {kind} is for that one")
         if kind == "worker":
-            said: Any = message.get("msg")
-            if name == "log-event" and message.get("topic") == TOPIC and dict(said).get("address") != own:
+            event: Any = message.get("msg")
+            if name == "log-event" and message.get("topic") == TOPIC and dict(event).get("address") != own:
                 self.guard.refuse(comm, name, "that speaks of another worker is for that one")
         elif role_on(comm) is not Role.OPERATOR:
             if name == CANCEL and not self._is_of(message.get("key"), own):

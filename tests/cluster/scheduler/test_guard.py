@@ -114,6 +114,8 @@ def test_a_stream_is_that_of_whoever_opened_it(role):
 
     operates = role == "operator"
     assert may("heartbeat-client") and may("close-stream") and may("update-graph", client="mine")
+    assert may("client-desires-keys", client="fire-and-forget", keys=[])
+    assert not may("client-releases-keys", client="fire-and-forget", keys=[])
     assert not may("close-client", client="theirs") and not may("task-finished")
     assert may("altlas-cancel", key="mine") and may("altlas-cancel", key="gone")
     assert may("altlas-cancel", key="theirs") is operates
