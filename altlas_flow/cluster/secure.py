@@ -14,7 +14,7 @@ from altlas_flow.cluster.scheduler.admission import is_loopback
 from altlas_flow.cluster.scheduler.guard import role_on
 from altlas_flow.errors import CertificateError, ConnectError, Exposed, describe
 from altlas_flow.security.folder import credentials
-from altlas_flow.security.roles import Role
+from altlas_flow.security.roles import Role, a
 
 
 def security_of(folder: str | os.PathLike[str] | None, *roles: Role) -> Security | None:
@@ -94,7 +94,7 @@ def check_scheduler(client: Client) -> None:
     stream = client.scheduler_comm
     role = role_on(stream.comm) if stream is not None and stream.comm is not None else None
     if role is not Role.SCHEDULER:
-        bears = f"a {role}'s" if role else "none of this authority"
+        bears = f"{a(role)}'s" if role else "none of this authority"
         raise CertificateError(
             f"what answers as the scheduler bears {bears} certificate: somebody else may have taken its place"
         )
