@@ -137,7 +137,6 @@ class Placer:
         node = self.roster.get(address)
         if node is not None:
             self.gone.append((self.loop.time(), node))
-            self._forget_gone()
             self.roster.remove(address)
             if self.names.get(node.name) == address:
                 del self.names[node.name]
@@ -404,15 +403,11 @@ class Placer:
 
     def _may_come(self, needs: Needs) -> bool:
         """Whether a node that could is paused, was there a moment ago, or none has come yet."""
-        self._forget_gone()
-        known = [*self.roster, *(node for _, node in self.gone)]
+        since = self.loop.time() - self.patience
+        known = [*self.roster, *(node for at, node in self.gone if at >= since)]
         return not known or any(
             refusal(needs, replace(node, available=True, barred="")) is None for node in known
         )
-
-    def _forget_gone(self) -> None:
-        while self.gone and self.gone[0][0] < self.loop.time() - self.patience:
-            self.gone.popleft()
 
     def _give_up(self, key: Any) -> None:
         """End a parked task with an error that says why nobody can do it."""
