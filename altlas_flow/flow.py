@@ -134,14 +134,8 @@ class Flow(Requests, Operations):
             self._connection.fit(spec.resolved())
         return self._catalog.register(spec, replace=replace)
 
-    def load(self, node_id: str, model: str | ModelSpec) -> None:
-        """Have a model loaded on a node; one that is built in, or given, gets into the cluster's catalog.
-
-        Raises
-        ------
-        UnknownNode, UnknownModel, ModelLoadError
-        """
-        super().load(node_id, self.register(self._catalog.find(model)).id)
+    def _in_catalog(self, model: str | ModelSpec) -> str:
+        return self.register(self._catalog.find(model)).id
 
     def models(self) -> dict[str, ModelSpec]:
         """The catalog of the cluster, and what is built in: id -> spec."""

@@ -15,6 +15,7 @@ from distributed import Client
 from altlas_flow.cluster.connect import call_control
 from altlas_flow.errors import BadRequest, one_line
 from altlas_flow.history.rows import COLUMNS
+from altlas_flow.models.spec import ModelSpec
 from altlas_flow.records import NodeInfo, NodeStatus, TaskInfo, TaskStatus
 from altlas_flow.records.table import Table
 
@@ -156,16 +157,21 @@ class Operations(ABC):
         _text("node_id", node_id, "a node's name")
         self._ask("altlas_drain", limit=_limit(timeout), node_id=node_id, within=timeout)
 
-    def load(self, node_id: str, model: str) -> None:
-        """Have a model loaded on a node.
+    @abstractmethod
+    def _in_catalog(self, model: str | ModelSpec) -> str:
+        """The id of a model that is in the cluster's catalog, or is put there: built in, or given."""
+
+    def load(self, node_id: str, model: str | ModelSpec) -> None:
+        """Have a model loaded on a node; one that is built in, or given, gets into the cluster's catalog.
 
         Raises
         ------
         UnknownNode, UnknownModel, ModelLoadError
         """
         _text("node_id", node_id, "a node's name")
-        _text("model", model, "the id of a model")
-        self._ask("altlas_load", limit=LOAD_LIMIT, node_id=node_id, model=model)
+        if not isinstance(model, ModelSpec):
+            _text("model", model, "the id of a model, or a ModelSpec")
+        self._ask("altlas_load", limit=LOAD_LIMIT, node_id=node_id, model=self._in_catalog(model))
 
     def unload(self, node_id: str, model: str) -> None:
         """Have a model unloaded from a node, once nobody uses it there.
