@@ -281,7 +281,7 @@ def test_an_operator_may_and_nannies_start_their_workers_again(two, pki):  # noq
 
 
 def _worker(flow, name):
-    workers = flow.client.scheduler_info(n_workers=-1)["workers"]
+    workers = flow.client.sync(flow.client.scheduler.identity, n_workers=-1)["workers"]
     return next((at for at, said in workers.items() if said["name"] == name), None)
 
 

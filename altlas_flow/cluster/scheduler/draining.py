@@ -233,10 +233,12 @@ class Draining:
         except Exception as error:
             # it has ended, or ends: Dask's nanny answers nobody then, or with what went wrong at its end
             logger.info("nanny %s of drained node %s: %s", nanny, node.name, describe(error))
-        # it may have started a worker in the meantime
+        # it may have started a worker in the meantime, which made that forgotten when it came
         for ws in [ws for ws in self.scheduler.workers.values() if ws.nanny == nanny]:
             stimulus = f"altlas-drain-{time.time()}"
             await self.scheduler.remove_worker(ws.address, expected=True, close=True, stimulus_id=stimulus)
+        _remember(self.drained, node.name)
+        _remember(self.retired, nanny)
 
 
 class _Changes(SchedulerPlugin):

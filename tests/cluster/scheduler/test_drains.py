@@ -56,7 +56,7 @@ def test_a_worker_that_dies_while_it_is_drained_is_not_started_again(stage):
         running = [lab.flow.submit(stage.model(), {"n": n, "wait": "go"}) for n in range(2)]
         stage.await_running(0, 1)
         address = lab.address_of("a")
-        nanny = lab.client.scheduler_info(n_workers=-1)["workers"][address]["nanny"]
+        nanny = lab.client.sync(lab.client.scheduler.identity, n_workers=-1)["workers"][address]["nanny"]
         with ThreadPoolExecutor(1) as pool:
             drain = pool.submit(lab.flow.drain, "a", timeout=LIMIT)
             until(lambda: lab.flow.node("a").cordoned)

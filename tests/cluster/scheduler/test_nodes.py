@@ -375,7 +375,7 @@ def test_refused_joins_again_and_again_are_a_warning(tmp_path):
         assert len(audited(tmp_path, "refused")) == 5
         (warned,) = audited(tmp_path, "unusual")
         assert "5 joins from 127.0.0.1 were refused" in warned["text"]
-        assert lab.client.scheduler_info()["workers"] == {}
+        assert lab.client.sync(lab.client.scheduler.identity, n_workers=-1)["workers"] == {}
 
 
 def test_a_worker_that_is_not_registered_is_refused_before_it_gets_plugins_or_work(tmp_path):
