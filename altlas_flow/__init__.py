@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         get_distributed_model_orchestrator,
         get_distributed_orchestrator,
     )
+    from altlas_flow.pipeline.pipeline import Pipeline
+    from altlas_flow.pipeline.stage import Stage
     from altlas_flow.records import (
         DistributionStrategy,
         InferenceRequest,
@@ -53,9 +55,11 @@ _WHERE = {
     "ModelSpec": "altlas_flow.models.spec",
     "NodeInfo": "altlas_flow.records",
     "NodeStatus": "altlas_flow.records",
+    "Pipeline": "altlas_flow.pipeline.pipeline",
     "Plan": "altlas_flow.dataframe.report",
     "RetryPolicy": "altlas_flow.records",
     "RunSummary": "altlas_flow.dataframe.report",
+    "Stage": "altlas_flow.pipeline.stage",
     "TaskInfo": "altlas_flow.records",
     "TaskStatus": "altlas_flow.records",
     "Trace": "altlas_flow.records",
@@ -80,9 +84,11 @@ __all__ = [
     "ModelSpec",
     "NodeInfo",
     "NodeStatus",
+    "Pipeline",
     "Plan",
     "RetryPolicy",
     "RunSummary",
+    "Stage",
     "TaskInfo",
     "TaskStatus",
     "Trace",

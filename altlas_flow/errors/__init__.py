@@ -23,7 +23,9 @@
     │   ├── DeadlineExceeded     the request was not answered in time
     │   ├── RequestCancelled     the request was cancelled
     │   ├── Overloaded           too much waits already (``altlas.overload: raise``)
-    │   └── InvalidAnswer        the answer did not pass the request's validator
+    │   ├── InvalidAnswer        the answer did not pass the request's validator
+    │   └── StageFailed          a stage of a pipeline failed: the first one that did
+    ├── PipelineError            a pipeline cannot be run as it is written
     ├── OutputError
     │   ├── OutputNotWritable    the folder cannot be written (rights, full disk)
     │   ├── OutputLocked         another job works on the folder
@@ -41,6 +43,7 @@
         ├── ClusterLost          the scheduler or all workers went away
         ├── NodeLost             the worker died, or fell silent, while it had the request
         └── HostClosed           the worker is shutting down
+            └── NodeFault        the node failed at a stage of a pipeline
 
 The message is always one line that says what to do. Every error pickles: what its constructor takes
 is its ``args``. The error of a request knows its ``tries``, the ``nodes`` they were made on, and its
@@ -87,6 +90,7 @@ from altlas_flow.errors.models import (
     UnknownModel,
     UnsafeModel,
 )
+from altlas_flow.errors.pipelines import NodeFault, PipelineError, StageFailed
 from altlas_flow.errors.requests import (
     BadRequest,
     DeadlineExceeded,
@@ -118,6 +122,7 @@ __all__ = [
     "ModelError",
     "ModelLoadError",
     "NoEligibleNode",
+    "NodeFault",
     "NodeLost",
     "NothingPredicted",
     "OutputError",
@@ -126,12 +131,14 @@ __all__ = [
     "OutputNotWritable",
     "Overloaded",
     "ParameterError",
+    "PipelineError",
     "PredictError",
     "RequestCancelled",
     "RequestError",
     "SettingsError",
     "SourceError",
     "SpecError",
+    "StageFailed",
     "UnknownModel",
     "UnknownNode",
     "UnknownTask",
