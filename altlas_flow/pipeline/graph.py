@@ -10,7 +10,7 @@ from dask._task_spec import Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future
 
-from altlas_flow.cluster.keys import ANNOTATION, predict_key
+from altlas_flow.cluster.keys import ANNOTATION, passage_key, predict_key
 from altlas_flow.cluster.ledger import IN_SPAN
 from altlas_flow.pipeline.step import Compiled
 from altlas_flow.pipeline.tasks import run_stage
@@ -27,7 +27,10 @@ class Way:
     priority : int
         Of its tasks in Dask, and of its batches on hosts.
     lenient : bool
-        See `run_stage`.
+        Faults of nodes are those of rows, as in jobs. Otherwise requests pass: those that were running when a
+        worker died are known, and the sender decides about them.
+    solo : bool
+        Run alone on its host: it may be what kills workers.
     strategies : mapping of str to str
         Names of strategies, by step; others are placed by the default.
     exclude : mapping of str to set of str
@@ -37,6 +40,7 @@ class Way:
     rows: int
     priority: int = 0
     lenient: bool = False
+    solo: bool = False
     strategies: Mapping[str, str] | None = None
     exclude: Mapping[str, frozenset[str]] | None = None
 
@@ -67,7 +71,8 @@ def send(
         Of each step; they have to be released, or what they stand for stays on the cluster.
     """
     wanted = list(compiled.steps if steps is None else steps)
-    keys = {name: predict_key(compiled.steps[name].spec.fingerprint) for name in wanted}
+    name_of = predict_key if way.lenient else passage_key
+    keys = {name: name_of(compiled.steps[name].spec.fingerprint) for name in wanted}
     layers: dict[str, Any] = {}
     before: dict[str, set[str]] = {}
     for name in wanted:
@@ -85,6 +90,10 @@ def send(
 def said_of(name: str, way: Way) -> dict[str, Any]:
     """What the scheduler plugin is told of a step."""
     said: dict[str, Any] = {"rows": way.rows}
+    if way.solo:
+        said["solo"] = True
+    if not way.lenient:
+        said["count"] = way.rows
     if way.strategies and name in way.strategies:
         said["strategy"] = way.strategies[name]
     if way.exclude and name in way.exclude:

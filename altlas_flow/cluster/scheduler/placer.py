@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
 
-from altlas_flow.cluster.keys import ANNOTATION, DIGITS, is_envelope, model_of
+from altlas_flow.cluster.keys import ANNOTATION, DIGITS, is_envelope, is_passage, model_of
 from altlas_flow.cluster.scheduler.assignment import Assignment
 from altlas_flow.cluster.scheduler.losses import NOWHERE, Losses
 from altlas_flow.errors import AltlasError, ModelLoadError, NoEligibleNode, located
@@ -88,7 +88,7 @@ class Placer:
         self.parked: dict[Any, asyncio.TimerHandle] = {}  # tasks that nobody can do now
         self.gone: deque[tuple[float, Node]] = deque(maxlen=GONE)  # nodes that left, and when
         self._emptied: dict[str, asyncio.Event] = {}  # somebody waits until nothing is there any more
-        self.losses = Losses(scheduler, self.fail, heard_out)
+        self.losses = Losses(scheduler, self.fail, heard_out, self._place_anew)
         # envelopes that nobody wants any more, and that run on: their node is not free
         self.lingering: dict[Any, Assignment] = {}
         self._let_go = let_go
@@ -233,7 +233,7 @@ class Placer:
                 assignment.name,
             )
             self._release(assignment)
-            if is_envelope(key) and (assignment.lost or lost is not None):
+            if (is_envelope(key) or is_passage(key)) and (assignment.lost or lost is not None):
                 self.losses.lose(ts, assignment, lost, name)
             else:
                 self.place_if_ready(ts)
@@ -422,6 +422,12 @@ class Placer:
             return
         reasons = self.roster.reasons(self.needs.get(model) or Needs.of({}, {}, 0))
         self.fail(key, NoEligibleNode(self.ids.get(model, model), reasons))
+
+    def _place_anew(self, ts: TaskState) -> None:
+        """A task that had not begun when its node was lost: as if nothing had happened."""
+        ts.suspicious = 0  # or Dask would give it up after some workers that others have killed
+        if self.place_if_ready(ts):
+            self.scheduler.transitions({ts.key: "processing"}, stimulus_id=f"altlas-anew-{ts.key}")
 
     def unpark(self) -> None:
         """A node came, or works again: place what waited for one."""
