@@ -23,7 +23,11 @@
     │   ├── DeadlineExceeded     the request was not answered in time
     │   ├── RequestCancelled     the request was cancelled
     │   ├── Overloaded           too much waits already (``altlas.overload: raise``)
-    │   └── InvalidAnswer        the answer did not pass the request's validator
+    │   ├── InvalidAnswer        the answer did not pass the request's validator
+    │   └── AggregationError     several answers give no verdict
+    │       ├── NoQuorum             too few models answered
+    │       ├── Uncombinable         answers of other types, shapes or labels
+    │       └── AggregationFailed    an aggregator, or a function given to one, raised
     ├── OutputError
     │   ├── OutputNotWritable    the folder cannot be written (rights, full disk)
     │   ├── OutputLocked         another job works on the folder
@@ -88,16 +92,22 @@ from altlas_flow.errors.models import (
     UnsafeModel,
 )
 from altlas_flow.errors.requests import (
+    AggregationError,
+    AggregationFailed,
     BadRequest,
     DeadlineExceeded,
     InvalidAnswer,
+    NoQuorum,
     Overloaded,
     RequestCancelled,
     RequestError,
+    Uncombinable,
 )
 from altlas_flow.errors.words import kinds_of, names, one_line, root_cause, text_of
 
 __all__ = [
+    "AggregationError",
+    "AggregationFailed",
     "AltlasError",
     "BadRequest",
     "BadRow",
@@ -118,6 +128,7 @@ __all__ = [
     "ModelError",
     "ModelLoadError",
     "NoEligibleNode",
+    "NoQuorum",
     "NodeLost",
     "NothingPredicted",
     "OutputError",
@@ -132,6 +143,7 @@ __all__ = [
     "SettingsError",
     "SourceError",
     "SpecError",
+    "Uncombinable",
     "UnknownModel",
     "UnknownNode",
     "UnknownTask",
