@@ -18,6 +18,7 @@ from altlas_flow.errors import (
     BadRequest,
     ClusterLost,
     NoQuorum,
+    Overloaded,
     ParameterError,
     RequestCancelled,
     Uncombinable,
@@ -336,6 +337,49 @@ def test_a_model_that_cannot_be_loaded_is_missing(flow):
     found = flow.ask([broken, cat], "x")
     assert found.outputs == {cat.id: "cat"}
     assert "no weights" in found.missing[broken.id]
+
+
+def test_one_for_which_there_is_no_room_is_missing(flow, monkeypatch):
+    cat, full = answering("cat"), answering("dog")
+    submit = flow.submit
+
+    def crowded(asked, *arguments, **options):
+        if asked == full.id:
+            raise Overloaded("too much waits")
+        return submit(asked, *arguments, **options)
+
+    monkeypatch.setattr(flow, "submit", crowded)
+    found = flow.ask([full, cat], "x")
+    assert (found.outputs, found.missing) == ({cat.id: "cat"}, {full.id: "too much waits"})
+
+
+def test_what_breaks_off_the_sending_leaves_nothing_under_way(flow, lab, gates, monkeypatch):
+    late, other = gates.model("late"), answering("cat")
+    submit, sent = flow.submit, []
+
+    def interrupted(asked, *arguments, **options):
+        if asked == other.id:
+            raise KeyboardInterrupt
+        sent.append(submit(asked, *arguments, **options))
+        return sent[-1]
+
+    monkeypatch.setattr(flow, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        flow.ask([late, other], "x")
+    assert [handle.status for handle in sent] == ["cancelled"]
+    assert not flow._referee._open
+    gates.open()
+    quiet(lab)
+
+
+def test_a_parameter_that_only_the_worker_can_refuse_costs_its_model_alone(flow):
+    def warm(rows, temperature=1.0):
+        return [temperature] * len(rows)
+
+    one, other = model(warm), answering("cat")
+    found = flow.ask([one, other], "x", temperature=0.5)
+    assert found.outputs == {one.id: 0.5}
+    assert "temperature" in found.missing[other.id]
 
 
 def test_cancelled_it_gives_up_all_of_them(flow, lab, gates):

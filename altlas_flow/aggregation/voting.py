@@ -92,6 +92,7 @@ class _VoteTally(Tally):
         self._key = aggregator.key
         self._places = {model: at for at, model in enumerate(self.models)}
         self._votes: dict[str, list[Any]] = {}
+        self._decided_rows = 0  # from the first on; a row that is decided stays it
         self._near = EXACT * math.fsum(self.weights.values())
 
     def _take(self, model: str, outputs: Any) -> None:
@@ -120,7 +121,10 @@ class _VoteTally(Tally):
 
     def _decided(self) -> bool:
         waiting = [model for model in self.models if model not in self.outputs and model not in self.missing]
-        return all(self._row_decided(row, waiting) for row in range(1 if self.rows is None else self.rows))
+        rows = 1 if self.rows is None else self.rows
+        while self._decided_rows < rows and self._row_decided(self._decided_rows, waiting):
+            self._decided_rows += 1
+        return self._decided_rows == rows
 
     def _row_decided(self, row: int, waiting: Sequence[str]) -> bool:
         """Whether the leader stays it, even where all that are missing vote for one other label."""

@@ -162,10 +162,10 @@ class Asking(ABC):
         try:
             for spec, own in zip(specs, each, strict=True):
                 handles.append(self._send(spec.id, own, request, inputs, strategy, options))
-        except BaseException as error:
+        except BaseException:
             for handle in handles:
                 handle.cancel()
-            fanout.end(error)
+            self._referee.leave(fanout)
             raise
         fanout.watch(handles)
         return fanout

@@ -24,6 +24,7 @@ from altlas_flow.errors import (
     AggregationFailed,
     AltlasError,
     BadRequest,
+    NoQuorum,
     RequestCancelled,
     located,
 )
@@ -156,7 +157,8 @@ class FanOut:
             if isinstance(failure, AggregationError):
                 failure.responses = tuple(self._ordered())
                 failure.missing = failure.missing or self._missing()
-                failure.__cause__ = failure.__cause__ or self._first_error()
+            if isinstance(failure, NoQuorum):
+                failure.__cause__ = self._first_error()
             self.end(failure)
 
     def end(self, error: BaseException | None, found: Responses | None = None) -> bool:

@@ -345,6 +345,14 @@ def test_stacking_learns_whom_to_believe_and_travels():
     assert single == verdicts[:20].tolist()
 
 
+def test_what_a_stacking_was_fitted_on_is_part_of_its_digest():
+    outputs, truth = experts(50)
+    code = [af.ensemble(af.Stacking().fit(outputs, right)).code() for right in (truth, truth, 1 - truth)]
+    one, again, other = (digest_callable(part) for (part,) in code)
+    assert one == again != other
+    assert digest_callable(pickle.loads(pickle.dumps(code[0]))[0]) == one
+
+
 def test_stacking_takes_an_estimator_and_leaves_it_as_it_was():
     from sklearn.tree import DecisionTreeClassifier
 

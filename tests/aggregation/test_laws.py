@@ -14,7 +14,7 @@ import altlas_flow as af
 from altlas_flow.errors import NoQuorum, Uncombinable
 
 #: A slow machine is no broken law.
-law = settings(deadline=None, max_examples=60)
+law = settings(deadline=None, max_examples=40)
 
 MODELS = tuple("abcde")
 
