@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     )
     from altlas_flow.parallel.fanout import FanOut
     from altlas_flow.parallel.responses import Responses
+    from altlas_flow.pipeline.pipeline import Pipeline
+    from altlas_flow.pipeline.stage import Stage
     from altlas_flow.records import (
         DistributionStrategy,
         InferenceRequest,
@@ -62,12 +64,14 @@ _WHERE = {
     "ModelSpec": "altlas_flow.models.spec",
     "NodeInfo": "altlas_flow.records",
     "NodeStatus": "altlas_flow.records",
+    "Pipeline": "altlas_flow.pipeline.pipeline",
     "Plan": "altlas_flow.dataframe.report",
     "Responses": "altlas_flow.parallel.responses",
     "ResultAggregationStrategy": "altlas_flow.records",
     "RetryPolicy": "altlas_flow.records",
     "RunSummary": "altlas_flow.dataframe.report",
     "Stacking": "altlas_flow.aggregation",
+    "Stage": "altlas_flow.pipeline.stage",
     "TaskInfo": "altlas_flow.records",
     "TaskStatus": "altlas_flow.records",
     "Trace": "altlas_flow.records",
@@ -101,12 +105,14 @@ __all__ = [
     "ModelSpec",
     "NodeInfo",
     "NodeStatus",
+    "Pipeline",
     "Plan",
     "Responses",
     "ResultAggregationStrategy",
     "RetryPolicy",
     "RunSummary",
     "Stacking",
+    "Stage",
     "TaskInfo",
     "TaskStatus",
     "Trace",

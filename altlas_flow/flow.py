@@ -105,6 +105,7 @@ class Flow(Requests, Asking, Operations):
         self._transport = transport_for(connection.client, settings)
         self._referee = Referee()
         self._catalog = Catalog(lambda: self.client)
+        self._begin_pipelines()
 
     @property
     def client(self) -> Client:
