@@ -247,11 +247,11 @@ def test_a_request_says_all_but_the_models(flow):
 def test_what_is_there_at_the_deadline_is_combined_and_the_rest_is_named(flow, gates):
     quick, late = answering("quick"), gates.model("late")
     assert flow.ask([quick], "x").ok  # it is loaded
-    found = flow.ask([late, quick], "x", deadline=1.5)
+    found = flow.ask([quick, late], "x", deadline=1.5)
     assert found.outputs == {quick.id: "quick"}
     assert "not answered within 1.5 s" in found.missing[late.id] and not found.ok
     with pytest.raises(NoQuorum, match="1 of 2 models answered, and 2 are needed") as caught:
-        flow.ask([late, quick], "x", combine=af.vote(quorum=2), deadline="1500ms")
+        flow.ask([quick, late], "x", combine=af.vote(quorum=2), deadline="1500ms")
     assert [one.outputs for one in caught.value.responses] == ["quick"]
     assert list(caught.value.missing) == [late.id]
     again = pickle.loads(pickle.dumps(caught.value))
