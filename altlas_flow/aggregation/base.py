@@ -63,7 +63,7 @@ class Aggregator(ABC):
     ) -> None:
         if weights is not None and quality is not None:
             raise BadRequest(f"{self.name}() takes weights or quality: leave one of them out")
-        needed_of(quorum, 1)
+        needed_of(quorum)
         self.quorum, self.weights, self.quality = quorum, weights, quality
 
     def begin(self, models: Sequence[str], rows: int | None = None) -> Tally:

@@ -70,8 +70,8 @@ def _recorded(quality: Quality, models: Sequence[str]) -> dict[str, float]:
     return {model: known.get(model, mean) for model in models}
 
 
-def needed_of(quorum: float | None, count: int) -> int:
-    """How many of so many models have to answer.
+def needed_of(quorum: float | None, count: int | None = None) -> int:
+    """How many of so many models have to answer; without `count` only what can be meant is checked.
 
     Raises
     ------
@@ -81,9 +81,13 @@ def needed_of(quorum: float | None, count: int) -> int:
         return 1
     given: Any = quorum
     if isinstance(given, int) and not isinstance(given, bool) and given >= 1:
+        if count is not None and given > count:
+            raise BadRequest(f"quorum={given} of {count} models can never be reached: ask more, or lower it")
         return given
     if isinstance(given, float) and 0 < given <= 1:
-        return max(1, math.ceil(given * count - 1e-9))  # 0.6 of 5 models are 3, whatever floats make of it
+        return max(
+            1, math.ceil(given * (count or 1) - 1e-9)
+        )  # 0.6 of 5 models are 3, whatever floats make of it
     raise BadRequest(
         f"quorum={one_line(repr(quorum), 60)} is none: give a count of at least 1, or as a float a share "
         "above 0 and at most 1"

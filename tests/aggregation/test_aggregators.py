@@ -56,6 +56,7 @@ def test_who_was_not_asked_cannot_answer_and_nobody_answers_twice():
         (lambda: af.average({"a": 1}).begin([*"ab"]), "none for model 'b'"),
         (lambda: af.average([1, 0]).begin([*"ab"]), "above 0"),
         (lambda: af.average([1, float("nan")]).begin([*"ab"]), "above 0"),
+        (lambda: af.vote(quorum=3).begin([*"ab"]), "never be reached"),
         (lambda: af.average(quality={"a": -1}).begin([*"ab"]), "at least 0"),
     ],
 )
