@@ -44,6 +44,25 @@ class DistributionStrategy(StrEnum):
         return cls.__members__.get(name)
 
 
+class ResultAggregationStrategy(StrEnum):
+    """How the answers of several models become one; also found by ``"majority-vote"``.
+
+    Each stands for an aggregator with its defaults: `altlas_flow.first`, `every`, `vote`, `average`, and
+    `ensemble`, which is then the mean of class probabilities.
+    """
+
+    FIRST_RESPONSE = "FIRST_RESPONSE"
+    ALL_RESPONSES = "ALL_RESPONSES"
+    MAJORITY_VOTE = "MAJORITY_VOTE"
+    WEIGHTED_AVERAGE = "WEIGHTED_AVERAGE"
+    ENSEMBLE = "ENSEMBLE"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ResultAggregationStrategy | None:
+        name = str(value).strip().upper().replace("-", "_")
+        return cls.__members__.get(name)
+
+
 class RetryPolicy(Record):
     """How often a request is tried, and after which errors; frozen.
 
