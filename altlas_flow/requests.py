@@ -71,8 +71,8 @@ class Requests(ABC):
         idempotent : bool
             Whether it may run twice; otherwise a worker that dies with it ends it.
         hedge : bool
-            Send it to a second node where it takes longer than 95 of 100 requests to its model; the first
-            answer counts, the other is given up. At most ``altlas.hedge-share`` of such requests are sent twice.
+            Send it to a second node, too, where it takes longer than 95 of 100 requests to its model; the
+            first answer counts. At most ``altlas.hedge-share`` of such requests are sent twice.
         parameters : mapping, optional
             Of the prediction, where one is named like an argument of this method.
         **more

@@ -1,9 +1,9 @@
 """Second tries: requests that are late are sent to another node as well, and the first answer counts.
 
-Lives on the event loop of Dask's client, beside `Dispatch`, which sends, and `Returns`, which hands out what
-comes back. A second try is a `SecondTry`, a handle that nobody holds: it waits in lanes and travels in envelopes
-as any other, gives its answer to the first, and its failure to nobody. Where the first try fails while it is
-under way, the request goes on in its place.
+Lives on the event loop of Dask's client, beside `Dispatch`, which sends, and `Returns`, which hands out
+what comes back. A second try is a `SecondTry`, a handle that nobody holds: it waits in lanes and travels in
+envelopes as any other, gives its answer to the first, and its failure to nobody. Where the first try fails
+while the second is under way, the request goes on in its place.
 """
 
 from __future__ import annotations
@@ -136,12 +136,17 @@ class SecondTries:
     def _watch(self, flight: Flight) -> None:
         """Have it looked at when it is late."""
         model = flight.lane.spec.fingerprint
-        after = self._lateness.after(model, self._clock())
+        after = self._after(model)
         if after is None:
             self._unknown.setdefault(model, {})[flight] = None
         else:
             heapq.heappush(self._due, (flight.sent + after, next(self._order), flight))
             self._set()
+
+    def _after(self, model: str) -> float | None:
+        """Seconds after which a request of a model is late enough; None where nobody knows."""
+        after = self._lateness.after(model, self._clock())
+        return None if after is None else after * self._budget.patience
 
     def _set(self) -> None:
         """Have the timer go off when the first envelope that is not over will be late."""
@@ -163,7 +168,7 @@ class SecondTries:
         again: list[Flight] = []
         while self._due and self._due[0][0] <= now:
             flight = heapq.heappop(self._due)[2]
-            after = self._lateness.after(flight.lane.spec.fingerprint, now)
+            after = self._after(flight.lane.spec.fingerprint)
             if after is None or now < flight.sent + after:
                 again.append(flight)  # more is known by now than when it left
             else:
@@ -248,10 +253,9 @@ class SecondTries:
         if loser is not None:
             if not loser.overtaken:
                 loser.overtaken = True
-                known = loser.node if loser.node != "?" else None
-                self.observe(
-                    loser, known or (flight.answers and flight.answers.placement.get("apart")) or "?"
-                )
+                placed = flight.answers.placement if flight.answers is not None else {}
+                node = loser.node if loser.node != "?" else str(placed.get("apart", "?"))
+                self.observe(loser, node)
             self._withdraw(loser, at)
 
     def over(self, handle: Handle) -> None:
@@ -260,7 +264,7 @@ class SecondTries:
             self.drop(second)
 
     def drop(self, second: SecondTry, node: str = "?", outcome: str = "") -> None:
-        """A second try is not wanted any more, or has failed on a node; the first goes on, if anything does."""
+        """A second try is not wanted any more, or has failed on a node; whatever the first does goes on."""
         if second._final is not None:
             return
         second._final = CANCELLED
