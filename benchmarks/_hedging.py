@@ -59,7 +59,7 @@ class Run:
     p50, p99 : float
         Seconds from when a request was due to its answer that 50 and 99 of 100 took at most.
     p99_slow, p999_slow : float
-        What 99 and 999 of 1,000 took of those that were due in the second half, in which a worker may be slow.
+        The same for 990 and 999 of 1,000 that were due in the second half, in which a worker may be slow.
     requests, extra, won : int
         Requests, those that were sent twice, and those whose second try was faster.
     """

@@ -26,9 +26,9 @@ ENOUGH, MINIMUM = 5, 20
 MODELS, NODES = 64, 64
 #: Second tries that can be saved up: after a quiet day, not all requests of a bad minute are sent twice.
 SAVED = 100
-#: Second tries that are kept for those who need one most: with less than that left, a request has to be later
-#: than late, by up to that share. Without it, five of a hundred that are a little late on healthy nodes use all
-#: up, and nothing is left when a node becomes slow.
+#: Second tries that are kept for those who need one most: with less than that left, a request has to be
+#: later than late, by up to that share. Without it, those that are a little late on healthy nodes, five of a
+#: hundred, use all up, and nothing is left when a node becomes slow.
 RESERVE, STRETCH = 20, 0.5
 
 

@@ -265,7 +265,7 @@ class Returns:
         if isinstance(error, NoEligibleNode) and flight.lane.apart is not None:
             # nobody beside the node of the first try: that says nothing of the request
             if isinstance(handle, SecondTry):
-                self._seconds.drop(handle, outcome="no other node could do it")
+                self._seconds.refused(handle)
             else:
                 self._again(handle, flight, "?")  # it has taken the place of a second try
             return

@@ -263,6 +263,13 @@ class SecondTries:
         if handle._hedged is not None and (second := handle._hedged.second) is not None:
             self.drop(second)
 
+    def refused(self, second: SecondTry) -> None:
+        """The scheduler knows no other node than that of the first try: this one has gone nowhere."""
+        if second._final is None:
+            self.drop(second, outcome="no other node could do it")
+            self._budget.refund(max(1, second._rows))
+            self.counts = self.counts._replace(sent=self.counts.sent - 1)
+
     def drop(self, second: SecondTry, node: str = "?", outcome: str = "") -> None:
         """A second try is not wanted any more, or has failed on a node; whatever the first does goes on."""
         if second._final is not None:
