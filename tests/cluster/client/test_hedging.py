@@ -251,8 +251,10 @@ def test_where_there_is_no_other_node_nothing_is_hedged_and_nothing_fails(solo, 
 def test_no_more_is_sent_twice_than_the_share_allows(three, stage):
     with another(three, hedge_share=0.05) as flow:
         spec, other = ready(three, stage, flow), model(echo)
-        late = [flow.submit(spec, {"n": n}, hedge=True) for n in range(2)]
-        stage.await_running(0)
+        late = []
+        for n in range(2):
+            late.append(flow.submit(spec, {"n": n}, hedge=True))
+            stage.await_running(n)
 
         def go_on():
             flow.submit(other, 1, hedge=True).result(LIMIT)
