@@ -116,6 +116,8 @@ def samples() -> list[errors.AltlasError]:
         errors.NoEligibleNode: ("minilm", {"node": "no\nGPU"}),
         errors.NoQuorum: (1, 2, {"minilm": "no\ntime"}),
         errors.Uncombinable: (("minilm", "bge"), "text\nand a number"),
+        errors.NodeFault: ("gpu-1", "out of\nmemory"),
+        errors.StageFailed: ("hear", "no\nsound"),
         errors.AggregationFailed: ("vote(key=)", "KeyError:\n'label'"),
     }
     classes = [

@@ -125,6 +125,8 @@ class InferenceRequest(Record):
         What answers have to pass; as text ``"package.module:name"``.
     idempotent : bool
         Whether it may be executed again where nobody knows whether it was.
+    hedge : bool
+        Whether it may be sent to a second node where it is late; not with ``idempotent=False``.
     task_type : str, optional
         Such as ``text-generation``; what models are chosen by.
     metadata : dict
@@ -154,6 +156,7 @@ class InferenceRequest(Record):
         default=None, description="a callable, a pydantic model class, or 'package.module:name'"
     )
     idempotent: bool = Field(default=True, description="True or False")
+    hedge: bool = Field(default=False, description="True or False")
     task_type: str | None = Field(default=None, description='a text such as "text-generation"')
     metadata: dict[str, Any] = Field(default={}, description="a mapping of names to values")
 

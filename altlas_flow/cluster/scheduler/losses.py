@@ -41,8 +41,8 @@ class Losses:
         ``fail(key, error)`` ends a task.
     heard_out : callable
         ``await heard_out(address)``: until all that the host of a lost worker had said is heard.
-    anew : callable
-        ``anew(ts)`` places a task again.
+    place : callable
+        ``place(ts)`` restricts a task to a node that can do it: whether there is one.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Losses:
         scheduler: Scheduler,
         fail: Callable[[Any, AltlasError], None],
         heard_out: Callable[[str], Awaitable[None]],
-        anew: Callable[[TaskState], None],
+        place: Callable[[TaskState], bool],
     ) -> None:
-        self.scheduler, self._fail, self._heard_out, self._anew = scheduler, fail, heard_out, anew
+        self.scheduler, self._fail, self._heard_out, self._place = scheduler, fail, heard_out, place
         self.loop = asyncio.get_running_loop()
         self.leaving: set[str] = set()  # workers that go on purpose
         self._running: dict[str, dict[str, list[tuple[Any, list[int] | None]]]] = {}  # by address and slot
@@ -180,8 +180,11 @@ class Losses:
             return
         lost = self._lost(assignment, address, name, cause)
         if is_passage(assignment.key) and not (lost.started or lost.suspected):
+            # it had not begun: as if nothing had happened
             assignment.lost = False
-            self._anew(ts)
+            ts.suspicious = 0  # or Dask would give it up after some workers that others have killed
+            if self._place(ts):
+                self.scheduler.transitions({ts.key: "processing"}, stimulus_id=f"altlas-anew-{ts.key}")
         else:
             self._fail(assignment.key, lost)
 
