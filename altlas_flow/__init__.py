@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from altlas_flow.parallel.fanout import FanOut
     from altlas_flow.parallel.responses import Responses
+    from altlas_flow.pipeline.cascade import Cascade, cascade
     from altlas_flow.pipeline.pipeline import Pipeline
     from altlas_flow.pipeline.stage import Stage
     from altlas_flow.records import (
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Aggregator": "altlas_flow.aggregation",
     "AltlasError": "altlas_flow.errors",
+    "Cascade": "altlas_flow.pipeline.cascade",
     "DistributedModelOrchestrator": "altlas_flow.orchestrator",
     "DistributionStrategy": "altlas_flow.records",
     "EnhancedModelOrchestrator": "altlas_flow.orchestrator",
@@ -76,6 +78,7 @@ _WHERE = {
     "TaskStatus": "altlas_flow.records",
     "Trace": "altlas_flow.records",
     "average": "altlas_flow.aggregation",
+    "cascade": "altlas_flow.pipeline.cascade",
     "connect": "altlas_flow.flow",
     "ensemble": "altlas_flow.aggregation",
     "errors": "altlas_flow.errors",
@@ -92,6 +95,7 @@ _WHERE = {
 __all__ = [
     "Aggregator",
     "AltlasError",
+    "Cascade",
     "DistributedModelOrchestrator",
     "DistributionStrategy",
     "EnhancedModelOrchestrator",
@@ -118,6 +122,7 @@ __all__ = [
     "Trace",
     "__version__",
     "average",
+    "cascade",
     "connect",
     "ensemble",
     "errors",

@@ -118,6 +118,7 @@ def samples() -> list[errors.AltlasError]:
         errors.Uncombinable: (("minilm", "bge"), "text\nand a number"),
         errors.NodeFault: ("gpu-1", "out of\nmemory"),
         errors.StageFailed: ("hear", "no\nsound"),
+        errors.TargetUnreachable: ("quality", 0.95, 0.9),
         errors.AggregationFailed: ("vote(key=)", "KeyError:\n'label'"),
     }
     classes = [

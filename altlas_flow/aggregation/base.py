@@ -121,6 +121,10 @@ class Aggregator(ABC):
         """What was given that JSON cannot hold, and that belongs to the recipe: functions, estimators."""
         return () if self.quality is None else (self.quality,)
 
+    def digest_parts(self) -> dict[str, Any]:
+        """What decides how it combines; of a class that derives from it, too."""
+        return vars(self)
+
     def _tally(self, models: Sequence[str], rows: int | None) -> Tally:
         return Tally(self, models, rows)
 

@@ -21,6 +21,8 @@ _STRATEGIES: dict[ResultAggregationStrategy, Callable[[], Aggregator]] = {
     ResultAggregationStrategy.WEIGHTED_AVERAGE: average,
     ResultAggregationStrategy.ENSEMBLE: ensemble,
 }
+#: What makes them: `af.vote` is taken for `af.vote()`.
+MAKERS = tuple(_STRATEGIES.values())
 
 
 def aggregator_of(combine: Any, default: str = ResultAggregationStrategy.ALL_RESPONSES) -> Aggregator:
@@ -46,7 +48,7 @@ def aggregator_of(combine: Any, default: str = ResultAggregationStrategy.ALL_RES
             return _STRATEGIES[ResultAggregationStrategy(combine)]()
         except ValueError:
             pass
-    elif any(combine is made for made in _STRATEGIES.values()):
+    elif any(combine is made for made in MAKERS):
         return combine()  # type: ignore[no-any-return]  # af.vote for af.vote()
     elif isinstance(combine, Stacking) or (callable(combine) and not isinstance(combine, type)):
         return Ensemble(combine)

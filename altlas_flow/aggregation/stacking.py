@@ -113,6 +113,11 @@ class Stacking:
         predicted = call("Stacking.predict()", self._fitted.predict, table)
         return list(np.asarray(predicted).tolist())
 
+    def digest_parts(self) -> list[Any]:
+        """What decides how it predicts: the estimator as it was fitted, and how answers become numbers."""
+        columns = [[model, one.kind, one.labels, one.width] for model, one in self._columns.items()]
+        return [self._fitted if self._columns else self.estimator, columns]
+
     def __repr__(self) -> str:
         on = f"fitted on {', '.join(self._columns)}" if self._columns else "not fitted"
         return f"<Stacking: {one_line(repr(self._fitted or self.estimator), 80)}, {on}>"

@@ -42,6 +42,11 @@ def _is_point(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim == 0
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def is_scored(value: Any) -> bool:
     """Whether it is what a classifier answers: one label, and its score."""
     return isinstance(value, Mapping) and "label" in value and "score" in value

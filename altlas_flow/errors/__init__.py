@@ -30,6 +30,7 @@
     │       ├── Uncombinable         answers of other types, shapes or labels
     │       └── AggregationFailed    an aggregator, or a function given to one, raised
     ├── PipelineError            a pipeline cannot be run as it is written
+    ├── TargetUnreachable        no threshold of a cascade gives the share or quality that is wished for
     ├── OutputError
     │   ├── OutputNotWritable    the folder cannot be written (rights, full disk)
     │   ├── OutputLocked         another job works on the folder
@@ -94,7 +95,7 @@ from altlas_flow.errors.models import (
     UnknownModel,
     UnsafeModel,
 )
-from altlas_flow.errors.pipelines import NodeFault, PipelineError, StageFailed
+from altlas_flow.errors.pipelines import NodeFault, PipelineError, StageFailed, TargetUnreachable
 from altlas_flow.errors.requests import (
     AggregationError,
     AggregationFailed,
@@ -150,6 +151,7 @@ __all__ = [
     "SourceError",
     "SpecError",
     "StageFailed",
+    "TargetUnreachable",
     "Uncombinable",
     "UnknownModel",
     "UnknownNode",

@@ -45,6 +45,34 @@ class StageFailed(RequestError):
         return f"stage {self.stage!r} failed: {self.reason}"
 
 
+class TargetUnreachable(AltlasError):
+    """No threshold of a cascade gives what is wished for.
+
+    Parameters
+    ----------
+    target : str
+        ``share`` or ``quality``.
+    wanted, best : float
+        From 0 to 1; what can be reached on the sample.
+    """
+
+    def __init__(self, target: str, wanted: float, best: float) -> None:
+        self.target, self.wanted, self.best = target, wanted, best
+        super().__init__(target, wanted, best)
+
+    def text(self) -> str:
+        """What `str` makes one line of."""
+        if self.target == "share":
+            return (
+                f"at least {self.best:.4g} of the sample goes to the large model, for the small one has no "
+                f"score there: {self.wanted:.4g} cannot be reached"
+            )
+        return (
+            f"no threshold gives a {self.target} of {self.wanted:.4g}: the best on this sample is "
+            f"{self.best:.4g}; wish for less, or take other models"
+        )
+
+
 class NodeFault(HostClosed):
     """A node failed at a stage, not its input: another node may do it.
 

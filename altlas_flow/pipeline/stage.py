@@ -9,6 +9,8 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from altlas_flow.aggregation import Stacking, aggregator_of
+from altlas_flow.aggregation.choosing import MAKERS
 from altlas_flow.errors import BadRequest, PipelineError, SpecError, one_line
 from altlas_flow.models.spec import ModelSpec, import_object
 from altlas_flow.records import RetryPolicy
@@ -49,9 +51,10 @@ class Stage:
         The id of a registered model, or a recipe.
     function : callable or str, optional
         Takes what the stages before it give, and gives this stage's output; or ``"package.module:name"``.
-    combine : aggregator or callable, optional
-        Makes one verdict of the outputs of several stages: ``af.vote()``, ``af.average()``, or a function
-        of the outputs by stage.
+    combine : Aggregator, ResultAggregationStrategy, str or callable, optional
+        Makes one verdict of the outputs of several stages: ``af.vote()``, ``"MAJORITY_VOTE"``, a function of
+        the outputs by stage, or ``"package.module:name"``. To an aggregator, a stage that was skipped, and
+        an optional one that failed, has no answer.
     pipeline : Pipeline, optional
     after : str or sequence of str
         The stages that it depends on; ``"input"`` is what the pipeline is given. By default that alone.
@@ -167,10 +170,7 @@ class Stage:
             raise self._wrong(f"model={one_line(repr(self.model), 80)} is neither an id nor a ModelSpec")
         for item in ("function", "inputs", "when"):
             self._set(**{item: self._callable(item, getattr(self, item))})
-        if isinstance(self.combine, str):
-            self._set(combine=self._callable("combine", self.combine))
-        if self.combine is not None and not callable(getattr(self.combine, "combine", self.combine)):
-            raise self._wrong("combine= takes an aggregator, such as af.vote(), or a function")
+        self._set(combine=self._combination())
         if self.kind != "function" and self.batched:
             raise self._wrong("batched= is for functions")
         if self.kind not in ("function", "combine") and self.resources:
@@ -195,6 +195,22 @@ class Stage:
         if value is not None and not callable(value):
             raise self._wrong(f"{item}={one_line(repr(value), 80)} is no function")
         return value
+
+    def _combination(self) -> Any:
+        """An aggregator, or a function of the outputs by stage."""
+        given = self.combine
+        if isinstance(given, str) and ":" in given:
+            return self._callable("combine", given)
+        if isinstance(given, (str, Stacking)) or any(given is made for made in MAKERS):
+            try:
+                given = aggregator_of(given)
+            except BadRequest as error:
+                raise self._wrong(str(error)) from error
+        if given is not None and not callable(getattr(given, "combine", given)):
+            raise self._wrong(
+                "combine= takes an aggregator, such as af.vote(), the name of a strategy, or a function"
+            )
+        return given
 
     def _policy(self) -> RetryPolicy | None:
         if self.retry is None or isinstance(self.retry, RetryPolicy):

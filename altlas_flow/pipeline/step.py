@@ -176,11 +176,14 @@ def _function_spec(placed: Placed, pipeline: str) -> ModelSpec:
     stage: Stage = placed.stage
     if stage.combine is not None:
         function: Any = getattr(stage.combine, "combine", stage.combine)
+        if len(placed.needs) == 1 and stage.inputs is None:
+            # the output of one stage comes as it is, and what combines takes outputs by stage
+            function = functools.partial(of_one, placed.needs[0][0], function)
     else:
         function = stage.function
         _check_keywords(stage, function)
     called: Any = functools.partial(per_batch if stage.batched else per_row, function)
-    called.__qualname__ = getattr(function, "__qualname__", type(function).__name__)
+    called.__qualname__ = getattr(stage.combine or function, "__qualname__", type(function).__name__)
     try:
         return ModelSpec(
             id=f"{pipeline}/{placed.name}"[:200],
@@ -190,6 +193,11 @@ def _function_spec(placed: Placed, pipeline: str) -> ModelSpec:
         )
     except SpecError as error:
         raise PipelineError(f"stage {placed.name!r}: {error}") from error
+
+
+def of_one(label: str, combine: Callable[[dict[str, Any]], Any], output: Any, /) -> Any:
+    """Combine the outputs of one stage."""
+    return combine({label: output})
 
 
 def _check_keywords(stage: Stage, function: Any) -> None:
