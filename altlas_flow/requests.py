@@ -97,7 +97,7 @@ class Requests(Pipelines):
         if (pipeline := as_pipeline(model)) is not None:
             if (strategy, retry, validator, parameters) != (None, None, None, None):
                 raise BadRequest(
-                    f"pipeline {pipeline.id!r}: strategy, retry, validator and parameters are for its stages: "
+                    f"pipeline {pipeline.id!r}: strategy, retry, validator, parameters are for its stages: "
                     "give them to Stage(...)"
                 )
             if hedge or not idempotent:
