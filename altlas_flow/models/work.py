@@ -178,6 +178,11 @@ class Work:
             self.result.errors[int(row)] = error
             self.open -= 1
 
+    def refuse(self, row: int, error: Exception) -> None:
+        """Have the answer that comes for a row count for nothing: it is not the whole of it."""
+        with self._lock:
+            self.result.errors[int(row)] = error
+
     def fail(self, error: Exception) -> None:
         """End the whole call with an error: the host goes, or the work was cancelled."""
         self.failure = error

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from altlas_flow.errors import SpecError, names
 from altlas_flow.models.runtimes.common import BaseRuntime
 from altlas_flow.models.runtimes.encoders import EncoderRuntime
+from altlas_flow.models.runtimes.generation import GenerationRuntime
 from altlas_flow.models.runtimes.sources import bundled as bundled
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 TASKS: dict[str, type[BaseRuntime]] = {
     "feature-extraction": EncoderRuntime,
     "text-classification": EncoderRuntime,
+    "text-generation": GenerationRuntime,
 }
 
 
