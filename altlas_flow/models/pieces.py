@@ -48,6 +48,7 @@ class Pieces:
 
     def add(self, row: int, text: str) -> None:
         """The next piece of a row; whoever listens is told in this thread."""
+        text.encode()  # half of a surrogate pair is no text, and would break whatever it is sent by
         with self._lock:
             mine = self._rows.setdefault(row, _Row(1))
             mine.parts.append(text)

@@ -184,7 +184,14 @@ class Delivery:
         if envelope.left is not None:
             waited = float(answers.placement.get("placing", 0.0))
             deadlines = self._by_row([arrived + left - waited for left in envelope.left])
-        watch = Watch(len(self.rows), self.key, deadlines=deadlines, solo=envelope.solo, once=envelope.once)
+        watch = Watch(
+            len(self.rows),
+            self.key,
+            deadlines=deadlines,
+            solo=envelope.solo,
+            once=envelope.once,
+            clock=host.clock,
+        )
         self.plugin.begin(self.key, watch, self)
         predictions = None
         try:
