@@ -37,6 +37,8 @@ class Predictions:
         The batch budget in use at the end, in tokens or rows.
     settled : bool
         Whether the search for the budget is over.
+    together : int
+        Rows like these that one batch holds, where another one costs little: predicted step by step.
     """
 
     outputs: np.ndarray | list[Any]
@@ -49,6 +51,7 @@ class Predictions:
     load_s: float = 0.0
     budget: int = 0
     settled: bool = False
+    together: int = 1
 
 
 class Work:

@@ -42,6 +42,13 @@ class GenerationRuntime(BaseRuntime):
 
     A prompt that leaves no room for the new tokens asked for is a fault: cut, it would be another question.
     For batching, a row costs its prompt and all new tokens it may get, since memory is taken for these.
+
+    Attributes
+    ----------
+    context : int or None
+        Tokens of a prompt and its text together; None: no bound is known.
+    token_bytes : int
+        Memory that each of them takes while its batch runs.
     """
 
     known_parameters = frozenset({"temperature", "top_k", "top_p", "seed", "max_new_tokens", "stop"})
@@ -78,6 +85,7 @@ class GenerationRuntime(BaseRuntime):
             self._model: Any = self._load_model(folder, weights, AutoModelForCausalLM)
             self._tokenizer: Any = load_tokenizer(self.spec, folder)
         self._bytes = module_bytes(self._model)
+        self.token_bytes = kept_bytes(self._model.config, next(self._model.parameters()).element_size())
         self._model.to(self.device).eval().requires_grad_(False)
         self.context = context_length(wanted, self._tokenizer.model_max_length, self._model.config)
         ends = self._ends()
@@ -188,3 +196,21 @@ class GenerationRuntime(BaseRuntime):
     def memory(self) -> int:
         """Bytes of the parameters and buffers; the keys and values of a batch come on top (see `Decoder`)."""
         return getattr(self, "_bytes", 0)
+
+
+def kept_bytes(config: Any, size: int) -> int:
+    """Bytes of the keys and values of one token; 0 where the configuration does not tell.
+
+    Parameters
+    ----------
+    config : transformers.PreTrainedConfig
+    size : int
+        Bytes of a number.
+    """
+    config = config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None)
+    layers, width = getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
+    if not (heads and layers and width):
+        return 0
+    each = getattr(config, "head_dim", None) or width // heads
+    return int(2 * layers * (getattr(config, "num_key_value_heads", None) or heads) * each * size)
