@@ -147,7 +147,8 @@ class Ear:
 
     def _end(self) -> None:
         """The answer, in place of what was heard of it; or the error, once what was heard is passed on."""
-        if self.handle._error is not None and self._agreed == self._try and self._text != self._passed:
+        rest = self._text.startswith(self._passed) and self._text != self._passed
+        if self.handle._error is not None and rest:
             return
         text = self.handle._outcome().outputs
         if not isinstance(text, str):
