@@ -49,10 +49,11 @@ def flow() -> Iterator[Flow]:
 
 @pytest.fixture(scope="session")
 def tiny_generator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A causal language model over bytes, of 20,000 tokens: its texts can be as long as a test wants."""
+    """A causal language model over bytes, of 20,000 tokens: its texts are as long as a test wants."""
     from tests import models_zoo
 
-    return models_zoo.build_generator(tmp_path_factory.mktemp("models") / "generator", positions=20_000)
+    folder = tmp_path_factory.mktemp("models") / "generator"
+    return models_zoo.build_generator(folder, positions=20_000, endless=True)
 
 
 def leftovers() -> list[psutil.Process]:

@@ -175,9 +175,18 @@ def _byte_tokenizer(chat: bool) -> Any:
 
 
 def build_generator(
-    folder: Path, *, seed: int = 0, positions: int = 256, chat: bool = True, kind: str = "llama"
+    folder: Path,
+    *,
+    seed: int = 0,
+    positions: int = 256,
+    chat: bool = True,
+    kind: str = "llama",
+    endless: bool = False,
 ) -> Path:
-    """A causal language model (``llama`` or ``gpt2``) over bytes, of `positions` tokens; the folder."""
+    """A causal language model (``llama`` or ``gpt2``) over bytes, of `positions` tokens; the folder.
+
+    An endless one knows no token that ends a text.
+    """
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -212,6 +221,8 @@ def build_generator(
                     **ends,
                 )
             )
+    if endless:
+        model.generation_config.eos_token_id = 10**6
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

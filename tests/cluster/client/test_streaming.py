@@ -47,7 +47,7 @@ def listeners(lab):
 
 def test_pieces_come_before_the_request_is_over_and_are_its_answer(solo, spec):
     quiet(solo)
-    handle = solo.flow.submit(spec, "hello", max_new_tokens=400)
+    handle = solo.flow.submit(spec, "hello", max_new_tokens=300)
     stream, open_ones = iter(handle.stream()), []
     pieces = []
     for piece in stream:
@@ -56,7 +56,7 @@ def test_pieces_come_before_the_request_is_over_and_are_its_answer(solo, spec):
     assert all(pieces) and len(pieces) > 2
     assert open_ones[0]
     response = handle.result(LIMIT)
-    assert "".join(pieces) == response.outputs == here(spec, ["hello"], max_new_tokens=400)[0]
+    assert "".join(pieces) == response.outputs == here(spec, ["hello"], max_new_tokens=300)[0]
     assert response.tries == 1
     # once it is over, it is one piece, as often as one likes
     assert list(handle.stream()) == list(handle.stream()) == [response.outputs]
@@ -98,7 +98,7 @@ def test_several_listen_to_one_request_and_to_others_at_once_from_any_event_loop
         return text
 
     async def run():
-        handles = [solo.flow.submit(spec, prompt, max_new_tokens=400) for prompt in ("on", "the", "way")]
+        handles = [solo.flow.submit(spec, prompt, max_new_tokens=200) for prompt in ("on", "the", "way")]
         texts = await asyncio.gather(*map(listen, handles), listen(handles[0]), listen(handles[1], 5))
         answers = [(await handle).outputs for handle in handles]
         return texts, answers
@@ -112,7 +112,7 @@ def test_several_listen_to_one_request_and_to_others_at_once_from_any_event_loop
 @pytest.mark.parametrize("how", ["break", "close", "task"])
 def test_whoever_leaves_a_stream_leaves_the_request_alone(solo, spec, how):
     quiet(solo)
-    handle = solo.flow.submit(spec, "hello", max_new_tokens=2500)
+    handle = solo.flow.submit(spec, "hello", max_new_tokens=ENDLESS)
     if how == "break":
         for _ in handle.stream():
             break
@@ -136,9 +136,9 @@ def test_whoever_leaves_a_stream_leaves_the_request_alone(solo, spec, how):
 
         asyncio.run(run())
     until(lambda: listeners(solo) == 0)
-    assert handle.status == "running"
     assert len(solo.flow._transport._dispatch.listening._ears) == 0
-    assert handle.result(LIMIT).outputs
+    assert handle.status == "running"
+    assert handle.cancel()  # else it would be for long
     quiet(solo)
 
 
@@ -247,20 +247,21 @@ def test_a_frame_has_a_column_of_texts_and_chats_are_documents(solo, spec):
 
 def test_many_prompts_at_once_share_batches(solo, spec):
     prompts = [f"{n} on" for n in range(24)]
-    rows = solo.flow.submit_many(spec, prompts, max_new_tokens=100).result(LIMIT)
+    rows = solo.flow.submit_many(spec, prompts, max_new_tokens=60).result(LIMIT)
     sizes = [row.batch_size for row in rows]
     assert max(sizes) >= 8, sizes
-    assert [row.outputs for row in rows] == here(spec, prompts, max_new_tokens=100)
+    assert [row.outputs for row in rows] == here(spec, prompts, max_new_tokens=60)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("seeded", [True, False])
 def test_a_text_whose_worker_dies_goes_on_elsewhere_if_it_is_the_same(tiny_generator_folder, seeded):
-    drawn = {"temperature": 1.0, "max_new_tokens": 4000, **({"seed": 5} if seeded else {})}
+    drawn = {"temperature": 1.0, "max_new_tokens": 6000, **({"seed": 5} if seeded else {})}
     spec = writer(tiny_generator_folder)
     with laboratory({"a": {}, "b": {}}) as lab:
         for _ in "ab":  # both have loaded it
-            lab.flow.submit(spec, "x", max_new_tokens=2, strategy="ROUND_ROBIN").result(LIMIT)
+            lab.flow.submit(spec, "x", max_new_tokens=2, strategy="ROUND_ROBIN").result(3 * LIMIT)
         handle = lab.flow.submit(spec, "hello", parameters=drawn)
         stream, pieces = iter(handle.stream()), []
         pieces += itertools.islice(stream, 5)
@@ -268,9 +269,9 @@ def test_a_text_whose_worker_dies_goes_on_elsewhere_if_it_is_the_same(tiny_gener
         lab.kill(flight.node)
         if seeded:
             pieces += stream
-            assert "".join(pieces) == handle.result(LIMIT).outputs
+            assert "".join(pieces) == handle.result(3 * LIMIT).outputs
             assert handle.tries == 2
         else:
             with pytest.raises(StreamBroken, match="begun again"):
                 pieces += stream
-            assert handle.result(LIMIT).outputs  # the request itself is answered
+            assert handle.result(3 * LIMIT).outputs  # the request itself is answered
