@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from altlas_flow.cluster.client.catalog import Catalog
 from altlas_flow.cluster.client.handle import Handle, Handles
+from altlas_flow.cluster.client.hedging import Hedges
 from altlas_flow.cluster.client.transport import Transport
 from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded
 from altlas_flow.models.spec import ModelSpec, import_object
+from altlas_flow.pipeline.pipeline import Pipeline, as_pipeline
+from altlas_flow.pipelines import Pipelines
 from altlas_flow.records import InferenceRequest, RetryPolicy
 from altlas_flow.records.request import seconds
 
+if TYPE_CHECKING:
+    from altlas_flow.pipeline.handle import PipelineHandle
 
-class Requests(ABC):
+
+class Requests(Pipelines):
     """Sends requests; a `Flow` is one."""
 
     _transport: Transport
     _catalog: Catalog
     _fitted: set[str]
 
-    @abstractmethod
-    def _find(self, model: str | ModelSpec) -> ModelSpec:
-        """The spec that is meant."""
+    @overload
+    def submit(self, model: Pipeline, inputs: Any = None, **options: Any) -> PipelineHandle: ...
 
-    @abstractmethod
-    def _check_open(self) -> None:
-        """Raise `ConnectError` where the flow is closed."""
+    @overload
+    def submit(
+        self, model: str | ModelSpec | InferenceRequest, inputs: Any = None, **options: Any
+    ) -> Handle: ...
 
     def submit(
         self,
-        model: str | ModelSpec | InferenceRequest,
+        model: Any,
         inputs: Any = None,
         *,
         strategy: Any = None,
@@ -42,17 +47,20 @@ class Requests(ABC):
         retry: RetryPolicy | None = None,
         validator: Any = None,
         idempotent: bool = True,
+        hedge: bool = False,
         parameters: Mapping[str, Any] | None = None,
         **more: Any,
-    ) -> Handle:
+    ) -> Handle | PipelineHandle:
         """Ask for one prediction.
 
         Never waits: what cannot leave at once waits in the handle.
 
         Parameters
         ----------
-        model : str, ModelSpec or InferenceRequest
-            A request says all the rest itself, but for `strategy`.
+        model : str, ModelSpec, InferenceRequest or Pipeline
+            A request says all the rest itself, but for `strategy`. A pipeline takes `priority`, `deadline`
+            and ``keep=``, the stages (True: all) whose outputs are wanted beside its own; its handle gives
+            a `PipelineResult`.
         inputs : Any
             One input, or a list of them.
         strategy : str, DistributionStrategy or callable, optional
@@ -68,6 +76,9 @@ class Requests(ABC):
             An answer that it refuses (False, or an error) is a failed try.
         idempotent : bool
             Whether it may run twice; otherwise a worker that dies with it ends it.
+        hedge : bool
+            Send it to a second node, too, where it takes longer than 95 of 100 requests to its model; the
+            first answer counts. At most ``altlas.hedge-share`` of such requests are sent twice.
         parameters : mapping, optional
             Of the prediction, where one is named like an argument of this method.
         **more
@@ -75,7 +86,7 @@ class Requests(ABC):
 
         Returns
         -------
-        Handle
+        Handle or PipelineHandle
             Blocking (``.result()``) and awaitable.
 
         Raises
@@ -83,15 +94,25 @@ class Requests(ABC):
         UnknownModel, ParameterError, BadRequest, Overloaded, ClusterLost
         """
         self._check_open()
+        if (pipeline := as_pipeline(model)) is not None:
+            if (strategy, retry, validator, parameters, idempotent) != (None, None, None, None, True):
+                raise BadRequest(
+                    f"pipeline {pipeline.id!r}: strategy, retry, validator, parameters and idempotent are "
+                    "for its stages: give them to Stage(...)"
+                )
+            within = None if deadline is None else _seconds(deadline)
+            return self._ask_pipeline(pipeline, inputs, priority=priority, deadline=within, **more)
         if isinstance(model, InferenceRequest):
-            given = (inputs, priority, deadline, retry, validator, parameters, idempotent, more)
-            if given != (None, 0, None, None, None, None, True, {}):
+            given = (inputs, priority, deadline, retry, validator, parameters, idempotent, hedge, more)
+            if given != (None, 0, None, None, None, None, True, False, {}):
                 raise BadRequest("a request says all but the strategy itself: leave the other arguments out")
             return self._submit(model, strategy)
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise BadRequest(f"retry={retry!r} is no policy: give RetryPolicy(tries=...)")
         if not isinstance(idempotent, bool):
             raise BadRequest(f"idempotent={idempotent!r} is neither True nor False: give one")
+        if not isinstance(hedge, bool):
+            raise BadRequest(f"hedge={hedge!r} is neither True nor False: give one")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise BadRequest(f"parameters={parameters!r} is no mapping: give names and values")
         within = None if deadline is None else _seconds(deadline)
@@ -103,7 +124,9 @@ class Requests(ABC):
             validator=_named(validator),
             idempotent=idempotent,
         )
-        return self._transport.submit(lane, inputs, deadline=within, retry=retry, idempotent=idempotent)
+        return self._transport.submit(
+            lane, inputs, deadline=within, retry=retry, idempotent=idempotent, hedge=hedge
+        )
 
     def submit_many(
         self,
@@ -152,6 +175,15 @@ class Requests(ABC):
                     )
             handles = [self._submit_or_fail(request) for request in asked]
         return Handles(handles, raise_on_error=raise_on_error)
+
+    @property
+    def hedges(self) -> Hedges:
+        """How much was hedged so far: ``(requests, sent, won)``.
+
+        Requests with ``hedge=True``, second tries of them that left, and those of these that answered first;
+        over all flows of this Dask client.
+        """
+        return self._transport.hedges
 
     def prepare(self, model: str | ModelSpec) -> None:
         """Look a model up, so that `submit` makes no trip for it; an event loop does it in a thread.
@@ -210,6 +242,7 @@ class Requests(ABC):
             deadline=request.deadline,
             retry=request.retry,
             idempotent=request.idempotent,
+            hedge=request.hedge,
             metadata=request.metadata,
         )
 

@@ -24,7 +24,13 @@
     │   ├── RequestCancelled     the request was cancelled
     │   ├── Overloaded           too much waits already (``altlas.overload: raise``)
     │   ├── StreamBroken         what was streamed of the answer is not how it begins
-    │   └── InvalidAnswer        the answer did not pass the request's validator
+    │   ├── InvalidAnswer        the answer did not pass the request's validator
+    │   ├── StageFailed          a stage of a pipeline failed: the first one that did
+    │   └── AggregationError     several answers give no verdict
+    │       ├── NoQuorum             too few models answered
+    │       ├── Uncombinable         answers of other types, shapes or labels
+    │       └── AggregationFailed    an aggregator, or a function given to one, raised
+    ├── PipelineError            a pipeline cannot be run as it is written
     ├── OutputError
     │   ├── OutputNotWritable    the folder cannot be written (rights, full disk)
     │   ├── OutputLocked         another job works on the folder
@@ -42,6 +48,7 @@
         ├── ClusterLost          the scheduler or all workers went away
         ├── NodeLost             the worker died, or fell silent, while it had the request
         └── HostClosed           the worker is shutting down
+            └── NodeFault        the node failed at a stage of a pipeline
 
 The message is always one line that says what to do. Every error pickles: what its constructor takes
 is its ``args``. The error of a request knows its ``tries``, the ``nodes`` they were made on, and its
@@ -88,18 +95,25 @@ from altlas_flow.errors.models import (
     UnknownModel,
     UnsafeModel,
 )
+from altlas_flow.errors.pipelines import NodeFault, PipelineError, StageFailed
 from altlas_flow.errors.requests import (
+    AggregationError,
+    AggregationFailed,
     BadRequest,
     DeadlineExceeded,
     InvalidAnswer,
+    NoQuorum,
     Overloaded,
     RequestCancelled,
     RequestError,
     StreamBroken,
+    Uncombinable,
 )
 from altlas_flow.errors.words import kinds_of, names, one_line, root_cause, text_of
 
 __all__ = [
+    "AggregationError",
+    "AggregationFailed",
     "AltlasError",
     "BadRequest",
     "BadRow",
@@ -120,6 +134,8 @@ __all__ = [
     "ModelError",
     "ModelLoadError",
     "NoEligibleNode",
+    "NoQuorum",
+    "NodeFault",
     "NodeLost",
     "NothingPredicted",
     "OutputError",
@@ -128,13 +144,16 @@ __all__ = [
     "OutputNotWritable",
     "Overloaded",
     "ParameterError",
+    "PipelineError",
     "PredictError",
     "RequestCancelled",
     "RequestError",
     "SettingsError",
     "SourceError",
     "SpecError",
+    "StageFailed",
     "StreamBroken",
+    "Uncombinable",
     "UnknownModel",
     "UnknownNode",
     "UnknownTask",

@@ -1,0 +1,1 @@
+"""Stages that depend on each other, as one graph of Dask tasks."""

@@ -1,0 +1,145 @@
+"""Answers by the content of what was asked: in the memory of a worker, and in a folder where asked."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from dask.base import tokenize
+from dask.sizeof import sizeof
+
+from altlas_flow.errors import AltlasError
+from altlas_flow.records.jsonable import decode, encode
+
+#: Bytes of answers that a worker remembers.
+MEMORY = 256 * 2**20
+#: Stands for no answer, which None may be.
+ABSENT: Any = object()
+
+
+def key_of(fingerprint: str, parameters: Mapping[str, Any], value: Any) -> str | None:
+    """What is asked as a name: 64 hexadecimal digits; None where nothing tells it from something else."""
+    try:
+        content = tokenize(value, dict(sorted(parameters.items())), ensure_deterministic=True)
+    except Exception:
+        # objects that Dask cannot name the same way twice refuse with errors of their own
+        return None
+    return hashlib.sha256(f"{fingerprint}:{type(value).__qualname__}:{content}".encode()).hexdigest()
+
+
+class Memory:
+    """The latest answers, as many as fit.
+
+    Parameters
+    ----------
+    room : int
+        Bytes.
+    """
+
+    def __init__(self, room: int = MEMORY) -> None:
+        self._room, self._used = room, 0
+        self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: str) -> Any:
+        """An answer, or ABSENT."""
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None:
+                return ABSENT
+            self._kept.move_to_end(key)
+            return found[0]
+
+    def put(self, key: str, answer: Any) -> None:
+        """Keep an answer; the oldest go."""
+        size = int(sizeof(answer)) + 200
+        with self._lock:
+            if key in self._kept or size > self._room:
+                return
+            self._kept[key] = answer, size
+            self._used += size
+            while self._used > self._room:
+                _, (_, gone) = self._kept.popitem(last=False)
+                self._used -= gone
+
+
+class Folder:
+    """Answers in a folder, one JSON file each; several workers may share it.
+
+    Parameters
+    ----------
+    path : str
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    def _file(self, key: str) -> Path:
+        return self._path / key[:2] / f"{key[2:]}.json"
+
+    def get(self, key: str) -> Any:
+        """An answer, or ABSENT, also where its file is damaged."""
+        try:
+            said = json.loads(self._file(key).read_text(encoding="utf-8"))
+            if said["key"] != key:
+                return ABSENT
+            return decode(said["answer"], "answer")
+        except (OSError, ValueError, KeyError, TypeError, AltlasError):
+            return ABSENT  # not there, torn, or of something else: it is predicted, and written anew
+
+    def put(self, key: str, answer: Any) -> None:
+        """Write an answer, in one step; one that JSON cannot hold, or that finds no room, is left out."""
+        file = self._file(key)
+        try:
+            text = json.dumps({"key": key, "answer": encode(answer, "answer")})
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle, aside = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+        except (OSError, ValueError, TypeError, AltlasError):
+            return
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                out.write(text)
+            os.replace(aside, file)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+
+
+class Cache:
+    """Memory first, then a folder where there is one."""
+
+    def __init__(self, memory: Memory, folder: Folder | None) -> None:
+        self._memory, self._folder = memory, folder
+
+    def get(self, key: str) -> Any:
+        """An answer, or ABSENT."""
+        found = self._memory.get(key)
+        if found is ABSENT and self._folder is not None:
+            found = self._folder.get(key)
+            if found is not ABSENT:
+                self._memory.put(key, found)
+        return found
+
+    def put(self, key: str, answer: Any) -> None:
+        """Keep an answer."""
+        self._memory.put(key, answer)
+        if self._folder is not None:
+            self._folder.put(key, answer)
+
+
+_memory = Memory()
+
+
+def cache_for(kept: bool | str) -> Cache | None:
+    """What a stage's ``cache=`` means in this process."""
+    if kept is False:
+        return None
+    return Cache(_memory, Folder(kept) if isinstance(kept, str) else None)
