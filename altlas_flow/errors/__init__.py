@@ -23,6 +23,7 @@
     │   ├── DeadlineExceeded     the request was not answered in time
     │   ├── RequestCancelled     the request was cancelled
     │   ├── Overloaded           too much waits already (``altlas.overload: raise``)
+    │   ├── StreamBroken         what was streamed of the answer is not how it begins
     │   ├── InvalidAnswer        the answer did not pass the request's validator
     │   ├── StageFailed          a stage of a pipeline failed: the first one that did
     │   └── AggregationError     several answers give no verdict
@@ -105,6 +106,7 @@ from altlas_flow.errors.requests import (
     Overloaded,
     RequestCancelled,
     RequestError,
+    StreamBroken,
     Uncombinable,
 )
 from altlas_flow.errors.words import kinds_of, names, one_line, root_cause, text_of
@@ -150,6 +152,7 @@ __all__ = [
     "SourceError",
     "SpecError",
     "StageFailed",
+    "StreamBroken",
     "Uncombinable",
     "UnknownModel",
     "UnknownNode",

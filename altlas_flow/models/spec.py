@@ -52,14 +52,16 @@ class ModelSpec(BaseModel):
         A model folder, a hub name, a safetensors file, ``"module:callable"``, or a callable, which
         is sent by value. A relative folder is resolved where the spec is used first (the client).
     task : str, optional
-        ``feature-extraction`` or ``text-classification`` for ``transformers``; free elsewhere.
+        ``feature-extraction``, ``text-classification`` or ``text-generation`` for ``transformers``; free
+        elsewhere.
     revision : str, optional
         Of a hub model.
     entry : str, optional
         ``torch``: the module's class as ``"package.module:Class"``.
     options : dict
         How the runtime builds the model: ``torch``: the class's keyword arguments;
-        ``transformers``: ``max_length`` (tokens), ``pooling`` (``mean``, ``cls``), ``normalize``.
+        ``transformers``: ``max_length`` (tokens; of a prompt and its text together for
+        ``text-generation``), ``pooling`` (``mean``, ``cls``), ``normalize``.
     parameters : dict
         Default parameters of each prediction.
     outputs : dict of str to str, optional
