@@ -130,6 +130,7 @@ class StageKeys(_Keys):
     strategy: StrictStr = _key("the name of a strategy")
     retry: StrictInt | Retry = _key("a number of tries, or a mapping of tries and on")
     timeout: Number | StrictStr = _key('seconds, or "300ms"')
+    validator: StrictStr = _key(f'a function or a pydantic model as "{_IMPORTED}"')
     optional: StrictBool = _key("true or false")
     cache: StrictBool | StrictStr = _key("true, false or a folder")
     batch: Literal["auto"] | StrictInt = _key('a number of rows, or "auto"')
@@ -226,7 +227,8 @@ def _explained(document: Any, fault: Mapping[str, Any]) -> tuple[Route, str]:
         hint = f"did you mean {close[0]}?" if close else f"use one of {names(known, 30)}"
         return tuple(route), f"{shown} is no key: {hint}"
     if fault["type"] == "invalid_key" or fault["loc"][-1:] == ("[key]",):
-        return tuple(route), f"the key {route[-1]!r} is no text: quote it"
+        around = place_of(document, tuple(route[:-1]))
+        return tuple(route), f"{f'{around}: ' if around else ''}the key {route[-1]!r} is no text: quote it"
     what = "nothing" if at is None else one_line(repr(at), 60)
     if not route:
         return (), f"{what} is no pipeline: give a mapping with id and stages"

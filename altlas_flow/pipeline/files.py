@@ -16,7 +16,7 @@ from altlas_flow.errors import AltlasError, PipelineError, UnsafeModel, names
 from altlas_flow.models.catalog import beside
 from altlas_flow.models.spec import ModelSpec, import_object, refuse_code
 from altlas_flow.pipeline.document import CODE, Combine, fault_of
-from altlas_flow.pipeline.marked import DEPTH, Marked, Route, read
+from altlas_flow.pipeline.marked import DEPTH, Marked, Route, read, resolved
 from altlas_flow.pipeline.pipeline import Pipeline
 from altlas_flow.pipeline.stage import Stage
 from altlas_flow.records import RetryPolicy
@@ -60,7 +60,7 @@ class _Reader:
     count: int = 0
 
     def file(self, path: Path) -> Pipeline:
-        real = path.resolve()
+        real = resolved(path)
         if real in self.open:
             circle = " -> ".join(one.name for one in [*self.open[self.open.index(real) :], real])
             raise PipelineError(f"{path} is part of itself: {circle}: take one of these out")

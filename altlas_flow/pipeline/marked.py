@@ -77,15 +77,13 @@ def read(path: Path) -> Marked:
         Where it cannot be read, is too large, or is no YAML or JSON; its text names the line.
     """
     where = str(path)
-    if path.exists() and not path.is_file():
-        raise PipelineError(f"pipeline {where} is no file: give a YAML or JSON file")
     try:
-        with path.open("rb") as file:
+        with resolved(path).open("rb") as file:
             data = file.read(SIZE + 1)
-    except (OSError, ValueError) as error:
-        # ValueError: a path that holds what no path can
-        reason = one_line(getattr(error, "strerror", None) or error, 100)
-        raise PipelineError(f"pipeline {where} cannot be read ({reason}): check the path") from error
+    except OSError as error:
+        raise PipelineError(
+            f"pipeline {where} cannot be read ({error.strerror or error}): check the path"
+        ) from error
     if len(data) > SIZE:
         raise PipelineError(f"{where} is larger than {SIZE:,} bytes: a pipeline is small, check the path")
     try:
@@ -96,6 +94,24 @@ def read(path: Path) -> Marked:
         return _json(text, where) if path.suffix.lower() == ".json" else _yaml(text, where)
     except RecursionError as error:
         raise PipelineError(f"{where} is nested deeper than {DEPTH} levels: flatten it") from error
+
+
+def resolved(path: Path) -> Path:
+    """Where a path leads.
+
+    Raises
+    ------
+    PipelineError
+        Where it leads to no file, such as to a folder or a pipe.
+    """
+    try:
+        real = path.resolve()
+        if real.exists() and not real.is_file():
+            raise PipelineError(f"pipeline {path} is no file: give a YAML or JSON file")
+    except (OSError, ValueError) as error:
+        # a circle of links, or what no path can hold
+        raise PipelineError(f"pipeline {one_line(path)} cannot be read ({error}): check the path") from error
+    return real
 
 
 def _json(text: str, where: str) -> Marked:
@@ -117,7 +133,19 @@ def _json(text: str, where: str) -> Marked:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes; what a plain scalar is, YAML 1.2 says."""
+    """Composes nodes, as deep as they may be; what a plain scalar is, YAML 1.2 says."""
+
+    _deep = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._deep += 1
+        if self._deep > 2 * DEPTH:
+            problem = f"nested deeper than {DEPTH} levels"
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self._deep -= 1
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {}

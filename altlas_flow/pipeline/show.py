@@ -78,7 +78,7 @@ def boxes(pipeline: Pipeline, report: Report | None = None) -> list[Box]:
 
 def _box(placed: Placed, figures: StageReport | None, whole: float) -> Box:
     stage = placed.stage
-    kind = "pipeline" if stage.function is same else stage.kind
+    kind = kind_of(placed)
     lines = [_cut(placed.name), _cut(f"{kind} {what(stage)}".strip())]
     share = None
     losses = ""
@@ -99,6 +99,11 @@ def _box(placed: Placed, figures: StageReport | None, whole: float) -> Box:
         optional=stage.optional,
         tooltip=_tooltip(placed, kind, figures),
     )
+
+
+def kind_of(placed: Placed) -> str:
+    """What a stage is; ``pipeline`` where the inputs or outputs of one are gathered."""
+    return "pipeline" if placed.stage.function is same else placed.stage.kind
 
 
 def what(stage: Stage) -> str:

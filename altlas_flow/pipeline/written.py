@@ -129,4 +129,5 @@ _WRITERS: dict[str, Callable[[Any], Any]] = {
     "resources": dict,
     "strategy": _strategy,
     "retry": _retry,
+    "validator": _function,
 }
