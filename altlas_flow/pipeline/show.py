@@ -175,7 +175,7 @@ COLOURS = {
     "combine": "#a86bd1",
     "pipeline": "#8c8c8c",
 }
-HEAT = "#f28e2b"
+HEAT, FAILED = "#f28e2b", "#d9363e"
 
 
 def mermaid(pipeline: Pipeline, report: Report | None = None) -> str:
@@ -195,7 +195,7 @@ def mermaid(pipeline: Pipeline, report: Report | None = None) -> str:
         arrow = "-.->" if box.maybe else "-->"
         lines += [f"    {ids[need]} {arrow} {ids[box.name]}" for need in box.needs]
     for box in found:
-        style = [f"stroke:{'#d62728' if box.failed else COLOURS[box.kind]}"]
+        style = [f"stroke:{FAILED if box.failed else COLOURS[box.kind]}"]
         if box.share is not None and round(box.share, 2) > 0:
             style.append(f"fill:{HEAT}{round(20 + 200 * box.share):02x}")
         if box.optional:

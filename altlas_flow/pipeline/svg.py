@@ -9,21 +9,21 @@ from unicodedata import east_asian_width
 from altlas_flow.pipeline.layout import Drawing, arrange
 from altlas_flow.pipeline.pipeline import Pipeline
 from altlas_flow.pipeline.report import Report
-from altlas_flow.pipeline.show import COLOURS, HEAT, Box, boxes
+from altlas_flow.pipeline.show import COLOURS, FAILED, HEAT, Box, boxes
 from altlas_flow.records.table import plain
 
 #: Pixels: of a line of text, around it in a box, around the whole, and of an arrow's head.
 LINE, PADDING, MARGIN, HEAD = 16.0, 10.0, 8.0, 7.0
 #: Font sizes of a box's first line and of the others; a letter is about so wide, by its size.
 FIRST, OTHER, LETTER = 13, 11, 0.62
-FAILED = "#d9363e"
 
 
 def svg(pipeline: Pipeline, report: Report | None = None) -> str:
     """See `Pipeline.svg`.
 
     Text has the colour of the page around it. Boxes are outlined by their kind: models are round, functions
-    angular, aggregations have cut corners. With a report they are the fuller the more of the time they took.
+    angular, aggregations have cut corners, and red is where rows failed. With a report boxes are the fuller
+    the more of the time they took.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def _texts(box: Box) -> list[tuple[str, int, str]]:
     found = [(first, FIRST, 'font-weight="600"')]
     found += [(line, OTHER, 'fill-opacity="0.75"') for line in others]
     if box.losses:
-        found.append((box.losses, OTHER, f'style="fill:{FAILED}"' if box.failed else 'fill-opacity="0.75"'))
+        found.append((box.losses, OTHER, 'font-weight="600"' if box.failed else 'fill-opacity="0.75"'))
     return found
 
 
@@ -75,7 +75,10 @@ def _drawn(box: Box, drawing: Drawing) -> str:
     wide, high = _size(box)
     colour = COLOURS[box.kind]
     fill, opacity = (colour, 0.14) if box.share is None else (HEAT, 0.06 + 0.6 * box.share)
-    outline = f'fill="{fill}" fill-opacity="{opacity:.2f}" stroke="{colour}" stroke-width="1.5"'
+    stroke = (
+        f'stroke="{FAILED}" stroke-width="2.5"' if box.failed else f'stroke="{colour}" stroke-width="1.5"'
+    )
+    outline = f'fill="{fill}" fill-opacity="{opacity:.2f}" {stroke}'
     if box.optional:
         outline += ' stroke-dasharray="5 3"'
     if box.kind == "combine":

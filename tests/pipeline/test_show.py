@@ -120,11 +120,13 @@ def test_a_report_adds_time_and_rows_and_what_was_lost():
 def test_a_stage_is_the_fuller_the_more_of_the_time_it_took():
     pipeline = reviews()
     root = parsed(pipeline.svg(report_of(pipeline)))
-    fill = {}
+    fill, outline = {}, {}
     for group in root.iter(f"{SVG}g"):
         shape = group[1]
-        fill[group.find(f"{SVG}text").text] = float(shape.get("fill-opacity"))
+        name = group.find(f"{SVG}text").text
+        fill[name], outline[name] = float(shape.get("fill-opacity")), shape.get("stroke")
     assert fill["embed"] > fill["prepare.clean"] > fill["large"]
+    assert outline["embed"] != outline["large"] == outline["prepare.detect"], "red where rows failed"
 
 
 def test_a_report_of_nothing_shows_zeros():
