@@ -1,7 +1,8 @@
-"""Commands about pipeline files: ``pipeline check``, ``show``, ``run``."""
+"""Commands about pipeline files: ``pipeline check``, ``show``, ``schema``, ``run``."""
 
 from __future__ import annotations
 
+import json
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,15 @@ def show(file: str, form: str) -> None:
         click.echo(_stages(flatten(found)[0]))
     else:
         click.echo((found.mermaid() if form == "mermaid" else found.svg()).rstrip("\n"))
+
+
+@pipeline.command()
+@one_line_errors
+def schema() -> None:
+    """Print the JSON schema of pipeline files, for editors."""
+    from altlas_flow.pipeline.pipeline import Pipeline
+
+    click.echo(json.dumps(Pipeline.schema(), indent=2))
 
 
 @pipeline.command()

@@ -41,7 +41,7 @@ class _Keys(BaseModel):
 
 _OTHERS = {"allow": "a list of pickle, remote-code"}
 
-#: A recipe in a file: what `ModelSpec` takes; the id may be left out where a stage holds the recipe.
+#: A recipe in a file: what `ModelSpec` takes; where a stage holds the recipe, one is made of its content.
 ModelKeys: type[BaseModel] = create_model(
     "Model",
     __base__=_Keys,

@@ -144,7 +144,11 @@ class _Document:
     def _model(self, said: Any, models: Mapping[str, ModelSpec], default_id: str) -> str | ModelSpec:
         if isinstance(said, str):
             return models.get(said, said)
-        return self._spec({"id": default_id[:200], **said})
+        spec = self._spec({"id": default_id[:200], **said})
+        if "id" in said:
+            return spec
+        # on a cluster that knows the recipe from before it was changed, its id would be taken
+        return spec.model_copy(update={"id": f"{default_id[:190]}-{spec.fingerprint[:8]}"})
 
     def _folder_of(self, said: bool | str) -> bool | str:
         return os.path.join(self.folder, os.path.expanduser(said)) if isinstance(said, str) and said else said

@@ -127,6 +127,13 @@ class Pipeline(Sequence[Stage]):
 
         return from_dict(mapping, where=where, folder=folder)
 
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """The JSON schema of pipeline files (draft 2020-12), for editors and checks elsewhere."""
+        from altlas_flow.pipeline.document import schema
+
+        return schema()
+
     def to_dict(self) -> dict[str, Any]:
         """What `from_dict` makes this pipeline of: plain values, for a YAML or JSON file.
 

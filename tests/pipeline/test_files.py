@@ -93,7 +93,7 @@ def test_a_file_gives_the_stages_that_it_holds(tmp_path):
     assert pipeline["sorted"].when is functions.is_long
     assert pipeline["sorted"].validator is functions.is_long
     assert (pipeline["sorted"].optional, pipeline["sorted"].batch) == (True, 8)
-    assert pipeline["own"].model.id == "reviews/own"
+    assert pipeline["own"].model.id == f"reviews/own-{pipeline['own'].model.fingerprint[:8]}"
     assert pipeline["own"].model.memory == 1_000_000
     assert [stage.name for stage in pipeline["inner"].pipeline] == ["first", "second"]
     assert pipeline["inner"].pipeline["first"].model.id == "order", "models of the outer one are known inside"
@@ -138,6 +138,17 @@ def test_models_and_pipelines_lie_beside_the_file(tmp_path, monkeypatch):
     outer = af.Pipeline.load(written(tmp_path, "stages: {all: {pipeline: sub/inner.yaml}}"))
     assert outer["all"].pipeline["embed"].model.source == str(tmp_path / "sub" / "weights")
     assert outer["all"].pipeline.id == "inner"
+
+
+def test_a_recipe_without_id_that_is_changed_takes_no_other_ones_place(tmp_path):
+    one, same, other = (
+        af.Pipeline.load(written(tmp_path, f"stages: {{a: {{model: {{source: {source}}}}}}}"))["a"].model
+        for source in ("x", "x", "y")
+    )
+    assert one == same
+    assert one.id == same.id != other.id
+    named = af.Pipeline.load(written(tmp_path, "stages: {a: {model: {id: mine, source: x}}}"))["a"].model
+    assert named.id == "mine"
 
 
 def test_a_merged_mapping_gives_keys_that_are_not_written_out(tmp_path):
