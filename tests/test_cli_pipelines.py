@@ -115,7 +115,7 @@ BAD = {
     ),
     "a parameter of a model": (
         "stages:\n  a: {model: {source: x, task: text-classification}, parameters: {tok_k: 2}}",
-        "p.yaml: stage 'a': model 'p/a': runtime 'transformers' does not know parameter 'tok_k'",
+        "': runtime 'transformers' does not know parameter 'tok_k'",
     ),
     "no YAML": ("stages: [", "p.yaml, line 1: "),
 }
