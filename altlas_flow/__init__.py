@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from altlas_flow.records import (
         DistributionStrategy,
+        File,
         InferenceRequest,
         InferenceResponse,
         NodeInfo,
@@ -44,6 +45,7 @@ _WHERE = {
     "AltlasError": "altlas_flow.errors",
     "DistributedModelOrchestrator": "altlas_flow.orchestrator",
     "DistributionStrategy": "altlas_flow.records",
+    "File": "altlas_flow.records",
     "Flow": "altlas_flow.flow",
     "Handle": "altlas_flow.cluster.client.handle",
     "Handles": "altlas_flow.cluster.client.handle",
@@ -71,6 +73,7 @@ __all__ = [
     "AltlasError",
     "DistributedModelOrchestrator",
     "DistributionStrategy",
+    "File",
     "Flow",
     "Handle",
     "Handles",

@@ -43,6 +43,8 @@ def test_defaults_are_those_of_the_yaml_file():
         waiting_limit=100_000,
         overload="wait",
         tries=3,
+        allowed_folders=(".",),
+        largest_file=256 * 1024**2,
         labels=(),
         join_timeout=0.0,
         discovery_interval=30.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from altlas_flow.records.file import File
 from altlas_flow.records.node import ModelLatency, NodeInfo, NodeStatus
 from altlas_flow.records.request import DistributionStrategy, InferenceRequest, RetryPolicy
 from altlas_flow.records.response import ErrorRecord, InferenceResponse
@@ -11,6 +12,7 @@ from altlas_flow.records.trace import Trace, Try
 __all__ = [
     "DistributionStrategy",
     "ErrorRecord",
+    "File",
     "InferenceRequest",
     "InferenceResponse",
     "ModelLatency",

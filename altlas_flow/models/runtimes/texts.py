@@ -59,7 +59,7 @@ class Texts:
             # the tokenizers library raises bare exceptions for files that it cannot read
             raise OSError(f"the tokenizer in {folder} cannot be loaded: {one_line(error)}") from error
         self.padding = int(tokenizer.pad_token_id or 0)
-        self.max_length = _max_length(recipe.max_length, tokenizer.model_max_length, config)
+        self.max_length = max_length(recipe.max_length, tokenizer.model_max_length, config)
         self._prompt = recipe.prompt
         self._backend = backend
         if recipe.lower:
@@ -78,7 +78,7 @@ class Texts:
         texts: Sequence[Any] = as_list(rows)
         faults: dict[int, Exception] = {}
         if set(map(type, texts)) - {str}:
-            texts = [_text(row, at, faults) for at, row in enumerate(texts)]
+            texts = [row_text(row, at, faults) for at, row in enumerate(texts)]
         if self._prompt:
             texts = [self._prompt + text for text in texts]
         encoded = self._encode(texts, faults)
@@ -132,7 +132,7 @@ class Texts:
             return encoded
 
 
-def _max_length(wanted: int | None, tokenizer: int, config: Any) -> int | None:
+def max_length(wanted: int | None, tokenizer: int, config: Any) -> int | None:
     """Tokens that the model reads; None where nothing limits them."""
     positions = getattr(config, "max_position_embeddings", None)
     if config.model_type in ("roberta", "xlm-roberta", "camembert") and positions:
@@ -144,7 +144,7 @@ def _max_length(wanted: int | None, tokenizer: int, config: Any) -> int | None:
     return int(length) if length < 10**9 else None
 
 
-def _text(row: Any, at: int, faults: dict[int, Exception]) -> str:
+def row_text(row: Any, at: int, faults: dict[int, Exception]) -> str:
     """The text of one row; "" and a fault where it is none."""
     try:
         if isinstance(row, str):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from altlas_flow.errors import SpecError, names
 from altlas_flow.models.runtimes.common import BaseRuntime
 from altlas_flow.models.runtimes.encoders import EncoderRuntime
+from altlas_flow.models.runtimes.marking import TokenRuntime, ZeroShotRuntime
+from altlas_flow.models.runtimes.media import ImageRuntime, SpeechRuntime
 from altlas_flow.models.runtimes.sources import bundled as bundled
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 TASKS: dict[str, type[BaseRuntime]] = {
     "feature-extraction": EncoderRuntime,
     "text-classification": EncoderRuntime,
+    "zero-shot-classification": ZeroShotRuntime,
+    "token-classification": TokenRuntime,
+    "automatic-speech-recognition": SpeechRuntime,
+    "image-classification": ImageRuntime,
 }
 
 
@@ -43,6 +49,8 @@ class TransformersRuntime(BaseRuntime):
     spec : ModelSpec
     device : str
     """
+
+    path_tasks = SpeechRuntime.path_tasks | ImageRuntime.path_tasks
 
     def __new__(cls, spec: ModelSpec, *, device: str = "cpu") -> Any:
         """The runtime of the task; `UnknownTask`, which says so when it is loaded, where nobody does it."""
