@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from altlas_flow.models.spec import ModelSpec
 from altlas_flow.records import File
 from altlas_flow.records.file import checked_path
 from altlas_flow.settings import Settings
+
+#: Types of inputs that hold nothing else.
+_PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 def takes_paths(spec: ModelSpec) -> bool:
@@ -83,12 +87,13 @@ def read_rows(spec: ModelSpec, rows: Sequence[Any]) -> tuple[Sequence[Any], dict
 def _named(items: Sequence[Any], paths: bool) -> bool:
     # types are looked at once: there are few of them, and many items
     kinds = set(map(type, items))
+    if kinds <= _PLAIN:
+        return paths and str in kinds
     if any(issubclass(kind, (File, str, os.PathLike) if paths else File) for kind in kinds):
         return True
     held = tuple(kind for kind in kinds if issubclass(kind, (Mapping, tuple)))
-    return bool(held) and any(
-        isinstance(value, File) for item in items if isinstance(item, held) for value in _values(item)
-    )
+    inside = chain.from_iterable(_values(item) for item in items if isinstance(item, held))
+    return bool(held) and any(issubclass(kind, File) for kind in set(map(type, inside)))
 
 
 def _values(item: Any) -> Any:

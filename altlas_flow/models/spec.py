@@ -47,7 +47,7 @@ class ModelSpec(BaseModel):
         The name that people use.
     runtime : str
         The engine: ``transformers``, ``torch``, ``sklearn``, ``function``, or one installed beside them; by
-        default ``function`` where `source` is a callable or names one.
+        default ``function`` where `source` is a callable or names one, and ``sklearn`` for a skops file.
     source : str or callable
         A model folder, a hub name, a safetensors or skops file, ``"module:callable"``, or a callable, which
         is sent by value. A relative folder is resolved where the spec is used first (the client).
@@ -143,6 +143,8 @@ class ModelSpec(BaseModel):
         if not callable(data.get("source")):
             if isinstance(data.get("source"), str) and _NAMED.fullmatch(data["source"]):
                 return {"runtime": "function", **data}
+            if isinstance(data.get("source"), str) and data["source"].endswith(".skops"):
+                return {"runtime": "sklearn", **data}
             return data
         function = data["source"]
         import cloudpickle

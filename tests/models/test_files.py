@@ -140,7 +140,7 @@ def test_what_is_missing_or_not_ours_is_said(place):
     assert not isinstance(caught.value, FileRefused)
     (place / "loop").symlink_to("loop")
     for path in ("loop", "a.bin/b", "x" * 5000, "~nobody-of-that-name/x"):
-        with pytest.raises(SourceError, match="check|allowed"):
+        with pytest.raises(SourceError, match=r"check|allowed"):
             read_file(path, Settings.current())
 
 

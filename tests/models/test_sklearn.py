@@ -269,5 +269,6 @@ def test_memory_is_counted_and_let_go(saved, digits):
 
 def test_a_relative_source_is_resolved_where_it_is_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    relative = af.ModelSpec(id="m", runtime="sklearn", source="model.skops")
+    relative = af.ModelSpec(id="m", source="model.skops")
+    assert relative.runtime == "sklearn"
     assert relative.resolved().source == str(tmp_path / "model.skops")

@@ -191,6 +191,31 @@ def test_a_column_of_paths_is_read_where_the_model_runs(flow, clips, zoo):
     assert [row[0]["label"] for row in best["labels"]] == [row["label"] for row in expected]
 
 
+def paint(prompts):
+    """A stage that makes images of texts, as a diffusion model would."""
+    import hashlib
+    import io
+
+    from PIL import Image
+
+    files = [io.BytesIO() for _ in prompts]
+    for prompt, file in zip(prompts, files, strict=True):
+        colour = tuple(hashlib.sha256(prompt.encode()).digest()[:3])
+        Image.new("RGB", (32, 32), colour).save(file, "PNG")
+    return [file.getvalue() for file in files]
+
+
+def test_images_that_a_function_made_of_texts_go_to_the_next_model(flow, zoo):
+    painter, looker = model(paint, outputs={"image": "binary"}), zoo["image-classification"]
+    texts = sentences(5)
+    with looker.load(device="cpu") as here:
+        expected = [row["label"] for row in here.predict(paint(texts))]
+    painted = flow.map(pd.DataFrame({"text": texts}), painter, input="text")
+    assert flow.map(painted, looker, input="image")["label"].tolist() == expected
+    images = flow.submit(painter, texts).result(LIMIT).outputs
+    assert [row["label"] for row in flow.submit(looker, images).result(LIMIT).outputs] == expected
+
+
 def test_labels_that_are_chosen_from_come_with_the_request(flow, zoo):
     spec, texts = zoo["zero-shot-classification"], sentences(6)
     labels = ["time", "water"]
