@@ -51,7 +51,7 @@ def saved(tmp_path):
 
 @pytest.fixture(scope="module")
 def digits():
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=20, tol=0.1)).fit(
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, tol=1e-3)).fit(
         DIGITS.data[:400], DIGITS.target[:400]
     )
 
@@ -66,6 +66,7 @@ def test_labels_are_those_of_the_estimator_and_pythons_own(saved, digits):
     model, rows = saved(digits), DIGITS.data[400:]
     found = model.predict(list(rows))
     assert found == digits.predict(rows).tolist()
+    assert {*found} == {*range(10)}
     assert {type(label) for label in found} == {int}
     assert model.predict(rows[:50].tolist(), batch=7) == found[:50]
     assert model.output_types() == {"label": pa.int64()}

@@ -53,7 +53,7 @@ def zoo(tmp_path_factory):
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """A classifier of handwritten digits, and its file as a model."""
-    fitted = LogisticRegression(max_iter=10, tol=0.1).fit(load_digits().data / 16, load_digits().target)
+    fitted = LogisticRegression(max_iter=500, tol=1e-3).fit(load_digits().data / 16, load_digits().target)
     path = tmp_path_factory.mktemp("digits") / "model.skops"
     skops.io.dump(fitted, path)
     return fitted, model(str(path), runtime="sklearn")
