@@ -139,3 +139,79 @@ def build_linear(folder: Path, *, seed: int = 0) -> Path:
         folder / "model.safetensors",
     )
     return folder
+
+
+#: A chat template of the simplest kind.
+CHAT = (
+    "{% for message in messages %}{% if message['role'] not in ('user', 'assistant') %}"
+    "{{ raise_exception('roles are user and assistant') }}{% endif %}"
+    "{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant:"
+)
+
+
+def _byte_tokenizer(chat: bool) -> Any:
+    """One token for each byte, and some pairs; <s> before each text."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pairs = [("t", "h"), ("th", "e"), ("e", "r"), ("i", "n"), ("o", "n"), ("Ġ", "a")]
+    pieces = ["<pad>", "<s>", "</s>", *letters, *("".join(pair) for pair in pairs)]
+    tokenizer = Tokenizer(BPE({piece: at for at, piece in enumerate(pieces)}, pairs))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        model_max_length=10**30,
+    )
+    if chat:
+        fast.chat_template = CHAT
+    return fast
+
+
+def build_generator(
+    folder: Path, *, seed: int = 0, positions: int = 256, chat: bool = True, kind: str = "llama"
+) -> Path:
+    """A causal language model (``llama`` or ``gpt2``) over bytes, of `positions` tokens; the folder."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _byte_tokenizer(chat)
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any
+        if kind == "gpt2":
+            model = GPT2LMHeadModel(
+                GPT2Config(
+                    vocab_size=len(tokenizer),
+                    n_embd=32,
+                    n_layer=2,
+                    n_head=4,
+                    n_positions=positions,
+                    initializer_range=0.5,
+                    **ends,
+                )
+            )
+        else:
+            model = LlamaForCausalLM(
+                LlamaConfig(
+                    vocab_size=len(tokenizer),
+                    hidden_size=32,
+                    intermediate_size=64,
+                    num_hidden_layers=2,
+                    num_attention_heads=4,
+                    num_key_value_heads=2,
+                    max_position_embeddings=positions,
+                    initializer_range=0.5,  # wide, so that texts differ clearly
+                    **ends,
+                )
+            )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -24,6 +24,7 @@
     │   ├── DeadlineExceeded     the request was not answered in time
     │   ├── RequestCancelled     the request was cancelled
     │   ├── Overloaded           too much waits already (``altlas.overload: raise``)
+    │   ├── StreamBroken         what was streamed of the answer is not how it begins
     │   └── InvalidAnswer        the answer did not pass the request's validator
     ├── OutputError
     │   ├── OutputNotWritable    the folder cannot be written (rights, full disk)
@@ -96,6 +97,7 @@ from altlas_flow.errors.requests import (
     Overloaded,
     RequestCancelled,
     RequestError,
+    StreamBroken,
 )
 from altlas_flow.errors.words import kinds_of, names, one_line, root_cause, text_of
 
@@ -135,6 +137,7 @@ __all__ = [
     "SettingsError",
     "SourceError",
     "SpecError",
+    "StreamBroken",
     "UnknownModel",
     "UnknownNode",
     "UnknownTask",

@@ -52,9 +52,9 @@ class ModelSpec(BaseModel):
         A model folder, a hub name, a safetensors or skops file, ``"module:callable"``, or a callable, which
         is sent by value. A relative folder is resolved where the spec is used first (the client).
     task : str, optional
-        For ``transformers``: ``feature-extraction``, ``text-classification``, ``token-classification``,
-        ``zero-shot-classification``, ``automatic-speech-recognition`` or ``image-classification``; free
-        elsewhere.
+        For ``transformers``: ``feature-extraction``, ``text-generation``, ``text-classification``,
+        ``token-classification``, ``zero-shot-classification``, ``automatic-speech-recognition`` or
+        ``image-classification``; free elsewhere.
     revision : str, optional
         Of a hub model.
     entry : str, optional

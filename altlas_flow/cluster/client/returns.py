@@ -211,7 +211,8 @@ class Returns:
         flight.answers = answers
         errors = answers.errors
         if answers.service and len(answers.rows):
-            self._pace.observe(flight.lane.spec.fingerprint, len(answers.rows), answers.service)
+            model, rows = flight.lane.spec.fingerprint, len(answers.rows)
+            self._pace.observe(model, rows, answers.service, answers.together)
         good = flight.handles
         if errors:
             good = [handle for at, handle in enumerate(good) if at not in errors]

@@ -18,7 +18,7 @@ from altlas_flow.models.runtimes.base import Prepared
 from altlas_flow.models.runtimes.common import BaseRuntime, as_list, check_options, module_bytes
 from altlas_flow.models.runtimes.pretrained import load_pretrained
 from altlas_flow.models.runtimes.sources import find_folder, find_weights, quiet
-from altlas_flow.models.runtimes.texts import max_length, row_text
+from altlas_flow.models.runtimes.texts import context_length, text_of_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -147,15 +147,12 @@ class TextTask(HubTask):
         super().load()
         tokenizer = self._parts["tokenizer"]
         # a tokenizer that knows no limit says 10 to the 30th, and the model would fail beyond its own
-        longest = max_length(None, tokenizer.model_max_length, self._model.config)
+        longest = context_length(None, tokenizer.model_max_length, self._model.config)
         if longest is not None:
             tokenizer.model_max_length = longest
 
     def _look(self, row: Any) -> str:
-        faults: dict[int, Exception] = {}
-        text = row_text(row, 0, faults)
-        for fault in faults.values():
-            raise fault
+        text = text_of_row(row)
         if not text.strip():
             raise InputError("the text has no tokens")
         try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from altlas_flow.errors import SpecError, names
 from altlas_flow.models.runtimes.common import BaseRuntime
 from altlas_flow.models.runtimes.encoders import EncoderRuntime
+from altlas_flow.models.runtimes.generation import GenerationRuntime
 from altlas_flow.models.runtimes.marking import TokenRuntime, ZeroShotRuntime
 from altlas_flow.models.runtimes.media import ImageRuntime, SpeechRuntime
 from altlas_flow.models.runtimes.sources import bundled as bundled
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 TASKS: dict[str, type[BaseRuntime]] = {
     "feature-extraction": EncoderRuntime,
     "text-classification": EncoderRuntime,
+    "text-generation": GenerationRuntime,
     "zero-shot-classification": ZeroShotRuntime,
     "token-classification": TokenRuntime,
     "automatic-speech-recognition": SpeechRuntime,
