@@ -23,7 +23,7 @@ def sentences(count: int, *, seed: int = 0, longest: int = 30) -> list[str]:
     return [" ".join(rng.choice(WORDS, length)) for length in lengths]
 
 
-def _tokenizer(**keywords: Any) -> Any:
+def tiny_tokenizer(**keywords: Any) -> Any:
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
@@ -53,7 +53,7 @@ def _tokenizer(**keywords: Any) -> Any:
     )
 
 
-def _bert_config(tokenizer: Any, **keywords: Any) -> Any:
+def tiny_bert_config(tokenizer: Any, **keywords: Any) -> Any:
     from transformers import BertConfig
 
     return BertConfig(
@@ -75,8 +75,8 @@ def build_classifier(
     import torch
     from transformers import BertForSequenceClassification
 
-    tokenizer = _tokenizer(model_max_length=64)
-    config = _bert_config(
+    tokenizer = tiny_tokenizer(model_max_length=64)
+    config = tiny_bert_config(
         tokenizer,
         id2label=dict(enumerate(labels)),
         label2id={label: at for at, label in enumerate(labels)},
@@ -96,10 +96,10 @@ def build_embedder(
     import torch
     from transformers import BertModel
 
-    tokenizer = _tokenizer(model_max_length=64)
+    tokenizer = tiny_tokenizer(model_max_length=64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertModel(_bert_config(tokenizer), add_pooling_layer=False)
+        model = BertModel(tiny_bert_config(tokenizer), add_pooling_layer=False)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     kinds = {"": "Transformer", "1_Pooling": "Pooling"} | ({"2_Normalize": "Normalize"} if normalize else {})

@@ -17,6 +17,7 @@
     │   ├── EmptyInput           the input has no rows
     │   ├── NothingPredicted     every row became a dead letter
     │   ├── SourceError          a source file cannot be found or read
+    │   │   └── FileRefused      a file may not be read as an input
     │   └── BadRow               one row is at fault (``on_error="raise"``)
     ├── RequestError
     │   ├── BadRequest           a field of a request is wrong
@@ -75,6 +76,7 @@ from altlas_flow.errors.cluster import (
 from altlas_flow.errors.data import (
     BadRow,
     EmptyInput,
+    FileRefused,
     HistoryError,
     InputError,
     MissingColumn,
@@ -124,6 +126,7 @@ __all__ = [
     "DeadlineExceeded",
     "EmptyInput",
     "Exposed",
+    "FileRefused",
     "Forbidden",
     "HistoryError",
     "HostClosed",

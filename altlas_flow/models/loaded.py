@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from altlas_flow.errors import BadRow, InputError, ModelLoadError, SpecError, UnsafeModel, describe
 from altlas_flow.models.batching import Batch, cut, execute, rows_limit
 from altlas_flow.models.budget import BudgetSearch
+from altlas_flow.models.files import read_rows
 from altlas_flow.models.memory import peak_memory, reset_peak, used_memory
 from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.work import Predictions, Work
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     import numpy as np
+    import pyarrow as pa
 
     from altlas_flow.models.spec import ModelSpec
     from altlas_flow.models.watch import Watch
@@ -112,6 +114,14 @@ class LoadedModel:
         self.runtime.check_parameters(merged)
         return merged
 
+    def output_types(self, parameters: Mapping[str, Any] | None = None) -> dict[str, pa.DataType] | None:
+        """Arrow types of answers with these parameters; None where only an answer can tell."""
+        types_for = getattr(self.runtime, "types_for", None)
+        if types_for is None:
+            return self.runtime.output_types()
+        found: dict[str, pa.DataType] | None = types_for(self.parameters(parameters))
+        return found
+
     def work(
         self,
         rows: Sequence[Any],
@@ -121,8 +131,10 @@ class LoadedModel:
         priority: int = 0,
         watch: Watch | None = None,
     ) -> Work:
-        """Prepare rows (tokenise them, once) for batching."""
+        """Prepare rows (read files, tokenise texts, once) for batching."""
+        rows, unread = read_rows(self.spec, rows)
         prepared = self.runtime.prepare(rows, parameters)
+        prepared.faults.update(unread)  # they say why there was nothing
         limit = rows_limit(batch if batch is not None else self.spec.batch)
         return Work(prepared, parameters, rows_limit=limit, priority=priority, watch=watch)
 
@@ -265,7 +277,7 @@ def choose_device(spec: ModelSpec) -> str:
     """The spec's device; for ``auto`` CUDA where torch sees one."""
     if spec.device != "auto":
         return spec.device
-    if spec.runtime == "function":
+    if spec.runtime in ("function", "sklearn"):
         return "cpu"
     import torch
 

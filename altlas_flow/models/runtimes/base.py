@@ -70,7 +70,9 @@ class Runtime(Protocol):
     predict with one loaded model; `load` and `unload` are called once each.
 
     A runtime that computes exactly the tokens of its rows says so with an attribute ``pads = False``;
-    without it, a batch counts as padded to its longest row.
+    without it, a batch counts as padded to its longest row. One whose answers have other types with other
+    parameters has a method ``types_for(parameters)`` beside `output_types`. One that works on files names in
+    ``path_tasks`` the tasks for which a plain text is a path: it gets the bytes.
 
     One that answers step by step has another method, ``predict_steps(items, parameters, control)``, which
     is called in place of `predict`: between its steps it asks the `Control` which rows are still wanted, and

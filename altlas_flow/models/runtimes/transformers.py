@@ -8,6 +8,8 @@ from altlas_flow.errors import SpecError, names
 from altlas_flow.models.runtimes.common import BaseRuntime
 from altlas_flow.models.runtimes.encoders import EncoderRuntime
 from altlas_flow.models.runtimes.generation import GenerationRuntime
+from altlas_flow.models.runtimes.marking import TokenRuntime, ZeroShotRuntime
+from altlas_flow.models.runtimes.media import ImageRuntime, SpeechRuntime
 from altlas_flow.models.runtimes.sources import bundled as bundled
 
 if TYPE_CHECKING:
@@ -18,6 +20,10 @@ TASKS: dict[str, type[BaseRuntime]] = {
     "feature-extraction": EncoderRuntime,
     "text-classification": EncoderRuntime,
     "text-generation": GenerationRuntime,
+    "zero-shot-classification": ZeroShotRuntime,
+    "token-classification": TokenRuntime,
+    "automatic-speech-recognition": SpeechRuntime,
+    "image-classification": ImageRuntime,
 }
 
 
@@ -45,6 +51,8 @@ class TransformersRuntime(BaseRuntime):
     spec : ModelSpec
     device : str
     """
+
+    path_tasks = SpeechRuntime.path_tasks | ImageRuntime.path_tasks
 
     def __new__(cls, spec: ModelSpec, *, device: str = "cpu") -> Any:
         """The runtime of the task; `UnknownTask`, which says so when it is loaded, where nobody does it."""
