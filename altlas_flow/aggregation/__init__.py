@@ -12,6 +12,7 @@ from altlas_flow.aggregation.choosing import aggregator_of
 from altlas_flow.aggregation.collecting import Every, First, every, first
 from altlas_flow.aggregation.ensembles import Ensemble, ensemble
 from altlas_flow.aggregation.stacking import Stacking
+from altlas_flow.aggregation.thresholds import label_of
 from altlas_flow.aggregation.voting import Vote, vote
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "ensemble",
     "every",
     "first",
+    "label_of",
     "vote",
 ]

@@ -1,11 +1,11 @@
-"""Finds the threshold of a cascade on a sample."""
+"""What the thresholds of a cascade make of a sample."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from altlas_flow.aggregation.thresholds import QUALITY, Point, choose, curve_of, rightness, target_of
+from altlas_flow.aggregation.thresholds import QUALITY, Point, curve_of, rightness, target_of
 from altlas_flow.errors import BadRequest, one_line
 from altlas_flow.pipeline.locally import run_here
 from altlas_flow.pipeline.pipeline import Pipeline
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROWS = 256
 
 
-def calibrated(
+def measured(
     cascade: Cascade,
     sample: Iterable[Any],
     *,
@@ -26,8 +26,8 @@ def calibrated(
     truths: Iterable[Any] | None,
     right: Callable[[Any, Any], Any] | None,
     flow: Any,
-) -> tuple[float, tuple[Point, ...]]:
-    """The threshold, and the curve; see `Cascade.calibrate`."""
+) -> tuple[Point, ...]:
+    """What each threshold would have made of a sample; see `Cascade.calibrate`."""
     what, _ = target_of(target)
     inputs = _listed("sample", sample)
     if not inputs:
@@ -45,15 +45,12 @@ def calibrated(
         )
     scores = [one["score"] for one in judged]
     if known is None:
-        curve = curve_of(scores)
-    else:
-        verdicts = [one["verdict"] for one in judged]
-        small = [
-            0.0 if verdict is None else rightness([verdict], [truth], right)[0]
-            for verdict, truth in zip(verdicts, known, strict=True)
-        ]
-        curve = curve_of(scores, small, rightness(large, known, right))
-    return choose(curve, target).threshold, curve
+        return curve_of(scores)
+    small = [
+        0.0 if one["verdict"] is None else rightness([one["verdict"]], [truth], right)[0]
+        for one, truth in zip(judged, known, strict=True)
+    ]
+    return curve_of(scores, small, rightness(large, known, right))
 
 
 def _listed(name: str, given: Any) -> list[Any]:

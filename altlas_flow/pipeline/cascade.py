@@ -10,7 +10,7 @@ from typing import Any
 
 from altlas_flow.aggregation import aggregator_of
 from altlas_flow.aggregation.judging import AGREEMENT, SCORE, Judge
-from altlas_flow.aggregation.thresholds import Point
+from altlas_flow.aggregation.thresholds import Point, choose
 from altlas_flow.aggregation.values import is_number
 from altlas_flow.errors import BadRequest, PipelineError, one_line
 from altlas_flow.models.spec import ModelSpec
@@ -224,10 +224,27 @@ class Cascade:
         BadRequest
             Where inputs and truths do not fit, or scores are yes and no.
         """
-        from altlas_flow.pipeline.calibration import calibrated
+        from altlas_flow.pipeline.calibration import measured
 
-        threshold, curve = calibrated(self, sample, target=target, truths=truths, right=right, flow=flow)
-        return replace(self, judge=replace(self.judge, threshold=threshold), curve=curve)
+        curve = measured(self, sample, target=target, truths=truths, right=right, flow=flow)
+        return replace(self, curve=curve).at(target)
+
+    def at(self, target: float | Mapping[str, float]) -> Cascade:
+        """The same with the threshold that another target asks for; of one that was calibrated.
+
+        Parameters
+        ----------
+        target : float or mapping
+            See `calibrate`.
+
+        Raises
+        ------
+        TargetUnreachable, BadRequest
+        """
+        if not self.curve:
+            raise BadRequest("this cascade has no curve to choose from: calibrate(sample, target=...) first")
+        point = choose(self.curve, target)
+        return replace(self, judge=replace(self.judge, threshold=point.threshold))
 
     def probe(self, *, both: bool) -> Pipeline:
         """The pipeline that calibration asks: the judgement, and with `both` all answers of the large one."""
