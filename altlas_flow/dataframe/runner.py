@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 from distributed import Client, Future
 
-from altlas_flow.cluster.plain import submit_rows, submit_task
+from altlas_flow.cluster.plain import submit_task
+from altlas_flow.dataframe.answers import Ask, Receipt
 from altlas_flow.dataframe.folder import OutputFolder, PartRecord
 from altlas_flow.dataframe.report import Progress, RunSummary, Tally
-from altlas_flow.dataframe.tasks import Predict, Receipt, make_part, predict_rows, write_part
+from altlas_flow.dataframe.subject import Subject
 from altlas_flow.dataframe.units import Part, Source, Unit, measure
 from altlas_flow.dataframe.window import Window
 from altlas_flow.errors import AltlasError, OutputMismatch, SourceError, one_line
@@ -29,11 +31,14 @@ class Runner:
     folder : OutputFolder
         Held by this job.
     source : Source
-    what : Predict
+    subject : Subject
+    what : Ask
     digest : str
-        Fingerprint of the model with its parameters and input.
+        Fingerprint of the subject with its parameters and input.
     cuts : sequence of int
         Rows of a part: what earlier runs cut units at, and last what new ones are cut at.
+    most : int, optional
+        Parts under way at once.
     """
 
     def __init__(
@@ -42,16 +47,23 @@ class Runner:
         settings: Settings,
         folder: OutputFolder,
         source: Source,
-        what: Predict,
+        subject: Subject,
+        what: Ask,
         digest: str,
         *,
         cuts: Sequence[int],
+        most: int | None = None,
     ) -> None:
         self.client, self.folder, self.source, self.what, self.digest = client, folder, source, what, digest
-        self.cuts = cuts
+        self.cuts, self.subject = cuts, subject
+        self.stages = subject.report()
         self.tally = Tally()
         self.window = Window(
-            client, what.spec, per_slot=settings.parts_in_flight, patience=settings.no_workers_timeout
+            client,
+            partial(subject.slots, client),
+            per_slot=settings.parts_in_flight,
+            patience=settings.no_workers_timeout,
+            most=most,
         )
         self.wanted: dict[str, tuple[str, str]] = {}
         self.skipped = 0
@@ -170,32 +182,9 @@ class Runner:
             self._reading.pop(unit, None)
 
     def _send(self, part: Part) -> None:
-        def submit() -> Future[Any]:
-            chunk = part.chunk
-            if chunk is not None and not (self.what.spec.resources or self.what.spec.labels):
-                return submit_rows(
-                    self.client,
-                    make_part,
-                    chunk,
-                    self.what,
-                    self.folder.attempts,
-                    part.name,
-                    fingerprint=self.what.spec.fingerprint,
-                    rows=part.stop - part.start,
-                )
-            rows = self._rows(part.unit)
-            predicted = submit_rows(
-                self.client,
-                predict_rows,
-                rows,
-                part.start,
-                part.stop,
-                self.what,
-                fingerprint=self.what.spec.fingerprint,
-                rows=part.stop - part.start,
-            )
-            return submit_task(self.client, write_part, predicted, self.folder.attempts, part.name)
-
+        rows = partial(self._rows, part.unit)
+        attempts = self.folder.attempts
+        submit = partial(self.subject.send_part, self.client, part, rows, self.what, attempts)
         self.window.send(part, submit)
 
     def _refuse_unlike(self, part: Part, receipt: Receipt) -> None:
@@ -239,6 +228,8 @@ class Runner:
         )
         self.folder.commit(record, receipt.attempt.path, receipt.dead.path if receipt.dead else None)
         self.tally.add(receipt.rows_in, receipt.stats)
+        if receipt.passed is not None:
+            self.stages.add_piece(receipt.passed.ends())
         self._open_parts[part.unit] -= 1
         if not self._open_parts[part.unit]:
             self._reading.pop(part.unit, None)
@@ -269,4 +260,4 @@ class Runner:
         summary.rows_per_s = tally.rows_in / max(seconds, 1e-9)
         summary.tokens_per_s = tally.tokens / max(seconds, 1e-9)
         summary.padding, summary.batch, summary.unit = tally.padding, dict(tally.budget), tally.unit
-        summary.truncated = tally.truncated
+        summary.truncated, summary.stages = tally.truncated, self.stages

@@ -29,7 +29,7 @@ from altlas_flow.dataframe.sources import (
     scan,
     short_names,
 )
-from altlas_flow.dataframe.tasks import Rows, read_rows
+from altlas_flow.dataframe.rows import Rows, read_rows
 from altlas_flow.dataframe.window import ask
 from altlas_flow.errors import EmptyInput, SourceError
 
