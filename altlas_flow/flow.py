@@ -104,6 +104,7 @@ class Flow(Requests, Operations):
         self._fitted: set[str] = set()  # fingerprints of models that embedded workers have room for
         self._transport = transport_for(connection.client, settings)
         self._catalog = Catalog(lambda: self.client)
+        self._begin_pipelines()
 
     @property
     def client(self) -> Client:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
@@ -140,6 +140,40 @@ class DistributedModelOrchestrator(AwaitedOperations):
                 handles += [flow.refuse(request, error)] if error else flow.submit_many([request])
             await asyncio.sleep(0)  # thousands of requests must not hold up the loop
         return await Handles(handles, raise_on_error=raise_on_error)
+
+    async def run_distributed_pipeline_inference(
+        self,
+        requests: Sequence[InferenceRequest],
+        dependencies: Sequence[Sequence[int]],
+        *,
+        raise_on_error: bool = True,
+    ) -> list[InferenceResponse]:
+        """Answer requests that depend on each other, as one graph.
+
+        Parameters
+        ----------
+        requests : sequence of InferenceRequest
+            Empty inputs are filled from what they depend on; others may refer to it: ``"{0.outputs}"``.
+        dependencies : sequence of sequences of int
+            For each request the indices of those that it depends on.
+        raise_on_error : bool
+            Raise the first failure; else it is in its response, and in those of the requests after it.
+
+        Returns
+        -------
+        list of InferenceResponse
+            In the order of `requests`.
+
+        Raises
+        ------
+        StageFailed
+            Its ``stage`` is the index as text, its ``responses`` are those of all requests.
+        BadRequest, PipelineError, UnknownModel
+        """
+        flow = await self._started()
+        # models may have to be looked up, and inputs read
+        handle = await asyncio.to_thread(flow.submit_pipeline, requests, dependencies)
+        return await handle.wait(raise_on_error=raise_on_error)
 
     async def _started(self) -> Flow:
         while True:

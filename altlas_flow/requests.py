@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from altlas_flow.cluster.client.catalog import Catalog
 from altlas_flow.cluster.client.handle import Handle, Handles
 from altlas_flow.cluster.client.transport import Transport
 from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded
 from altlas_flow.models.spec import ModelSpec, import_object
+from altlas_flow.pipeline.pipeline import Pipeline, as_pipeline
+from altlas_flow.pipelines import Pipelines
 from altlas_flow.records import InferenceRequest, RetryPolicy
 from altlas_flow.records.request import seconds
 
+if TYPE_CHECKING:
+    from altlas_flow.pipeline.handle import PipelineHandle
 
-class Requests(ABC):
+
+class Requests(Pipelines):
     """Sends requests; a `Flow` is one."""
 
     _transport: Transport
     _catalog: Catalog
     _fitted: set[str]
 
-    @abstractmethod
-    def _find(self, model: str | ModelSpec) -> ModelSpec:
-        """The spec that is meant."""
+    @overload
+    def submit(self, model: Pipeline, inputs: Any = None, **options: Any) -> PipelineHandle: ...
 
-    @abstractmethod
-    def _check_open(self) -> None:
-        """Raise `ConnectError` where the flow is closed."""
+    @overload
+    def submit(
+        self, model: str | ModelSpec | InferenceRequest, inputs: Any = None, **options: Any
+    ) -> Handle: ...
 
     def submit(
         self,
-        model: str | ModelSpec | InferenceRequest,
+        model: Any,
         inputs: Any = None,
         *,
         strategy: Any = None,
@@ -44,15 +48,17 @@ class Requests(ABC):
         idempotent: bool = True,
         parameters: Mapping[str, Any] | None = None,
         **more: Any,
-    ) -> Handle:
+    ) -> Handle | PipelineHandle:
         """Ask for one prediction.
 
         Never waits: what cannot leave at once waits in the handle.
 
         Parameters
         ----------
-        model : str, ModelSpec or InferenceRequest
-            A request says all the rest itself, but for `strategy`.
+        model : str, ModelSpec, InferenceRequest or Pipeline
+            A request says all the rest itself, but for `strategy`. A pipeline takes `priority`, `deadline`
+            and ``keep=``, the stages (True: all) whose outputs are wanted beside its own; its handle gives
+            a `PipelineResult`.
         inputs : Any
             One input, or a list of them.
         strategy : str, DistributionStrategy or callable, optional
@@ -75,7 +81,7 @@ class Requests(ABC):
 
         Returns
         -------
-        Handle
+        Handle or PipelineHandle
             Blocking (``.result()``) and awaitable.
 
         Raises
@@ -83,6 +89,14 @@ class Requests(ABC):
         UnknownModel, ParameterError, BadRequest, Overloaded, ClusterLost
         """
         self._check_open()
+        if (pipeline := as_pipeline(model)) is not None:
+            if (strategy, retry, validator, parameters, idempotent) != (None, None, None, None, True):
+                raise BadRequest(
+                    f"pipeline {pipeline.id!r}: strategy, retry, validator, parameters and idempotent are "
+                    "for its stages: give them to Stage(...)"
+                )
+            within = None if deadline is None else _seconds(deadline)
+            return self._ask_pipeline(pipeline, inputs, priority=priority, deadline=within, **more)
         if isinstance(model, InferenceRequest):
             given = (inputs, priority, deadline, retry, validator, parameters, idempotent, more)
             if given != (None, 0, None, None, None, None, True, {}):

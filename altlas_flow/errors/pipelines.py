@@ -46,4 +46,19 @@ class StageFailed(RequestError):
 
 
 class NodeFault(HostClosed):
-    """A node failed at a stage, not its input: another node may do it."""
+    """A node failed at a stage, not its input: another node may do it.
+
+    Parameters
+    ----------
+    node : str
+    reason : str
+        One line.
+    """
+
+    def __init__(self, node: str, reason: str) -> None:
+        self.node, self.reason = node, reason
+        super().__init__(node, reason)
+
+    def text(self) -> str:
+        """What `str` makes one line of."""
+        return f"node {self.node} failed ({self.reason}): ask again, or look at that node"

@@ -111,3 +111,12 @@ class Pipeline(Sequence[Stage]):
 
     def __repr__(self) -> str:
         return f"<Pipeline {self.id}: {' -> '.join(stage.name for stage in self)}>"
+
+
+def as_pipeline(model: Any) -> Pipeline | None:
+    """The pipeline that something is, or that it makes; None where it is a model."""
+    if isinstance(model, Pipeline):
+        return model
+    make = getattr(model, "as_pipeline", None)
+    made = make() if callable(make) and not isinstance(model, type) else None
+    return made if isinstance(made, Pipeline) else None

@@ -23,7 +23,18 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 #: What a stage may be; each takes exactly one.
 KINDS = ("model", "function", "combine", "pipeline")
 #: What a stage that is a pipeline leaves to the stages in it.
-OF_WORK = ("parameters", "resources", "strategy", "retry", "timeout", "cache", "batch", "batched", "each")
+OF_WORK = (
+    "parameters",
+    "resources",
+    "strategy",
+    "retry",
+    "timeout",
+    "validator",
+    "cache",
+    "batch",
+    "batched",
+    "each",
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,6 +71,8 @@ class Stage:
         Tries, after which errors too; faults of nodes are tried again elsewhere in any case.
     timeout : float, str or timedelta, optional
         Seconds for one try, without loading the model.
+    validator : callable, pydantic model or str, optional
+        An output that it refuses (False, or an error) is a failed try.
     optional : bool
         Where it fails, stages after it get None.
     cache : bool or path
@@ -92,6 +105,7 @@ class Stage:
     strategy: Any = None
     retry: RetryPolicy | int | None = None
     timeout: float | str | timedelta | None = None
+    validator: Any = None
     optional: bool = False
     cache: bool | str | os.PathLike[str] = False
     batch: Literal["auto"] | int | None = None
@@ -137,6 +151,12 @@ class Stage:
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 raise self._wrong(f"{mapping}={one_line(repr(value), 80)} is no mapping of names to values")
             self._set(**{mapping: dict(value)})
+        if isinstance(self.validator, str):
+            self._set(validator=self._callable("validator", self.validator))
+        if self.validator is not None and not callable(
+            getattr(self.validator, "model_validate", self.validator)
+        ):
+            raise self._wrong("validator= takes a callable or a pydantic model")
         self._set(retry=self._policy(), timeout=self._limit(), cache=self._kept())
         rows = isinstance(self.batch, int) and not isinstance(self.batch, bool) and self.batch > 0
         if not (rows or self.batch in (None, "auto")):

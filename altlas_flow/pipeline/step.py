@@ -39,7 +39,7 @@ class Step:
         What it depends on, by the names that its author gave, and where these are.
     boxed : bool
         Whether its rows are packed one by one, so that None is a value like any other.
-    parameters, inputs, when, retry, timeout, optional, cache, batch, each
+    parameters, inputs, when, retry, timeout, validator, optional, cache, batch, each
         See `Stage`.
     strategy : callable, str or None
     """
@@ -54,6 +54,7 @@ class Step:
     when: Callable[[Any], Any] | None = None
     retry: RetryPolicy = _ONCE
     timeout: float | None = None
+    validator: Any = None
     optional: bool = False
     cache: bool | str = False
     batch: Literal["auto"] | int | None = None
@@ -161,6 +162,7 @@ def _step(placed: Placed, pipeline: str, find: Callable[[str | ModelSpec], Model
         when=stage.when,  # type: ignore[arg-type]
         retry=stage.retry if isinstance(stage.retry, RetryPolicy) else _ONCE,
         timeout=stage.timeout,  # type: ignore[arg-type]
+        validator=stage.validator or spec.checks(),
         optional=stage.optional,
         cache=stage.cache,  # type: ignore[arg-type]
         batch=stage.batch,

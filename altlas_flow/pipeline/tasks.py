@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from threading import Lock
 from typing import Any
@@ -14,13 +14,14 @@ from distributed import get_worker, secede
 
 from altlas_flow.cluster.keys import ANNOTATION
 from altlas_flow.cluster.packed import Packed
-from altlas_flow.cluster.worker.envelope import portable
+from altlas_flow.cluster.worker.envelope import complaint, portable
 from altlas_flow.cluster.worker.plugin import current_plugin, still_wanted
 from altlas_flow.errors import (
     AltlasError,
     DeadlineExceeded,
     HostClosed,
     InputError,
+    InvalidAnswer,
     NodeFault,
     PredictError,
     describe,
@@ -218,6 +219,8 @@ class StageWork:
                 answers = list(answers)
                 for place, output in zip(todo, outputs, strict=True):
                     answers[place] = output
+            if step.validator is not None:
+                errors.update(self._invalid(outputs, errors))
             where = todo if todo is not None else range(len(rows))
             failed = {where[place]: error for place, error in errors.items()}
             if not failed:
@@ -268,10 +271,19 @@ class StageWork:
         }
         return result
 
+    def _invalid(self, outputs: Any, errors: Mapping[int, BaseException]) -> dict[int, BaseException]:
+        """Answers that the stage's validator refuses, by place."""
+        found: dict[int, BaseException] = {}
+        for place, output in enumerate(outputs):
+            if place not in errors and (fault := complaint(self.step.validator, output)) is not None:
+                text = f"model {self.step.spec.id!r}: the answer is not valid: {fault}"
+                found[place] = InvalidAnswer(text)
+        return found
+
     def _refuse_faults_of_the_node(self, failed: dict[int, BaseException]) -> None:
         for error in failed.values():
             if of_the_node(error):
-                raise NodeFault(f"{self.node} failed: {describe(error)}: another node may do it") from error
+                raise NodeFault(self.node, describe(error)) from error
 
     def _sendable(self, answers: Any, at: Sequence[int]) -> Any:
         """The answers, without those that no other process could open."""
@@ -313,4 +325,4 @@ def _named(step: Step, error: BaseException) -> bool:
     kinds = set(kinds_of(error))
     if isinstance(error, AltlasError):
         kinds.update(error.kinds)
-    return bool(kinds.intersection(step.retry.on)) or isinstance(error, DeadlineExceeded)
+    return bool(kinds.intersection(step.retry.on)) or isinstance(error, (DeadlineExceeded, InvalidAnswer))

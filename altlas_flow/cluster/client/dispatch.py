@@ -74,7 +74,7 @@ class Dispatch:
             self.loop,
             self.clock,
             limit=self.settings.heartbeat_timeout,
-            waiting=lambda: transport.open > 0 and not transport.closed,
+            waiting=lambda: transport.waits and not transport.closed,
             wake=transport.wake,
             lost=self.fail_all,
         )
@@ -311,6 +311,8 @@ class Dispatch:
         """End every request that is under way."""
         for handle in list(self._all()):
             self.returns.end(handle, error)
+        for companion in self.transport.companions:
+            companion.fail_all(error)
 
     def close(self, error: AltlasError) -> None:
         """End everything."""

@@ -9,25 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import hashlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from distributed import Client
 
 from altlas_flow.cluster.client.dispatch import Dispatch
 from altlas_flow.cluster.client.handle import CANCELLED, ERROR, Handle, cancelled, stamped
 from altlas_flow.cluster.client.lanes import Flight, Lane
+from altlas_flow.cluster.client.named import named_strategy
 from altlas_flow.cluster.client.posting import weight_of
-from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded, describe, one_line
+from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded, describe
 from altlas_flow.models.frozen import frozen, thawed
 from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec
-from altlas_flow.records import DistributionStrategy, RetryPolicy
+from altlas_flow.records import RetryPolicy
 from altlas_flow.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,15 @@ KINDS = 1000
 PRIORITIES = 1000
 #: Seconds that what a closing flow says gets to leave.
 FAREWELL = 1.0
+
+
+class Companion(Protocol):
+    """What else waits for answers of the same scheduler, and is told where it is lost."""
+
+    open: int
+
+    def fail_all(self, error: AltlasError) -> None:
+        """End all that waits."""
 
 
 class Transport:
@@ -60,6 +69,7 @@ class Transport:
         self.open = 0  # requests that are not over
         self.inside = 0  # those of them that were let in
         self.users = 0  # flows
+        self.companions: list[Companion] = []  # others that wait for the same scheduler
         self._lock = threading.Lock()
         self._lanes: dict[Any, Lane] = {}
         self._awake = self._closed = False
@@ -71,6 +81,11 @@ class Transport:
     def faults(self) -> int:
         """Of the scheduler plugin, as it last said."""
         return self._dispatch.pulse.faults
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything waits for the scheduler or its workers."""
+        return self.open > 0 or any(companion.open > 0 for companion in self.companions)
 
     def lane(
         self,
@@ -114,7 +129,7 @@ class Transport:
         # a copy: the caller may go on with its own
         lane = Lane(spec, thawed(given), priority=priority, validator=validator or spec.checks())
         lane.once = not idempotent
-        lane.strategy, lane.code = self._strategy(strategy)
+        lane.strategy, lane.code = named_strategy(strategy, self.settings.default_distribution_strategy)
         with self._lock:
             if len(self._lanes) >= KINDS:
                 self._lanes.clear()  # parameters that change each time: what waits, waits elsewhere
@@ -321,28 +336,6 @@ class Transport:
     def _pump(self) -> None:
         self._awake = False
         self._dispatch.pump()
-
-    def _strategy(self, strategy: Any) -> tuple[str, bytes | None]:
-        """The name by which the scheduler knows a strategy; and its code, where it is the user's own."""
-        if strategy is None:
-            return self.settings.default_distribution_strategy, None
-        if isinstance(strategy, str):
-            with contextlib.suppress(ValueError):
-                return str(DistributionStrategy(strategy).value), None
-            return one_line(strategy, 200), None
-        if not callable(strategy):
-            raise BadRequest(
-                f"strategy={strategy!r} is none: give a name, a DistributionStrategy or a function"
-            )
-        import cloudpickle
-
-        try:
-            code: bytes = cloudpickle.dumps(strategy)
-        except Exception as error:
-            # whatever a closure holds may refuse to be pickled, with any error
-            raise BadRequest(f"the strategy cannot be sent to the scheduler: {describe(error)}") from error
-        name = getattr(strategy, "__name__", type(strategy).__name__)
-        return f"{name}#{hashlib.sha256(code).hexdigest()[:16]}", code
 
 
 def notify(waiters: list[Any]) -> None:

@@ -1,0 +1,171 @@
+"""`PipelineHandle`: a request to a pipeline that is under way, and afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Generator, Mapping
+from concurrent.futures import Future as Done
+from typing import TYPE_CHECKING, Any
+
+from altlas_flow.errors import AltlasError, BadRequest, DeadlineExceeded, RequestCancelled
+from altlas_flow.pipeline.result import PipelineResult
+
+if TYPE_CHECKING:
+    from distributed import Future
+
+    from altlas_flow.pipeline.sender import Lane, PipelineSender
+
+PENDING, RUNNING, COMPLETED, ERROR, CANCELLED = "pending", "running", "completed", "error", "cancelled"
+
+
+class PipelineHandle:
+    """A pipeline under way: blocking (`result`) and awaitable, from any event loop.
+
+    Attributes
+    ----------
+    request_id : str
+    model_id : str
+        The pipeline's.
+    """
+
+    def __init__(
+        self, sender: PipelineSender, lane: Lane, request_id: str, inputs: Any, submitted: float
+    ) -> None:
+        self._sender, self._lane, self.request_id = sender, lane, request_id
+        self.model_id = lane.compiled.pipeline.id
+        self._many = isinstance(inputs, list)
+        self._inputs: Any = list(inputs) if self._many else [inputs]
+        self._rows = len(self._inputs)
+        self._submitted = submitted
+        self._weight = 0.0
+        self._deadline: float | None = None
+        self._timer: Any = None
+        self._running = self._alone = False
+        self._piece: Any = None  # the piece that it travels in
+        self._done: Done[PipelineResult] = Done()
+
+    @property
+    def status(self) -> str:
+        """``pending``, ``running``, ``completed``, ``error`` or ``cancelled``."""
+        if not self._done.done():
+            return RUNNING if self._running else PENDING
+        error = self._done.exception()
+        if error is None:
+            return COMPLETED if self._done.result().ok else ERROR
+        return CANCELLED if isinstance(error, RequestCancelled) else ERROR
+
+    @property
+    def futures(self) -> Mapping[str, Future[Any]]:
+        """Dask's futures of the stages, while it is under way; other requests may be in the same tasks."""
+        piece = self._piece
+        return dict(piece.futures) if piece is not None else {}
+
+    def done(self) -> bool:
+        """Whether it is completed, failed or cancelled."""
+        return self._done.done()
+
+    def cancel(self) -> bool:
+        """Give it up; whether that changed anything."""
+        return self._sender.end(self, RequestCancelled(f"request {self.request_id} was cancelled"))
+
+    def result(self, timeout: float | None = None) -> PipelineResult:
+        """What the stages made; waits for it.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds.
+
+        Raises
+        ------
+        TimeoutError
+            Where there is nothing by then.
+        StageFailed
+            The first failure; its ``result`` has what other stages made.
+        AltlasError
+            Where it could not be run at all.
+        """
+        found = self.response(timeout)
+        found.raise_for_error()
+        return found
+
+    def response(self, timeout: float | None = None) -> PipelineResult:
+        """As `result`, but a stage that failed is not raised."""
+        self.wait(timeout)
+        return self._outcome()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until it is over, however it ended.
+
+        Raises
+        ------
+        TimeoutError
+        """
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
+            raise BadRequest(f"timeout={timeout!r} is no number: give seconds")
+        if self._done.done():
+            return
+        self._sender.transport.check_process()
+        if threading.get_ident() == self._sender.transport.thread:
+            raise BadRequest("result() on the client's own event loop would never return: await the handle")
+        try:
+            self._done.exception(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        except TimeoutError:
+            if self._done.done():
+                return
+            raise TimeoutError(
+                f"no answer to request {self.request_id} within {timeout:.3g} s: it goes on"
+            ) from None
+
+    def __await__(self) -> Generator[Any, None, PipelineResult]:
+        return self._await().__await__()
+
+    async def _await(self) -> PipelineResult:
+        found = await self.settled()
+        found.raise_for_error()
+        return found
+
+    async def settled(self) -> PipelineResult:
+        """As `response`, awaited."""
+        if not self._done.done():
+            # whoever gives up waiting leaves the answer to those who still wait
+            await asyncio.wait({asyncio.wrap_future(_watched(self._done))})
+        return self._outcome()
+
+    def _outcome(self) -> PipelineResult:
+        error = self._done.exception()
+        if error is not None:
+            raise _fresh(error)
+        return self._done.result()
+
+    def __repr__(self) -> str:
+        return f"<PipelineHandle {self.request_id} of {self.model_id}: {self.status}>"
+
+
+def _watched(done: Done[Any]) -> Done[None]:
+    """Ends with `done`, and leaves it alone when it is cancelled itself."""
+    watcher: Done[None] = Done()
+
+    def tell(_: Done[Any]) -> None:
+        if watcher.set_running_or_notify_cancel():
+            watcher.set_result(None)
+
+    done.add_done_callback(tell)
+    return watcher
+
+
+def _fresh(error: BaseException) -> BaseException:
+    """A copy: a traceback holds frames, and frames what they worked with."""
+    from copy import copy
+
+    found = copy(error).with_traceback(None)
+    found.__cause__ = error.__cause__
+    return found
+
+
+def late(handle: PipelineHandle, seconds: float) -> AltlasError:
+    """The error of a request that was not answered in time."""
+    return DeadlineExceeded(
+        f"request {handle.request_id} to pipeline {handle.model_id!r} was not answered within {seconds:.3g} s"
+    )

@@ -1,0 +1,229 @@
+"""`PipelineResult`: what became of each stage of a pipeline, for one request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from altlas_flow.errors import AltlasError, StageFailed, one_line
+from altlas_flow.pipeline.rows import Fault, Note, StageRows
+from altlas_flow.pipeline.step import Compiled
+from altlas_flow.records import InferenceResponse, Trace
+
+
+class PipelineResult(Mapping[str, InferenceResponse]):
+    """Responses of the stages by their names, in the order of the pipeline.
+
+    Parameters
+    ----------
+    compiled : Compiled
+    request_id : str
+    rows : dict of str to StageRows
+        Outcomes of the steps that were fetched.
+    at : range
+        Rows of this request in the piece that it travelled in.
+    many : bool
+        Whether it was asked with a list of inputs.
+    latency : float
+        Seconds from submission to the answer.
+
+    Attributes
+    ----------
+    outputs : Any
+        Of the pipeline: of its last stage, or a dict by name where it has several outputs; a list of these
+        for a list of inputs. None where it failed.
+    """
+
+    def __init__(
+        self,
+        compiled: Compiled,
+        request_id: str,
+        rows: Mapping[str, StageRows],
+        at: range,
+        *,
+        many: bool = False,
+        latency: float = 0.0,
+    ) -> None:
+        self.request_id, self.latency = request_id, latency
+        self.pipeline = compiled.pipeline
+        self._compiled, self._rows, self._at, self._many = compiled, dict(rows), at, many
+        self._notes: dict[str, Note] = {}
+        self._faults: dict[int, Fault] = {}  # by row: the first one of each
+        for one in rows.values():
+            self._notes.update(one.notes)
+        order = {name: place for place, name in enumerate(compiled.steps)}
+        for one in rows.values():
+            for row in at:
+                fault = one.faults.get(row)
+                known = self._faults.get(row)
+                if fault is not None and (known is None or order[fault.stage] < order[known.stage]):
+                    self._faults[row] = fault
+        self._responses: dict[str, InferenceResponse] = {}
+
+    @property
+    def ok(self) -> bool:
+        """Whether no stage failed, but for optional ones."""
+        return not self._faults
+
+    @property
+    def error(self) -> StageFailed | None:
+        """The first failure: of the first row, at the first stage."""
+        for row in self._at:
+            if (fault := self._faults.get(row)) is not None:
+                return failure(fault)
+        return None
+
+    @property
+    def outputs(self) -> Any:
+        """See the class."""
+        found = [self._output(row) for row in self._at]
+        return found if self._many else found[0]
+
+    def raise_for_error(self) -> None:
+        """Raise the first failure; its ``result`` is this.
+
+        Raises
+        ------
+        StageFailed
+        """
+        error = self.error
+        if error is not None:
+            error.result = self
+            raise error
+
+    def outputs_of(self, stage: str) -> Any:
+        """Outputs of a stage that was kept.
+
+        Raises
+        ------
+        KeyError
+            Where there is no such stage, or its outputs stayed on the cluster.
+        """
+        found = [_value(self._rows[stage], row) for row in self._at]
+        return found if self._many else found[0]
+
+    @property
+    def notes(self) -> Mapping[str, Note]:
+        """How each stage came by its outputs; other requests may have travelled in the same piece."""
+        return self._notes
+
+    @property
+    def pieces(self) -> Sequence[StageRows]:
+        """What was fetched of the piece that it travelled in."""
+        return list(self._rows.values())
+
+    def _output(self, row: int) -> Any:
+        values = [_value(self._rows[name], row) for name in self._compiled.ends]
+        if self.pipeline.single:
+            return values[0]
+        return dict(zip(self.pipeline.output, values, strict=True))
+
+    def __getitem__(self, stage: str) -> InferenceResponse:
+        if stage not in self._compiled.steps:
+            raise KeyError(stage)
+        if stage not in self._responses:
+            self._responses[stage] = self._response(stage)
+        return self._responses[stage]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._compiled.steps)
+
+    def __len__(self) -> int:
+        return len(self._compiled.steps)
+
+    def _response(self, stage: str) -> InferenceResponse:
+        step, note = self._compiled.steps[stage], self._notes.get(stage)
+        metadata: dict[str, Any] = {"stage": stage}
+        error = self._error_of(stage, note)
+        kept = stage in self._rows
+        if note is None:
+            return InferenceResponse.build(
+                f"{self.request_id}/{stage}", step.spec.id, error=error, tries=0, metadata=metadata
+            )
+        first = self._at[0] if len(self._at) else 0
+        if first in note.skipped:
+            metadata["skipped"] = note.skipped[first]
+        if first in note.forgiven:
+            metadata["forgiven"] = str(note.forgiven[first].error)
+        if first in note.cached:
+            metadata["cached"] = True
+        if not kept:
+            metadata["outputs"] = "they stayed on the cluster: ask with keep=True for them"
+        placed = note.trace
+        trace = Trace.build(
+            placed.get("strategy", ""),
+            note.node,
+            score=placed.get("score"),
+            runners_up=[(str(name), float(score)) for name, score in placed.get("runners_up") or ()],
+            refused=dict(placed.get("refused") or {}),
+            placing=placed.get("placing", 0.0),
+            queue=note.queue,
+            load=note.load,
+            batch=note.rows,
+            notes=list(placed.get("notes") or ()),
+        )
+        return InferenceResponse.build(
+            f"{self.request_id}/{stage}",
+            step.spec.id,
+            node_id=note.node or None,
+            outputs=self.outputs_of(stage) if kept and error is None else None,
+            error=error,
+            latency=note.seconds,
+            queue_time=note.queue,
+            load_time=note.load,
+            batch_size=note.rows,
+            tries=note.tries,
+            trace=trace,
+            metadata=metadata,
+        )
+
+    def _error_of(self, stage: str, note: Note | None) -> AltlasError | None:
+        """Of the stage itself as it is; where an earlier one failed, which."""
+        for row in self._at:
+            fault = self._rows[stage].faults.get(row) if stage in self._rows else self._faults.get(row)
+            if fault is None:
+                continue
+            if fault.stage == stage:
+                return fault.error
+            if stage in self._rows or note is None or self._follows(stage, fault.stage):
+                return failure(fault)
+        return None
+
+    def _follows(self, stage: str, other: str) -> bool:
+        """Whether a stage depends on another one, maybe by way of others."""
+        seen: set[str] = set()
+        waiting = [stage]
+        while waiting:
+            step = self._compiled.steps.get(waiting.pop())
+            for need in step.needs if step is not None else ():
+                if need == other:
+                    return True
+                if need not in seen:
+                    seen.add(need)
+                    waiting.append(need)
+        return False
+
+    def __repr__(self) -> str:
+        error = self.error
+        what = f"failed: {error}" if error is not None else one_line(repr(self.outputs), 80)
+        return f"<PipelineResult of {self.pipeline.id} in {self.latency:.3f} s: {what}>"
+
+
+def failure(fault: Fault) -> StageFailed:
+    """The error of whoever depends on what failed."""
+    error = StageFailed(fault.stage, str(fault.error))
+    error.root_cause = fault.error.root_cause or str(fault.error)
+    error.nodes = (fault.node,) if fault.node else ()
+    error.kinds = fault.error.kinds
+    error.__cause__ = fault.error
+    return error
+
+
+def _value(rows: StageRows, row: int) -> Any:
+    if row in rows.faults:
+        return None
+    value = rows.outputs[row]
+    # a row of an array is a view of all of it
+    return value.copy() if isinstance(value, np.ndarray) and value.base is not None else value

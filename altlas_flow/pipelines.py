@@ -1,0 +1,138 @@
+"""`Pipelines`: the part of a `Flow` that asks pipelines."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from altlas_flow.cluster.client.transport import PRIORITIES, Transport
+from altlas_flow.errors import BadRequest
+from altlas_flow.models.spec import ModelSpec
+from altlas_flow.pipeline.handle import PipelineHandle
+from altlas_flow.pipeline.indexed import IndexedHandle, of_requests
+from altlas_flow.pipeline.pipeline import Pipeline
+from altlas_flow.pipeline.sender import sender_for
+from altlas_flow.pipeline.step import Compiled, compile_pipeline
+from altlas_flow.records import InferenceRequest
+
+#: Pipelines that are kept ready to be sent.
+READY = 100
+
+
+class Pipelines(ABC):
+    """Sends requests to pipelines; a `Flow` is one."""
+
+    _transport: Transport
+
+    @abstractmethod
+    def _find(self, model: str | ModelSpec) -> ModelSpec:
+        """The spec that is meant."""
+
+    @abstractmethod
+    def _check_open(self) -> None:
+        """Raise `ConnectError` where the flow is closed."""
+
+    def _begin_pipelines(self) -> None:
+        self._compiled: OrderedDict[tuple[int, tuple[str, ...]], Compiled] = OrderedDict()
+        self._compiling = threading.Lock()
+
+    def compile(self, pipeline: Pipeline) -> Compiled:
+        """Find the models of a pipeline, so that `submit` makes no trip for them.
+
+        Raises
+        ------
+        PipelineError, UnknownModel
+        """
+        specs = {model: self._find(model).fingerprint for model in _models(pipeline)}
+        # the pipeline is kept with what was made of it: another one could get the id of one that is gone
+        key = (id(pipeline), tuple(specs.values()))
+        with self._compiling:
+            found = self._compiled.get(key)
+            if found is None:
+                found = self._compiled[key] = compile_pipeline(pipeline, self._find)
+                while len(self._compiled) > READY:
+                    self._compiled.popitem(last=False)
+            return found
+
+    def submit_pipeline(
+        self,
+        requests: Sequence[InferenceRequest],
+        dependencies: Sequence[Sequence[int]],
+        *,
+        deadline: float | None = None,
+    ) -> IndexedHandle:
+        """Ask for predictions that depend on each other, as one graph.
+
+        Parameters
+        ----------
+        requests : sequence of InferenceRequest
+            Empty inputs are filled from what they depend on: from one request its outputs, from several a
+            dict of them by index. Others may refer to it: ``"Summarise: {0.outputs}"``.
+        dependencies : sequence of sequences of int
+            For each request the indices of those that it depends on.
+        deadline : float, optional
+            Seconds from now, for all.
+
+        Returns
+        -------
+        IndexedHandle
+            Blocking (``.result()``) and awaitable; a response for each request, in their order.
+
+        Raises
+        ------
+        BadRequest, PipelineError, UnknownModel
+        """
+        self._check_open()
+        pipeline = of_requests(requests, dependencies)
+        handle = self._ask_pipeline(pipeline, None, deadline=deadline, keep=True)
+        return IndexedHandle(handle, list(requests))
+
+    def _ask_pipeline(
+        self,
+        pipeline: Pipeline,
+        inputs: Any,
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+        keep: bool | str | Iterable[str] = False,
+    ) -> PipelineHandle:
+        if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > PRIORITIES:
+            raise BadRequest(
+                f"priority={priority!r} is no whole number from -{PRIORITIES} to {PRIORITIES}: give one, "
+                "higher goes first"
+            )
+        if inputs is None and pipeline.needs_input:
+            raise BadRequest(
+                f"pipeline {pipeline.id!r} takes an input, which is missing: flow.submit(pipeline, inputs)"
+            )
+        compiled = self.compile(pipeline)
+        return sender_for(self._transport).submit(
+            compiled, inputs, priority=priority, keep=_kept(compiled, keep), deadline=deadline
+        )
+
+
+def _models(pipeline: Pipeline) -> list[str | ModelSpec]:
+    found: Mapping[str | ModelSpec, None] = {}
+    for stage in pipeline:
+        if stage.pipeline is not None:
+            found = {**found, **dict.fromkeys(_models(stage.pipeline))}
+        elif stage.model is not None:
+            found = {**found, stage.model: None}
+    return list(found)
+
+
+def _kept(compiled: Compiled, keep: bool | str | Iterable[str]) -> tuple[str, ...]:
+    """Stages whose outputs are wanted as well."""
+    if isinstance(keep, bool):
+        return tuple(compiled.steps) if keep else ()
+    wanted = (keep,) if isinstance(keep, str) else tuple(keep)
+    for name in wanted:
+        if name not in compiled.steps:
+            raise BadRequest(
+                f"keep={name!r} is no stage of pipeline {compiled.pipeline.id!r}: choose one of "
+                f"{', '.join(compiled.steps)}"
+            )
+    return wanted
