@@ -214,7 +214,7 @@ class Flow(Requests, Operations):
         max_in_flight: int | None = None,
         progress: bool | None = None,
     ) -> RunSummary:
-        """Run a model or a pipeline over a source into a folder of Parquet parts, each committed as it is done.
+        """Run a model or a pipeline over a source into a folder of Parquet parts, each committed when done.
 
         Killed at any instant and started again, it does what is missing; nothing is done twice.
 
@@ -300,14 +300,13 @@ class Flow(Requests, Operations):
         from altlas_flow.dataframe.stages import PipelineSubject
         from altlas_flow.dataframe.subject import ModelSubject
         from altlas_flow.pipeline.pipeline import Pipeline
-        from altlas_flow.pipeline.step import compile_pipeline
 
         self._check_open()
         if (made := getattr(model, "as_pipeline", None)) is not None:
             model = made()
         given = dict(parameters or {})
         if isinstance(model, Pipeline):
-            return PipelineSubject(compile_pipeline(model, self._find), given, batch)
+            return PipelineSubject(self.compile(model), given, batch)
         return ModelSubject(self._find(model), given, batch)
 
     def _check_open(self) -> None:

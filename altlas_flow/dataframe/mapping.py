@@ -56,8 +56,8 @@ class Mapped(Job):
         self._input = Input.of(self.input, columns_of(self.source))
         if lazy and (self.max_in_flight or self.part_rows):
             raise InputError(
-                "max_in_flight= and part_rows= are for frames of pandas and for flow.run: Dask computes a dask "
-                "frame partition by partition, as it sees fit"
+                "max_in_flight= and part_rows= are for frames of pandas and for flow.run: Dask computes a "
+                "dask frame partition by partition, as it sees fit"
             )
         if not (self.source.npartitions if lazy else len(self.source)):
             raise EmptyInput("the frame has no rows: there is nothing to predict; check how it was made")

@@ -66,7 +66,13 @@ def inputs_of(rows: Rows, start: int, stop: int, input: Input, name: str) -> Sta
 
 
 def finish(
-    rows: Rows, start: int, stop: int, what: Through, then: Callable[..., Any], args: tuple[Any, ...], *results: Any
+    rows: Rows,
+    start: int,
+    stop: int,
+    what: Through,
+    then: Callable[..., Any],
+    args: tuple[Any, ...],
+    *results: Any,
 ) -> Any:
     """What `then` makes of the rows with the outcomes of their stages.
 
@@ -92,14 +98,18 @@ def collect(part: Rows, what: Through, results: Sequence[StageRows], node: str) 
     """Outcomes of stages beside the rows of a part."""
     found = dict(zip(what.takes, results, strict=True))
     faults = lasting_faults(results, what)
-    rows = [row for row in range(part.table.num_rows) if row not in faults] if faults else range(
-        part.table.num_rows
+    rows = (
+        [row for row in range(part.table.num_rows) if row not in faults]
+        if faults
+        else range(part.table.num_rows)
     )
     answers, types = _answers(what, found, rows)
 
     def misfit(index: int, error: Exception) -> Bad:
         stage = _at_fault(what, answers[index], types)
-        return Bad("output", located(error), type(error).__name__, what.models.get(stage, what.name), node, stage)
+        return Bad(
+            "output", located(error), type(error).__name__, what.models.get(stage, what.name), node, stage
+        )
 
     notes = together(results)
     ends = tuple(_brief(found[name].faults) for name in what.last)
@@ -159,7 +169,9 @@ def _answers(
         types: dict[str, pa.DataType] = {}
         for name in columns:
             known = [answer[name] for answer in answers if answer[name] is not None]
-            types[name] = next(iter(infer_types([{name: one} for one in known] or [{name: None}], name).values()))
+            types[name] = next(
+                iter(infer_types([{name: one} for one in known] or [{name: None}], name).values())
+            )
         return answers, types
     (step,) = what.ends.values()
     end = found[step]

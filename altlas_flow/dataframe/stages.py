@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,8 @@ import pyarrow as pa
 from dask.delayed import delayed
 from distributed import Client, Future
 
+from altlas_flow.cluster.client.named import named_strategy
+from altlas_flow.cluster.connect import call_control
 from altlas_flow.cluster.keys import predict_key
 from altlas_flow.dataframe.columns import Input
 from altlas_flow.dataframe.lazily import finish_partition, partition_inputs, stage_partition
@@ -28,7 +29,6 @@ from altlas_flow.pipeline.pipeline import Pipeline
 from altlas_flow.pipeline.report import Report
 from altlas_flow.pipeline.stage import INPUT
 from altlas_flow.pipeline.step import Compiled
-from altlas_flow.records import DistributionStrategy
 
 
 @dataclass
@@ -48,7 +48,7 @@ class PipelineSubject(Subject):
     kind = "pipeline"
 
     def __post_init__(self) -> None:
-        self._known = False  # whether the scheduler knows what the stages need
+        self._strategies: dict[str, str] | None = None  # None: the scheduler does not know the stages yet
 
     @property
     def pipeline(self) -> Pipeline:
@@ -75,18 +75,23 @@ class PipelineSubject(Subject):
             if value:
                 raise InputError(f"{name}= is for models: give it to the stages of pipeline {self.id!r}")
         self._types()
-        _ = self._strategies
 
     def slots(self, client: Client) -> int:
         """Of the stage that has most; each must have one."""
-        found: dict[Any, int] = {}
+        known, found = self._strategies is not None, dict[Any, int]()
         for spec in self.compiled.specs():
             # functions that need the same can go to the same nodes; the scheduler has to hear of each once
             own = "" if spec.runtime == "function" else spec.fingerprint
-            key = (own, spec.memory, tuple(sorted(spec.resources.items())), tuple(sorted(spec.labels.items())))
-            if key not in found or not self._known:
+            key = (
+                own,
+                spec.memory,
+                tuple(sorted(spec.resources.items())),
+                tuple(sorted(spec.labels.items())),
+            )
+            if key not in found or not known:
                 found[key] = eligible_slots(client, spec)
-        self._known = True
+        if not known:
+            self._strategies = self._named(client)
         return max(found.values())
 
     def asked(self, input: Input, output: str | None, on_error: Literal["raise", "collect"]) -> Through:
@@ -112,7 +117,7 @@ class PipelineSubject(Subject):
         names = self.pipeline.output
         if len(names) > 1 and tuple(outputs) != names:
             raise PipelineError(
-                f"pipeline {self.id!r}: outputs= declares {', '.join(outputs)}, and the pipeline answers with "
+                f"pipeline {self.id!r}: outputs= declares {', '.join(outputs)}, and it answers with "
                 f"{', '.join(names)}: declare these, in this order"
             )
         try:
@@ -120,20 +125,13 @@ class PipelineSubject(Subject):
         except SpecError as error:
             raise PipelineError(f"pipeline {self.id!r}: {error}") from error
 
-    @cached_property
-    def _strategies(self) -> dict[str, str]:
-        """Names of strategies, by step."""
+    def _named(self, client: Client) -> dict[str, str]:
+        """Names of strategies, by step, which the scheduler is told."""
         found: dict[str, str] = {}
         for name, step in self.compiled.steps.items():
-            if step.strategy is None:
-                continue
-            try:
-                found[name] = DistributionStrategy(step.strategy).value
-            except ValueError as error:
-                built_in = ", ".join(str(one.value) for one in DistributionStrategy)
-                raise PipelineError(
-                    f"stage {name!r}: over rows its strategy must be a built-in one ({built_in})"
-                ) from error
+            if step.strategy is not None:
+                found[name], code = named_strategy(step.strategy, "")
+                call_control(client, "altlas_strategy", name=found[name], function=code)
         return found
 
     def describe(self, client: Client, limit: float) -> tuple[dict[str, pa.DataType] | None, float]:

@@ -19,6 +19,7 @@ from distributed import Client, Future
 
 from altlas_flow.cluster.plain import scatter, submit_task
 from altlas_flow.dataframe.frames import columns_of, frame_schema, keeps_index, to_rows
+from altlas_flow.dataframe.rows import Rows, read_rows
 from altlas_flow.dataframe.sources import (
     Chunk,
     check_schemas,
@@ -29,7 +30,6 @@ from altlas_flow.dataframe.sources import (
     scan,
     short_names,
 )
-from altlas_flow.dataframe.rows import Rows, read_rows
 from altlas_flow.dataframe.window import ask
 from altlas_flow.errors import EmptyInput, SourceError
 
