@@ -24,6 +24,7 @@ from altlas_flow.dataframe.answers import Ask, Probe, probed
 from altlas_flow.dataframe.columns import Input, named_columns, refuse_replaced
 from altlas_flow.dataframe.folder import Header, OutputFolder, read_header
 from altlas_flow.dataframe.report import Progress, RunSummary
+from altlas_flow.dataframe.rows import let_go
 from altlas_flow.dataframe.runner import Runner
 from altlas_flow.dataframe.subject import Subject
 from altlas_flow.dataframe.units import Source, Unit, open_source
@@ -246,7 +247,7 @@ class Job:
                     return
                 start = stop
         finally:
-            rows.release()
+            let_go(rows)
 
     def digest(self, what: Ask) -> str:
         """Fingerprint of what decides the answers: the model with its parameters, and its input."""

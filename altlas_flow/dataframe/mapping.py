@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Future
 
-from altlas_flow.cluster.plain import scatter, submit_task
+from altlas_flow.cluster.plain import submit_task
 from altlas_flow.dataframe.answers import Ask, Predicted, alone
 from altlas_flow.dataframe.columns import Input, refuse_replaced
 from altlas_flow.dataframe.frames import columns_of, to_rows
 from altlas_flow.dataframe.job import PROBE_ROWS, SMALLEST_PART, Job
 from altlas_flow.dataframe.lazily import add_answers, added, no_answers, rows_of
-from altlas_flow.dataframe.rows import Rows
+from altlas_flow.dataframe.rows import Rows, give
 from altlas_flow.dataframe.units import Source, Unit
 from altlas_flow.dataframe.window import Window
 from altlas_flow.errors import EmptyInput, InputError
@@ -93,7 +93,7 @@ class Mapped(Job):
         return add_answers(frame, [done[start] for start in sorted(done)], what)
 
     def _submit(self, piece: Rows, what: Ask) -> Future[Any]:
-        data = scatter(self.client, piece)
+        data = give(self.client, piece)
         return self.subject.send(self.client, data, 0, piece.count, what, alone)
 
     def _lazily(self) -> Any:

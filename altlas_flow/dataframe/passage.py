@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 from distributed import get_worker
 
+from altlas_flow.cluster.packed import Packed
 from altlas_flow.dataframe.answers import Answers, Ask, Bad, Passed, Predicted, assemble
 from altlas_flow.dataframe.columns import Input, infer_types, to_columns
-from altlas_flow.dataframe.rows import Rows
+from altlas_flow.dataframe.rows import Rows, taken
 from altlas_flow.errors import AltlasError, InputError, describe, located
 from altlas_flow.pipeline.flat import WITHIN
 from altlas_flow.pipeline.rows import Fault, Note, StageRows, together
@@ -52,9 +53,9 @@ class Through(Ask):
     last: tuple[str, ...]
 
 
-def inputs_of(rows: Rows, start: int, stop: int, input: Input, name: str) -> StageRows:
+def inputs_of(rows: Rows | Packed, start: int, stop: int, input: Input, name: str) -> StageRows:
     """What of rows `start` to `stop` the pipeline of that name is given."""
-    table = rows.part(start, stop).table
+    table = taken(rows).part(start, stop).table
     inputs, positions, faults = input.rows(table)
     if not faults:
         return StageRows(inputs)
@@ -66,7 +67,7 @@ def inputs_of(rows: Rows, start: int, stop: int, input: Input, name: str) -> Sta
 
 
 def finish(
-    rows: Rows,
+    rows: Rows | Packed,
     start: int,
     stop: int,
     what: Through,
@@ -91,7 +92,7 @@ def finish(
     BadRow
         With ``on_error="raise"``, for the first bad row.
     """
-    return then(collect(rows.part(start, stop), what, results, str(get_worker().name)), *args)
+    return then(collect(taken(rows).part(start, stop), what, results, str(get_worker().name)), *args)
 
 
 def collect(part: Rows, what: Through, results: Sequence[StageRows], node: str) -> Predicted:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from dask.sizeof import sizeof
+from distributed import Client, Future
 
+from altlas_flow.cluster.packed import Packed
+from altlas_flow.cluster.plain import scatter
 from altlas_flow.dataframe.arrow import CarriesTables
 from altlas_flow.dataframe.readers import read_chunk
 from altlas_flow.dataframe.sources import Chunk
+
+#: Bytes up to which rows that a client holds travel with the tasks that need them.
+SMALL = 100_000
 
 
 @dataclass
@@ -68,3 +76,26 @@ def read_rows(chunk: Chunk) -> Rows:
         None if positions is None else positions + first,
         [(first + row, error, excerpt) for row, error, excerpt in bad],
     )
+
+
+#: Rows as a task is given them: what it depends on, or what travels with it.
+Given = Future[Any] | Packed
+
+
+def give(client: Client, rows: Rows) -> Given:
+    """Rows that this process holds, for tasks; large ones are sent to a worker ahead of them.
+
+    A trip for each of many small pieces would take longer than all that is done with them.
+    """
+    return Packed.of(rows) if sizeof(rows) <= SMALL else scatter(client, rows)
+
+
+def taken(given: Rows | Packed) -> Rows:
+    """What `give` gave, on a worker."""
+    return given.open() if isinstance(given, Packed) else given
+
+
+def let_go(given: Given) -> None:
+    """It is not needed here any more."""
+    if isinstance(given, Future):
+        given.release()

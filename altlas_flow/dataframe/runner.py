@@ -14,6 +14,7 @@ from altlas_flow.cluster.plain import submit_task
 from altlas_flow.dataframe.answers import Ask, Receipt
 from altlas_flow.dataframe.folder import OutputFolder, PartRecord
 from altlas_flow.dataframe.report import Progress, RunSummary, Tally
+from altlas_flow.dataframe.rows import Given, let_go
 from altlas_flow.dataframe.subject import Subject
 from altlas_flow.dataframe.units import Part, Source, Unit, measure
 from altlas_flow.dataframe.window import Window
@@ -70,7 +71,7 @@ class Runner:
         self.rows_in = 0
         self._units = deque(source.units)
         self._parts: deque[Part] = deque()
-        self._reading: dict[Unit, Future[Any]] = {}
+        self._reading: dict[Unit, Given] = {}
         self._open_parts: Counter[Unit] = Counter()
         self._dropped = False
         self._schema: pa.Schema | None = None  # of the parts of this run, together
@@ -118,7 +119,7 @@ class Runner:
         """Give up what is under way, and let go of all rows on the cluster."""
         self.window.cancel()
         for rows in self._reading.values():
-            rows.release()
+            let_go(rows)
         self._reading.clear()
         self._units.clear()
         self._parts.clear()
@@ -131,10 +132,10 @@ class Runner:
 
         self.window.send(unit, submit)
 
-    def _rows(self, unit: Unit) -> Future[Any]:
-        """The task that reads a unit; again where its worker took the rows along."""
+    def _rows(self, unit: Unit) -> Given:
+        """The rows of a unit: the task that reads it, again where its worker took them along."""
         rows = self._reading.get(unit)
-        if rows is None or rows.status in ("lost", "cancelled", "error"):
+        if rows is None or (isinstance(rows, Future) and rows.status in ("lost", "cancelled", "error")):
             rows = self._reading[unit] = unit.submit()
         return rows
 

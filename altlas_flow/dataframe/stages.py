@@ -17,6 +17,7 @@ from altlas_flow.cluster.keys import predict_key
 from altlas_flow.dataframe.columns import Input
 from altlas_flow.dataframe.lazily import finish_partition, partition_inputs, stage_partition
 from altlas_flow.dataframe.passage import Through, finish, inputs_of
+from altlas_flow.dataframe.rows import Given
 from altlas_flow.dataframe.subject import Subject, Then
 from altlas_flow.dataframe.tasks import write_part
 from altlas_flow.dataframe.units import Part
@@ -138,19 +139,19 @@ class PipelineSubject(Subject):
         return None, 0.0  # the first rows tell
 
     def send(
-        self, client: Client, rows: Future[Any], start: int, stop: int, what: Through, then: Then
+        self, client: Client, rows: Given, start: int, stop: int, what: Through, then: Then
     ) -> Future[Any]:
         return self._send(client, rows, start, stop, what, then, (what,))
 
     def send_part(
-        self, client: Client, part: Part, rows: Callable[[], Future[Any]], what: Through, folder: Path
+        self, client: Client, part: Part, rows: Callable[[], Given], what: Through, folder: Path
     ) -> Future[Any]:
         return self._send(client, rows(), part.start, part.stop, what, write_part, (folder, part.name))
 
     def _send(
         self,
         client: Client,
-        rows: Future[Any],
+        rows: Given,
         start: int,
         stop: int,
         what: Through,

@@ -18,6 +18,7 @@ from altlas_flow.cluster.plain import submit_rows, submit_task
 from altlas_flow.dataframe.answers import Ask, Predicted
 from altlas_flow.dataframe.columns import Input
 from altlas_flow.dataframe.lazily import predict_partition
+from altlas_flow.dataframe.rows import Given
 from altlas_flow.dataframe.tasks import Predict, describe_model, make_part, predict_rows, write_part
 from altlas_flow.dataframe.units import Part
 from altlas_flow.dataframe.window import ask, eligible_slots
@@ -89,14 +90,12 @@ class Subject(ABC):
         """
 
     @abstractmethod
-    def send(
-        self, client: Client, rows: Future[Any], start: int, stop: int, what: Any, then: Then
-    ) -> Future[Any]:
+    def send(self, client: Client, rows: Given, start: int, stop: int, what: Any, then: Then) -> Future[Any]:
         """Predict rows `start` to `stop`; what `then` makes of them is the result."""
 
     @abstractmethod
     def send_part(
-        self, client: Client, part: Part, rows: Callable[[], Future[Any]], what: Any, folder: Path
+        self, client: Client, part: Part, rows: Callable[[], Given], what: Any, folder: Path
     ) -> Future[Any]:
         """Predict a part and write it aside; the result is its `Receipt`.
 
@@ -105,7 +104,7 @@ class Subject(ABC):
         client : distributed.Client
         part : Part
         rows : callable
-            Gives the task that reads the part's unit.
+            Gives the rows of the part's unit.
         what : Ask
         folder : Path
             Where to write.
@@ -188,12 +187,12 @@ class ModelSubject(Subject):
                 other.release()
 
     def send(
-        self, client: Client, rows: Future[Any], start: int, stop: int, what: Predict, then: Then
+        self, client: Client, rows: Given, start: int, stop: int, what: Predict, then: Then
     ) -> Future[Any]:
         return self._rows(client, stop - start, predict_rows, rows, start, stop, what, then)
 
     def send_part(
-        self, client: Client, part: Part, rows: Callable[[], Future[Any]], what: Predict, folder: Path
+        self, client: Client, part: Part, rows: Callable[[], Given], what: Predict, folder: Path
     ) -> Future[Any]:
         chunk, size = part.chunk, part.stop - part.start
         if chunk is not None and not (self.spec.resources or self.spec.labels):

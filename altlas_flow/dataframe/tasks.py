@@ -16,11 +16,12 @@ from typing import Any, Literal
 import numpy as np
 from distributed import get_worker, secede
 
+from altlas_flow.cluster.packed import Packed
 from altlas_flow.cluster.worker.plugin import current_host, current_plugin, still_wanted
 from altlas_flow.dataframe.answers import Ask, Bad, Predicted, Receipt, assemble
 from altlas_flow.dataframe.attempts import write_attempt
 from altlas_flow.dataframe.columns import infer_types
-from altlas_flow.dataframe.rows import Rows, read_rows
+from altlas_flow.dataframe.rows import Rows, read_rows, taken
 from altlas_flow.dataframe.sources import Chunk
 from altlas_flow.errors import InputError, located
 from altlas_flow.models.spec import ModelSpec
@@ -43,7 +44,7 @@ class Predict(Ask):
 
 
 def predict_rows(
-    rows: Rows,
+    rows: Rows | Packed,
     start: int,
     stop: int,
     what: Predict,
@@ -65,7 +66,7 @@ def predict_rows(
     """
     plugin, worker = current_plugin(), get_worker()
     host, key = plugin.host, str(worker.get_current_task())
-    part = rows.part(start, stop)
+    part = taken(rows).part(start, stop)
     # Out of the thread pool before any waiting: those who read, write or ask for one prediction need
     # the pool's threads. What runs here is bounded by who sends it.
     secede()
