@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -67,9 +68,9 @@ class TestWhatComesOut:
         assert found.upper.tolist() == found.text.str.upper().tolist()
         wanted = [len(text) if "aa" in text else None for text in found.text]
         assert [None if pd.isna(one) else one for one in found["length"]] == wanted
-        assert (summary.rows, summary.dead_letters, summary.parts) == (200, 0, 12)
+        assert (summary.rows, summary.dead_letters, summary.parts) == (200, 0, 10)
         stages = summary.stages
-        assert (stages.rows, stages.pieces) == (200, 12)
+        assert (stages.rows, stages.pieces) == (200, 10)
         assert [stages[name].rows for name in ("upper", "label", "length")] == [200, 200, 120]
         assert stages["length"].skipped == 80
         assert all(one.seconds > 0 for one in stages.stages)
@@ -92,12 +93,12 @@ class TestWhatComesOut:
             [
                 Stage("upper", model=spec(jobs.no_bad)),
                 Stage("length", function=short, after="upper"),
-                Stage("odd", function=lambda size: size if size != 6 else "six", after="length"),
+                Stage("odd", function=lambda size: size if size != 17 else "seventeen", after="length"),
             ],
             id="p",
             outputs={"size": "int64"},
         )
-        data.loc[30, "text"] = "sixsix"
+        data.loc[30, "text"] = "seventeen letters"
         summary = flow.run(data, pipeline, input="text", to=tmp_path / "out", part_rows=20)
         letters = summary.dead_letter_frame()
         assert summary.dead_letters == 4
@@ -108,7 +109,7 @@ class TestWhatComesOut:
             ["frame:41", "input", "input", "InputError"],
         ]
         assert letters.model.tolist()[1:] == ["p/length", "p/odd", "p"]
-        assert letters.input.tolist()[:3] == ["bad one", "long" * 10, "sixsix"]
+        assert letters.input.tolist()[:3] == ["bad one", "long" * 10, "seventeen letters"]
         assert set(letters.node) <= {"0", "1"}
         assert summary.stages["upper"].failed == summary.stages["length"].failed == 1
         assert sorted(read(tmp_path / "out").n) == [n for n in range(60) if n not in (7, 12, 30, 41)]
@@ -247,11 +248,11 @@ class TestBounds:
         with pytest.raises(InputError, match="max_in_flight='two'"):
             flow.run(frame(10), spec(jobs.upper), input="text", to=tmp_path / "a", max_in_flight="two")
         log = tmp_path / "log"
-        model = spec(jobs.Logged(log, 0.01), outputs={"prediction": "string"})
+        model = spec(jobs.Logged(log, 0.01), outputs={"prediction": "string"}, batch=10)
         flow.run(frame(100), model, input="text", to=tmp_path / "b", part_rows=10, max_in_flight=1)
         calls = sorted(jobs.calls(log), key=lambda call: call[2])
         assert len(calls) == 10
-        assert all(one[3] <= other[2] for one, other in zip(calls, calls[1:], strict=False))
+        assert all(one[3] <= other[2] for one, other in itertools.pairwise(calls))
 
 
 class Deadly:

@@ -67,7 +67,7 @@ class TestAnswers:
         upper = Stage("upper", function=str.upper)
         single = Pipeline([upper, Stage("size", function=len, after="upper")])
         assert list(flow.map(frame(5), single, input="text")) == ["n", "text", "prediction"]
-        assert flow.map(frame(5), single, input="text", output="size")["size"].tolist() == [5, 7, 8, 9, 10]
+        assert flow.map(frame(5), single, input="text", output="size")["size"].tolist() == [6, 7, 8, 9, 10]
         record = Pipeline([upper, Stage("label", model=spec(jobs.classify), after="upper")])
         found = flow.map(frame(5), record, input="text", output="mood")
         assert list(found) == ["n", "text", "mood", "mood_score"]
@@ -195,11 +195,8 @@ class TestFaults:
 
         given = frame(60)
         odd = [not even(text) for text in given.text]
-        for model, column in (
-            (jobs.classify, "label"),
-            (jobs.embed, "prediction"),
-            (jobs.upper, "prediction"),
-        ):
+        for model in (jobs.classify, jobs.embed, jobs.upper):
+            column = "label" if model is jobs.classify else "prediction"
             pipeline = Pipeline([Stage("only", model=spec(model), when=even)])
             found = flow.map(given, pipeline, input="text", on_error="collect")
             assert found[column].isna().tolist() == odd
@@ -240,9 +237,8 @@ class TestFaults:
             flow.map(frame(10), unknown, input="text")
 
     def test_a_stage_that_no_node_can_do_is_named(self, flow):
-        pipeline = Pipeline(
-            [Stage("upper", function=str.upper), Stage("gpu", function=len, resources={"GPU": 1})]
-        )
+        gpu = Stage("gpu", function=len, resources={"GPU": 1})
+        pipeline = Pipeline([Stage("upper", function=str.upper), gpu])
         with pytest.raises(NoEligibleNode, match="pipeline/gpu"):
             flow.map(frame(10), pipeline, input="text")
 
