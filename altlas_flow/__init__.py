@@ -16,6 +16,7 @@ from altlas_flow._version import __version__
 
 if TYPE_CHECKING:
     from altlas_flow import errors, settings
+    from altlas_flow.aggregation import Aggregator, Stacking, average, ensemble, every, first, vote
     from altlas_flow.cluster.client.handle import Handle, Handles
     from altlas_flow.dataframe.report import Plan, RunSummary
     from altlas_flow.errors import AltlasError
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
     from altlas_flow.models.spec import ModelSpec
     from altlas_flow.orchestrator import (
         DistributedModelOrchestrator,
+        EnhancedModelOrchestrator,
         get_distributed_model_orchestrator,
         get_distributed_orchestrator,
+        get_enhanced_orchestrator,
     )
+    from altlas_flow.parallel.fanout import FanOut
+    from altlas_flow.parallel.responses import Responses
     from altlas_flow.pipeline.pipeline import Pipeline
     from altlas_flow.pipeline.stage import Stage
     from altlas_flow.records import (
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
         InferenceResponse,
         NodeInfo,
         NodeStatus,
+        ResultAggregationStrategy,
         RetryPolicy,
         TaskInfo,
         TaskStatus,
@@ -43,9 +49,12 @@ if TYPE_CHECKING:
     )
 
 _WHERE = {
+    "Aggregator": "altlas_flow.aggregation",
     "AltlasError": "altlas_flow.errors",
     "DistributedModelOrchestrator": "altlas_flow.orchestrator",
     "DistributionStrategy": "altlas_flow.records",
+    "EnhancedModelOrchestrator": "altlas_flow.orchestrator",
+    "FanOut": "altlas_flow.parallel.fanout",
     "Flow": "altlas_flow.flow",
     "Handle": "altlas_flow.cluster.client.handle",
     "Handles": "altlas_flow.cluster.client.handle",
@@ -57,24 +66,36 @@ _WHERE = {
     "NodeStatus": "altlas_flow.records",
     "Pipeline": "altlas_flow.pipeline.pipeline",
     "Plan": "altlas_flow.dataframe.report",
+    "Responses": "altlas_flow.parallel.responses",
+    "ResultAggregationStrategy": "altlas_flow.records",
     "RetryPolicy": "altlas_flow.records",
     "RunSummary": "altlas_flow.dataframe.report",
+    "Stacking": "altlas_flow.aggregation",
     "Stage": "altlas_flow.pipeline.stage",
     "TaskInfo": "altlas_flow.records",
     "TaskStatus": "altlas_flow.records",
     "Trace": "altlas_flow.records",
+    "average": "altlas_flow.aggregation",
     "connect": "altlas_flow.flow",
+    "ensemble": "altlas_flow.aggregation",
     "errors": "altlas_flow.errors",
+    "every": "altlas_flow.aggregation",
+    "first": "altlas_flow.aggregation",
     "get_distributed_model_orchestrator": "altlas_flow.orchestrator",
     "get_distributed_orchestrator": "altlas_flow.orchestrator",
+    "get_enhanced_orchestrator": "altlas_flow.orchestrator",
     "load_catalog": "altlas_flow.models.catalog",
     "settings": "altlas_flow.settings",
+    "vote": "altlas_flow.aggregation",
 }
 
 __all__ = [
+    "Aggregator",
     "AltlasError",
     "DistributedModelOrchestrator",
     "DistributionStrategy",
+    "EnhancedModelOrchestrator",
+    "FanOut",
     "Flow",
     "Handle",
     "Handles",
@@ -86,19 +107,28 @@ __all__ = [
     "NodeStatus",
     "Pipeline",
     "Plan",
+    "Responses",
+    "ResultAggregationStrategy",
     "RetryPolicy",
     "RunSummary",
+    "Stacking",
     "Stage",
     "TaskInfo",
     "TaskStatus",
     "Trace",
     "__version__",
+    "average",
     "connect",
+    "ensemble",
     "errors",
+    "every",
+    "first",
     "get_distributed_model_orchestrator",
     "get_distributed_orchestrator",
+    "get_enhanced_orchestrator",
     "load_catalog",
     "settings",
+    "vote",
 ]
 
 

@@ -17,6 +17,8 @@ from altlas_flow.cluster.connect import Connection, call_control, open_connectio
 from altlas_flow.errors import ClusterError, ConnectError
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.operations import Operations
+from altlas_flow.parallel.asking import Asking
+from altlas_flow.parallel.referee import Referee
 from altlas_flow.requests import Requests
 from altlas_flow.settings import Settings
 
@@ -89,7 +91,7 @@ def connect(
     return flow
 
 
-class Flow(Requests, Operations):
+class Flow(Requests, Asking, Operations):
     """Models over requests and DataFrames, on one Dask cluster. Made by `connect`.
 
     Attributes
@@ -103,6 +105,7 @@ class Flow(Requests, Operations):
         self._closed = False
         self._fitted: set[str] = set()  # fingerprints of models that embedded workers have room for
         self._transport = transport_for(connection.client, settings)
+        self._referee = Referee()
         self._catalog = Catalog(lambda: self.client)
         self._begin_pipelines()
 
@@ -289,6 +292,7 @@ class Flow(Requests, Operations):
         """Close what this flow started, and nothing else; may be called twice."""
         if not self._closed:
             self._closed = True
+            self._referee.close()
             release(self._transport)
             self._connection.close()
 

@@ -7,15 +7,19 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from altlas_flow.awaited import AwaitedOperations
 from altlas_flow.cluster.client.handle import Handle, Handles
 from altlas_flow.errors import AltlasError, BadRequest, ConnectError
 from altlas_flow.flow import Flow, connect
-from altlas_flow.records import InferenceRequest
+from altlas_flow.models.spec import ModelSpec
+from altlas_flow.records import InferenceRequest, ResultAggregationStrategy
+from altlas_flow.records.request import seconds
 
 if TYPE_CHECKING:
+    from altlas_flow.parallel.responses import Responses
     from altlas_flow.records import DistributionStrategy, InferenceResponse
 
 _Step = Literal["start", "stop"]
@@ -141,6 +145,55 @@ class DistributedModelOrchestrator(AwaitedOperations):
             await asyncio.sleep(0)  # thousands of requests must not hold up the loop
         return await Handles(handles, raise_on_error=raise_on_error)
 
+    async def run_distributed_parallel_inference(
+        self,
+        request: InferenceRequest,
+        model_ids: Sequence[str],
+        aggregation_strategy: ResultAggregationStrategy | str | Any = None,
+    ) -> Responses:
+        """Ask several models the same.
+
+        Parameters
+        ----------
+        request : InferenceRequest
+            Its ``model_id`` is not looked at; its ``deadline`` is that of each model, and what has been
+            answered by then is combined.
+        model_ids : list of str
+            Each once; their order decides between equals.
+        aggregation_strategy : ResultAggregationStrategy, str, Aggregator or callable, optional
+            By default the setting ``altlas.default-aggregation-strategy``.
+
+        Returns
+        -------
+        Responses
+            A sequence of the responses, in that order, with ``.outputs`` (the verdict), ``.missing`` and
+            ``.agreement``. An error of one model is in ``.missing``.
+
+        Raises
+        ------
+        NoQuorum, Uncombinable, AggregationFailed
+            Where there is no verdict; with the answers that there are, as ``.responses``.
+        UnknownModel, ParameterError, BadRequest
+        """
+        return await self._ask(request, model_ids, combine=aggregation_strategy)
+
+    async def _ask(self, request: InferenceRequest, model_ids: Sequence[str], **options: Any) -> Responses:
+        if not isinstance(request, InferenceRequest):
+            raise BadRequest(f"a {type(request).__name__} is no request: give an InferenceRequest")
+        if isinstance(model_ids, (str, Mapping)) or not isinstance(model_ids, Iterable):
+            raise BadRequest(f"model_ids={model_ids!r} is no list: give the ids of models")
+        models = list(model_ids)
+        flow = await self._started()
+        for model in models:
+            if isinstance(model, (str, ModelSpec)) and not flow.is_prepared(model):
+                await asyncio.to_thread(flow.prepare, model)
+        asked = flow.fan_out(models, request, **options)
+        try:
+            return await asked
+        except asyncio.CancelledError:
+            asked.cancel()  # nobody else knows of it
+            raise
+
     async def run_distributed_pipeline_inference(
         self,
         requests: Sequence[InferenceRequest],
@@ -234,6 +287,58 @@ class DistributedModelOrchestrator(AwaitedOperations):
         return f"<{type(self).__name__}: {'not started' if flow is None else repr(flow)}>"
 
 
+class EnhancedModelOrchestrator(DistributedModelOrchestrator):
+    """A `DistributedModelOrchestrator` that also races models."""
+
+    async def run_optimized_parallel_inference(
+        self,
+        request: InferenceRequest,
+        model_ids: Sequence[str],
+        timeout: float | str | timedelta | None = None,
+        early_stopping: bool = True,
+    ) -> Responses:
+        """Ask several models the same, and wait no longer than needed.
+
+        Parameters
+        ----------
+        request : InferenceRequest
+        model_ids : list of str
+            Each once; their order decides between equals.
+        timeout : float, str or timedelta, optional
+            Seconds, or ``"300ms"``: what has been answered by then is combined. The request's own deadline
+            holds as well, where it is sooner.
+        early_stopping : bool
+            With it, models are given up as soon as they cannot change the verdict, which is that of the
+            setting ``altlas.default-aggregation-strategy``. ALL_RESPONSES would never stop before the last;
+            where it is set, the models race: the first answer counts (FIRST_RESPONSE). Without it, all are
+            waited for, and the setting's strategy combines them.
+
+        Returns
+        -------
+        Responses
+            As of `run_distributed_parallel_inference`.
+
+        Raises
+        ------
+        NoQuorum
+            Where nobody has answered in time.
+        Uncombinable, UnknownModel, ParameterError, BadRequest
+        """
+        if not isinstance(early_stopping, bool):
+            raise BadRequest(f"early_stopping={early_stopping!r} is neither True nor False: give one")
+        if timeout is not None and isinstance(request, InferenceRequest):
+            try:
+                within = seconds(timeout)
+            except ValueError as error:
+                raise BadRequest(f'timeout={timeout!r}: {error}: give seconds above 0, or "300ms"') from error
+            if request.deadline is None or within < request.deadline:
+                request = request.model_copy(update={"deadline": within})
+        combine = (await self._started()).default_aggregation
+        if early_stopping and combine == ResultAggregationStrategy.ALL_RESPONSES:
+            combine = ResultAggregationStrategy.FIRST_RESPONSE
+        return await self._ask(request, model_ids, combine=combine, early_stopping=early_stopping)
+
+
 def _is_open(flow: Flow) -> bool:
     try:
         _ = flow.client
@@ -266,19 +371,24 @@ async def _wait(done: Future[Any]) -> None:
     await seen.wait()
 
 
-_shared: DistributedModelOrchestrator | None = None
+_shared: EnhancedModelOrchestrator | None = None
 _shared_lock = threading.Lock()
 
 
-def get_distributed_model_orchestrator() -> DistributedModelOrchestrator:
+def get_enhanced_orchestrator() -> EnhancedModelOrchestrator:
     """The orchestrator of this process: always the same one, on an embedded cluster of its own."""
     global _shared
     with _shared_lock:
         if _shared is None:
-            _shared = DistributedModelOrchestrator()
+            _shared = EnhancedModelOrchestrator()
         return _shared
 
 
+def get_distributed_model_orchestrator() -> DistributedModelOrchestrator:
+    """The same as `get_enhanced_orchestrator`."""
+    return get_enhanced_orchestrator()
+
+
 def get_distributed_orchestrator() -> DistributedModelOrchestrator:
-    """The same as `get_distributed_model_orchestrator`."""
-    return get_distributed_model_orchestrator()
+    """The same as `get_enhanced_orchestrator`."""
+    return get_enhanced_orchestrator()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from altlas_flow.cluster.client.catalog import Catalog
 from altlas_flow.cluster.client.handle import Handle, Handles
+from altlas_flow.cluster.client.hedging import Hedges
 from altlas_flow.cluster.client.transport import Transport
 from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded
 from altlas_flow.models.spec import ModelSpec, import_object
@@ -46,6 +47,7 @@ class Requests(Pipelines):
         retry: RetryPolicy | None = None,
         validator: Any = None,
         idempotent: bool = True,
+        hedge: bool = False,
         parameters: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> Handle | PipelineHandle:
@@ -74,6 +76,9 @@ class Requests(Pipelines):
             An answer that it refuses (False, or an error) is a failed try.
         idempotent : bool
             Whether it may run twice; otherwise a worker that dies with it ends it.
+        hedge : bool
+            Send it to a second node, too, where it takes longer than 95 of 100 requests to its model; the
+            first answer counts. At most ``altlas.hedge-share`` of such requests are sent twice.
         parameters : mapping, optional
             Of the prediction, where one is named like an argument of this method.
         **more
@@ -98,14 +103,16 @@ class Requests(Pipelines):
             within = None if deadline is None else _seconds(deadline)
             return self._ask_pipeline(pipeline, inputs, priority=priority, deadline=within, **more)
         if isinstance(model, InferenceRequest):
-            given = (inputs, priority, deadline, retry, validator, parameters, idempotent, more)
-            if given != (None, 0, None, None, None, None, True, {}):
+            given = (inputs, priority, deadline, retry, validator, parameters, idempotent, hedge, more)
+            if given != (None, 0, None, None, None, None, True, False, {}):
                 raise BadRequest("a request says all but the strategy itself: leave the other arguments out")
             return self._submit(model, strategy)
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise BadRequest(f"retry={retry!r} is no policy: give RetryPolicy(tries=...)")
         if not isinstance(idempotent, bool):
             raise BadRequest(f"idempotent={idempotent!r} is neither True nor False: give one")
+        if not isinstance(hedge, bool):
+            raise BadRequest(f"hedge={hedge!r} is neither True nor False: give one")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise BadRequest(f"parameters={parameters!r} is no mapping: give names and values")
         within = None if deadline is None else _seconds(deadline)
@@ -117,7 +124,9 @@ class Requests(Pipelines):
             validator=_named(validator),
             idempotent=idempotent,
         )
-        return self._transport.submit(lane, inputs, deadline=within, retry=retry, idempotent=idempotent)
+        return self._transport.submit(
+            lane, inputs, deadline=within, retry=retry, idempotent=idempotent, hedge=hedge
+        )
 
     def submit_many(
         self,
@@ -166,6 +175,15 @@ class Requests(Pipelines):
                     )
             handles = [self._submit_or_fail(request) for request in asked]
         return Handles(handles, raise_on_error=raise_on_error)
+
+    @property
+    def hedges(self) -> Hedges:
+        """How much was hedged so far: ``(requests, sent, won)``.
+
+        Requests with ``hedge=True``, second tries of them that left, and those of these that answered first;
+        over all flows of this Dask client.
+        """
+        return self._transport.hedges
 
     def prepare(self, model: str | ModelSpec) -> None:
         """Look a model up, so that `submit` makes no trip for it; an event loop does it in a thread.
@@ -224,6 +242,7 @@ class Requests(Pipelines):
             deadline=request.deadline,
             retry=request.retry,
             idempotent=request.idempotent,
+            hedge=request.hedge,
             metadata=request.metadata,
         )
 

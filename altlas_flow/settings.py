@@ -104,6 +104,12 @@ def _fraction(value: Any) -> float:
     return float(value)
 
 
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError("a number from 0 to 1 is needed")
+    return float(value)
+
+
 def _address(value: Any) -> str:
     host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if not (host and port.isdigit() and int(port) < 65536):
@@ -200,6 +206,8 @@ class Settings:
         Beyond that: ``wait`` (in the handle) or ``raise``.
     tries : int
         Of a request that failed for a reason of the node.
+    hedge_share : float
+        Of the requests with ``hedge=True``, what may be sent twice; 0: nothing.
     labels : tuple of (str, str)
         Names and values of the worker that reads it, sorted; ``dict(settings.labels)``.
     join_timeout : float
@@ -244,6 +252,7 @@ class Settings:
     waiting_limit: int = _setting(_count)
     overload: str = _setting(_overload)
     tries: int = _setting(_count)
+    hedge_share: float = _setting(_share)
     labels: tuple[tuple[str, str], ...] = _setting(_labels)
     join_timeout: float = _setting(_seconds_or_none)
     discovery_interval: float = _setting(_seconds)

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 
+import dask
 import psutil
 import pytest
 
@@ -14,18 +15,22 @@ import altlas_flow as af
 from altlas_flow import (
     DistributedModelOrchestrator,
     DistributionStrategy,
+    EnhancedModelOrchestrator,
     InferenceRequest,
     InferenceResponse,
     NodeInfo,
     NodeStatus,
+    ResultAggregationStrategy,
     TaskStatus,
     get_distributed_model_orchestrator,
     get_distributed_orchestrator,
+    get_enhanced_orchestrator,
 )
 from altlas_flow import orchestrator as orchestrators
 from altlas_flow.errors import (
     BadRequest,
     ConnectError,
+    NoQuorum,
     PredictError,
     RequestCancelled,
     UnknownModel,
@@ -61,7 +66,33 @@ def waits(gates):
     return list(gates)
 
 
-MODELS = {"llama-7b": llama, "gpt-j-6b": gpt, "bert-base": lengths, "bert-large": waits}
+def bloom(prompts, temperature=1.0):
+    return [f"{prompt} ({temperature})" for prompt in prompts]
+
+
+def quick(texts):
+    return ["quick" for _ in texts]
+
+
+def slow(texts):
+    time.sleep(1.5)
+    return ["slow" for _ in texts]
+
+
+def fails(texts):
+    raise ValueError("it cannot")
+
+
+MODELS = {
+    "llama-7b": llama,
+    "gpt-j-6b": gpt,
+    "bloom-7b1": bloom,
+    "bert-base": lengths,
+    "bert-large": waits,
+    "model1": fails,
+    "model2": quick,
+    "model3": slow,
+}
 
 
 def specs():
@@ -204,11 +235,123 @@ async def test_tasks_by_their_status_and_by_their_id(tmp_path):
         await orchestrator.list_tasks(status_filter="done")
 
 
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("shared")
+async def test_several_models():
+    orchestrator = get_distributed_model_orchestrator()
+    request = InferenceRequest(inputs="What is the meaning of life?", parameters={"temperature": 0.7})
+    responses = await orchestrator.run_distributed_parallel_inference(
+        request,
+        model_ids=["llama-7b", "gpt-j-6b", "bloom-7b1"],
+        aggregation_strategy=ResultAggregationStrategy.ALL_RESPONSES,
+    )
+    found = {}
+    for response in responses:
+        found[response.model_id] = response.outputs
+    assert found == {
+        "llama-7b": "What is the meaning of life? at 0.7",
+        "gpt-j-6b": "5: What is the meaning of life?",
+        "bloom-7b1": "What is the meaning of life? (0.7)",
+    }
+    assert responses.outputs == found
+    assert responses.missing == {} and responses.agreement is None
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("shared")
+async def test_racing_models():
+    orchestrator = get_enhanced_orchestrator()
+    request = InferenceRequest(inputs="Quick question")
+    responses = await orchestrator.run_optimized_parallel_inference(
+        request, model_ids=["model1", "model2", "model3"], timeout=5.0, early_stopping=True
+    )
+    assert responses.outputs == "quick"
+    assert [response.model_id for response in responses] == ["model2"]
+    assert set(responses.missing) == {"model1", "model3"}
+
+
 # ---------------------------------------------------------------- what they say beside
 
 
-def test_both_getters_give_the_same_one(shared):
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("shared")
+async def test_racing_without_stopping_early_waits_until_the_timeout():
+    orchestrator, request = get_enhanced_orchestrator(), InferenceRequest(inputs="x")
+    models = ["model1", "model2", "model3"]
+    responses = await orchestrator.run_optimized_parallel_inference(request, models, early_stopping=False)
+    assert responses.outputs == {"model2": "quick", "model3": "slow"}
+    assert "it cannot" in responses.missing["model1"]
+    responses = await orchestrator.run_optimized_parallel_inference(request, models, "1000ms", False)
+    assert responses.outputs == {"model2": "quick"}
+    assert "within 1 s" in responses.missing["model3"]
+    with pytest.raises(NoQuorum, match=r"within 0\.3 s"):
+        await orchestrator.run_optimized_parallel_inference(request, ["model3"], timeout=0.3)
+    own = InferenceRequest(inputs="x", deadline=0.2)  # sooner than the timeout
+    with pytest.raises(NoQuorum, match=r"within 0\.2 s"):
+        await orchestrator.run_optimized_parallel_inference(own, ["model3"], timeout=30)
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("shared")
+async def test_what_is_asked_of_several_models_has_to_be_a_request_and_a_list():
+    orchestrator, request = get_enhanced_orchestrator(), InferenceRequest(inputs="x")
+    for call, match in [
+        (orchestrator.run_distributed_parallel_inference("x", ["model2"]), "no request"),
+        (orchestrator.run_distributed_parallel_inference(request, "model2"), "no list"),
+        (orchestrator.run_distributed_parallel_inference(request, []), "at least one"),
+        (orchestrator.run_distributed_parallel_inference(request, ["model2", "model2"]), "twice"),
+        (orchestrator.run_distributed_parallel_inference(request, ["model2", {}]), "dict is no model"),
+        (orchestrator.run_distributed_parallel_inference(request, ["model2"], "best"), "MAJORITY_VOTE"),
+        (orchestrator.run_optimized_parallel_inference(request, ["model2"], timeout=0), "timeout=0"),
+        (orchestrator.run_optimized_parallel_inference(request, ["model2"], 1, "yes"), "early_stopping"),
+        (orchestrator.run_optimized_parallel_inference("x", ["model2"], 1), "no request"),
+    ]:
+        with pytest.raises(BadRequest, match=match):
+            await call
+    with pytest.raises(UnknownModel, match="nobody-knows"):
+        await orchestrator.run_distributed_parallel_inference(request, ["model2", "nobody-knows"])
+
+
+@pytest.mark.asyncio
+async def test_whoever_gives_up_on_several_models_gives_them_up(shared):
+    transport = shared.flow._transport
+    asked = InferenceRequest(inputs="x")
+    task = asyncio.create_task(shared.run_distributed_parallel_inference(asked, ["model3", "bert-base"]))
+    while transport.open == 0:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert transport.open == 0
+
+
+@pytest.mark.asyncio
+async def test_where_no_strategy_is_named_that_of_the_settings_combines(flow):
+    for word in ("cat", "dog"):
+        flow.register(af.ModelSpec(id=f"race-{word}", source=saying(word)))
+    with dask.config.set({"altlas.default-aggregation-strategy": "MAJORITY_VOTE"}):
+        connected = await asyncio.to_thread(af.connect, flow.client)
+    request = InferenceRequest(inputs="x")
+    with connected:
+        orchestrator = EnhancedModelOrchestrator(flow=connected)
+        models = ["race-dog", "race-cat"]
+        responses = await orchestrator.run_distributed_parallel_inference(request, models)
+        assert responses.outputs == "dog"
+        responses = await orchestrator.run_optimized_parallel_inference(request, models, early_stopping=False)
+        assert (responses.outputs, responses.agreement) == ("dog", 0.5)
+
+
+def saying(word):
+    def says(rows, word=word):
+        return [word] * len(rows)
+
+    return says
+
+
+def test_all_getters_give_the_same_one(shared):
     assert get_distributed_orchestrator() is get_distributed_model_orchestrator() is shared
+    assert get_enhanced_orchestrator() is shared  # so all of them share one flow
+    assert isinstance(shared, EnhancedModelOrchestrator)
 
 
 @pytest.mark.asyncio

@@ -43,6 +43,7 @@ def test_defaults_are_those_of_the_yaml_file():
         waiting_limit=100_000,
         overload="wait",
         tries=3,
+        hedge_share=0.05,
         labels=(),
         join_timeout=0.0,
         discovery_interval=30.0,
@@ -108,6 +109,7 @@ def test_the_settings_of_requests_and_nodes_are_read_in_their_units():
         "waiting-limit": 7,
         "overload": "raise",
         "tries": 1,
+        "hedge-share": 0,
         "join-timeout": "1 minute",
     }
     with dask.config.set({f"altlas.{key}": value for key, value in given.items()}):
@@ -115,6 +117,7 @@ def test_the_settings_of_requests_and_nodes_are_read_in_their_units():
     assert (settings.envelope_rows, settings.envelope_time, settings.scatter_size) == (1, 0.05, 2 * 1024**2)
     assert (settings.waiting_limit, settings.overload, settings.tries) == (7, "raise", 1)
     assert settings.join_timeout == 60.0
+    assert settings.hedge_share == 0.0
 
 
 @pytest.mark.parametrize("zero", [0, 0.0, "0", "0s", "0ms"])
@@ -197,6 +200,10 @@ WRONG = [
     ("overload", True),
     ("tries", 0),
     ("tries", "thrice"),
+    ("hedge_share", -0.01),
+    ("hedge_share", 1.5),
+    ("hedge_share", "5%"),
+    ("hedge_share", True),
     ("labels", "zone=a"),
     ("labels", ["zone"]),
     ("labels", None),

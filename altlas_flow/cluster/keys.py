@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import uuid
 
-#: Prefixes of every task that takes a slot of a host: parts of frames, and envelopes of requests.
-PREDICT, REQUEST = "altlas-predict-", "altlas-request-"
+#: Prefixes, equally long, of every task that takes a slot of a host: parts of frames, envelopes of requests,
+#: and requests on their way through a pipeline.
+PREDICT, REQUEST, PASSAGE = "altlas-predict-", "altlas-request-", "altlas-passage-"
 #: Name of the annotation that says what an envelope needs, and on the worker why it came there.
 ANNOTATION = "altlas"
 #: Dask's span of all requests: name and id.
@@ -28,10 +29,15 @@ def request_key(fingerprint: str) -> str:
     return f"{REQUEST}{fingerprint[:DIGITS]}-{uuid.uuid4().hex}"
 
 
+def passage_key(fingerprint: str) -> str:
+    """Key of a stage that requests pass through, of the model of that fingerprint."""
+    return f"{PASSAGE}{fingerprint[:DIGITS]}-{uuid.uuid4().hex}"
+
+
 def model_of(key: object) -> str | None:
     """The first digits of the fingerprint in a key; None where the task does not predict."""
     name = key[0] if isinstance(key, tuple) and key else key
-    if not isinstance(name, str) or not name.startswith((PREDICT, REQUEST)):
+    if not isinstance(name, str) or not name.startswith((PREDICT, REQUEST, PASSAGE)):
         return None
     return name[len(PREDICT) : len(PREDICT) + DIGITS]
 
@@ -39,3 +45,9 @@ def model_of(key: object) -> str | None:
 def is_envelope(key: object) -> bool:
     """Whether the task carries requests, whose sender decides what becomes of those that fail."""
     return isinstance(key, str) and key.startswith(REQUEST)
+
+
+def is_passage(key: object) -> bool:
+    """Whether requests pass through a pipeline in it: their sender decides about those that were running when
+    its worker died."""
+    return isinstance(key, str) and key.startswith(PASSAGE)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask.utils import key_split
 
-from altlas_flow.cluster.keys import REQUEST, SPAN
+from altlas_flow.cluster.keys import PASSAGE, REQUEST, SPAN
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -63,5 +63,5 @@ class Ledger:
             computation.groups.difference_update([group for group in computation.groups if self._over(group)])
 
     def _over(self, group: Any) -> bool:
-        mine = str(group.name).startswith(REQUEST.rstrip("-"))
+        mine = str(group.name).startswith((REQUEST.rstrip("-"), PASSAGE.rstrip("-")))
         return mine and self._scheduler.task_groups.get(group.name) is not group

@@ -24,7 +24,11 @@
     │   ├── RequestCancelled     the request was cancelled
     │   ├── Overloaded           too much waits already (``altlas.overload: raise``)
     │   ├── InvalidAnswer        the answer did not pass the request's validator
-    │   └── StageFailed          a stage of a pipeline failed: the first one that did
+    │   ├── StageFailed          a stage of a pipeline failed: the first one that did
+    │   └── AggregationError     several answers give no verdict
+    │       ├── NoQuorum             too few models answered
+    │       ├── Uncombinable         answers of other types, shapes or labels
+    │       └── AggregationFailed    an aggregator, or a function given to one, raised
     ├── PipelineError            a pipeline cannot be run as it is written
     ├── OutputError
     │   ├── OutputNotWritable    the folder cannot be written (rights, full disk)
@@ -92,16 +96,22 @@ from altlas_flow.errors.models import (
 )
 from altlas_flow.errors.pipelines import NodeFault, PipelineError, StageFailed
 from altlas_flow.errors.requests import (
+    AggregationError,
+    AggregationFailed,
     BadRequest,
     DeadlineExceeded,
     InvalidAnswer,
+    NoQuorum,
     Overloaded,
     RequestCancelled,
     RequestError,
+    Uncombinable,
 )
 from altlas_flow.errors.words import kinds_of, names, one_line, root_cause, text_of
 
 __all__ = [
+    "AggregationError",
+    "AggregationFailed",
     "AltlasError",
     "BadRequest",
     "BadRow",
@@ -122,6 +132,7 @@ __all__ = [
     "ModelError",
     "ModelLoadError",
     "NoEligibleNode",
+    "NoQuorum",
     "NodeFault",
     "NodeLost",
     "NothingPredicted",
@@ -139,6 +150,7 @@ __all__ = [
     "SourceError",
     "SpecError",
     "StageFailed",
+    "Uncombinable",
     "UnknownModel",
     "UnknownNode",
     "UnknownTask",

@@ -186,6 +186,8 @@ class Shelf:
             self._reserve(entry, estimate(spec))
             self._loading(key, True)
             model = self._load(spec)
+            # before anybody predicts with it: what kills this process next is not the loading
+            self._loading(key, False)
             size = max(model.runtime.memory(), spec.memory or 0)
             with self._changed:
                 self._put(entry, model, size)

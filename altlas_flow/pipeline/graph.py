@@ -11,7 +11,7 @@ from dask._task_spec import Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future
 
-from altlas_flow.cluster.keys import ANNOTATION, predict_key
+from altlas_flow.cluster.keys import ANNOTATION, passage_key, predict_key
 from altlas_flow.cluster.ledger import IN_SPAN
 from altlas_flow.pipeline.stage import INPUT
 from altlas_flow.pipeline.step import Compiled, Step
@@ -29,7 +29,10 @@ class Way:
     priority : int
         Of its tasks in Dask, and of its batches on hosts.
     lenient : bool
-        See `run_stage`.
+        Faults of nodes are those of rows, as in jobs. Otherwise requests pass: those that were running when a
+        worker died are known, and the sender decides about them.
+    solo : bool
+        Run alone on its host: it may be what kills workers.
     strategies : mapping of str to str
         Names of strategies, by step; others are placed by the default.
     exclude : mapping of str to set of str
@@ -39,6 +42,7 @@ class Way:
     rows: int
     priority: int = 0
     lenient: bool = False
+    solo: bool = False
     strategies: Mapping[str, str] | None = None
     exclude: Mapping[str, frozenset[str]] | None = None
 
@@ -145,7 +149,8 @@ class _Drawn:
 
     def __init__(self, compiled: Compiled, steps: Iterable[str], way: Way) -> None:
         self.compiled, self.way = compiled, way
-        self.keys = {name: predict_key(compiled.steps[name].spec.fingerprint) for name in steps}
+        name_of = predict_key if way.lenient else passage_key
+        self.keys = {name: name_of(compiled.steps[name].spec.fingerprint) for name in steps}
         self._layers: dict[str, Any] = {}
         self._before: dict[str, set[str]] = {}
 
@@ -183,6 +188,10 @@ def _anywhere(step: Step) -> bool:
 def said_of(name: str, way: Way) -> dict[str, Any]:
     """What the scheduler plugin is told of a step."""
     said: dict[str, Any] = {"rows": way.rows}
+    if way.solo:
+        said["solo"] = True
+    if not way.lenient:
+        said["count"] = way.rows
     if way.strategies and name in way.strategies:
         said["strategy"] = way.strategies[name]
     if way.exclude and name in way.exclude:

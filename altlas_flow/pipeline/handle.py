@@ -42,6 +42,7 @@ class PipelineHandle:
         self._deadline: float | None = None
         self._timer: Any = None
         self._running = self._alone = False
+        self._deaths = self._moves = 0  # workers that died while it ran, and under its piece
         self._piece: Any = None  # the piece that it travels in
         self._done: Done[PipelineResult] = Done()
 

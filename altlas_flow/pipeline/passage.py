@@ -19,6 +19,7 @@ from altlas_flow.cluster.packed import Packed
 from altlas_flow.cluster.plain import scatter_soon, submit_task
 from altlas_flow.errors import (
     AltlasError,
+    BadRequest,
     ClusterError,
     ClusterLost,
     HostClosed,
@@ -41,7 +42,19 @@ MOVES = 20
 
 
 class Died(Exception):
-    """Workers died under a piece, one after the other; one of its rows may be what kills them."""
+    """A worker died under a piece, or fell silent.
+
+    Parameters
+    ----------
+    stage : str
+    rows : tuple of int
+        That were running there.
+    error : NodeLost
+    """
+
+    def __init__(self, stage: str, rows: tuple[int, ...], error: NodeLost) -> None:
+        self.stage, self.rows, self.error = stage, rows, error
+        super().__init__(stage, rows, error)
 
 
 class Passage:
@@ -118,9 +131,13 @@ class Passage:
 
     async def _given(self, weight: float) -> Any:
         """The inputs, packed; large ones are sent to a worker first, in a thread."""
-        if weight < self.settings.scatter_size:
-            return Packed.of(self.rows)
-        packed = await asyncio.to_thread(Packed.of, self.rows)
+        try:
+            if weight < self.settings.scatter_size:
+                return Packed.of(self.rows)
+            packed = await asyncio.to_thread(Packed.of, self.rows)
+        except Exception as error:
+            # what people pass may refuse to be pickled with any error
+            raise BadRequest(f"an input cannot be sent to a worker: {describe(error)}") from error
         return await scatter_soon(self.client, packed, patient=False) or packed
 
     def _send(self, todo: list[str]) -> None:
@@ -199,20 +216,20 @@ class Passage:
             return HostClosed("its worker went away: ask again")
         error = await future._exception()
         if isinstance(error, KilledWorker):
-            if len(self.rows) > 1:
-                raise Died(name)
             node = str(getattr(error.last_worker, "name", "?"))
-            return NodeLost(node, "died", (0,))
+            error = NodeLost(node, "died", tuple(range(len(self.rows))))
+        if isinstance(error, NodeLost) and error.cause != "left":
+            raise Died(name, error.started, error)
         if isinstance(error, AltlasError):
             return error
         return ClusterError(f"it failed on a worker: {describe(error) if error else 'with no error'}")
 
     def _elsewhere(self, name: str, error: AltlasError) -> bool:
         """Whether a step is to be tried on another node."""
-        if type(error) is HostClosed:
+        if type(error) is HostClosed or isinstance(error, NodeLost):
             self._moves += 1
             return self._moves <= MOVES
-        if isinstance(error, NodeLost) or not of_the_node(error):
+        if not of_the_node(error):
             return False
         if self._tries[name] >= self.settings.tries:
             return False

@@ -20,12 +20,15 @@ from weakref import WeakKeyDictionary
 
 from distributed import Future
 
+from altlas_flow.cluster.client.fate import DEATHS
 from altlas_flow.cluster.client.lanes import Pace
 from altlas_flow.cluster.client.named import named_strategy
 from altlas_flow.cluster.client.posting import INTERACTIVE, weight_of
 from altlas_flow.cluster.client.transport import Transport
+from altlas_flow.cluster.packed import Packed
 from altlas_flow.errors import (
     AltlasError,
+    BadRequest,
     ClusterError,
     ClusterLost,
     Overloaded,
@@ -35,7 +38,7 @@ from altlas_flow.errors import (
 from altlas_flow.models.memory import estimate
 from altlas_flow.pipeline.graph import Way
 from altlas_flow.pipeline.handle import PipelineHandle, late
-from altlas_flow.pipeline.passage import Died, Passage, release
+from altlas_flow.pipeline.passage import MOVES, Died, Passage, release
 from altlas_flow.pipeline.result import PipelineResult
 from altlas_flow.pipeline.rows import StageRows
 from altlas_flow.pipeline.step import Compiled
@@ -88,6 +91,7 @@ class PipelineSender:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._over: list[Future[Any]] = []  # futures of pieces that have come
         self._letting_go: asyncio.TimerHandle | None = None
+        self.quarantine = asyncio.Lock()
         transport.companions.append(self)
 
     def submit(
@@ -268,9 +272,9 @@ class PipelineSender:
         release(over)
 
     def _back(self, lane: Lane, handles: list[PipelineHandle]) -> None:
-        """Requests whose piece died under them: each by itself."""
+        """Requests whose piece was given up: they go again."""
         for handle in reversed(handles):
-            handle._alone, handle._running, handle._piece = True, False, None
+            handle._running, handle._piece = False, None
             lane.waiting.appendleft(handle)
 
 
@@ -288,7 +292,7 @@ class Piece:
         self.sender, self.lane, self.handles = sender, lane, handles
         self._wanted = set(handles)
         rows = StageRows([value for handle in handles for value in handle._inputs])
-        way = Way(len(rows), INTERACTIVE + lane.priority, strategies=lane.strategies)
+        way = Way(len(rows), INTERACTIVE + lane.priority, solo=handles[0]._alone, strategies=lane.strategies)
         self._passage = Passage(
             sender.client,
             sender.settings,
@@ -321,13 +325,13 @@ class Piece:
         weight = sum(handle._weight for handle in self.handles)
         counts = [handle._rows for handle in self.handles]
         try:
-            rows = await self._passage.go(weight)
+            # what may be what kills workers goes one at a time, or it would take the others of its kind along
+            async with sender.quarantine if self.handles[0]._alone else contextlib.nullcontext():
+                rows = await self._passage.go(weight)
         except Died as died:
-            if len(self.handles) > 1:
-                sender._back(lane, [handle for handle in self.handles if not handle.done()])
-            else:
-                died_of = StageFailed(str(died), "workers died under it, one after the other: see their logs")
-                sender.end(self.handles[0], died_of)
+            self._again(died, counts)
+        except BadRequest as error:
+            self._without_bad(error)
         except AltlasError as error:
             self._fail(error)
         except asyncio.CancelledError:
@@ -341,6 +345,48 @@ class Piece:
         finally:
             lane.in_flight -= 1
             sender._pump(lane)
+
+    def _again(self, died: Died, counts: list[int]) -> None:
+        """A worker died: what was running there goes on by itself, the others as if nothing had happened."""
+        ran = set(died.rows)
+        alone: list[PipelineHandle] = []
+        others: list[PipelineHandle] = []
+        start = 0
+        for handle, count in zip(self.handles, counts, strict=True):
+            running = not ran.isdisjoint(range(start, start + count))
+            start += count
+            if handle.done():
+                continue
+            handle._moves += 1
+            if running and not died.error.beside:
+                handle._deaths += 1
+            if handle._deaths >= DEATHS or handle._moves > MOVES:
+                error = StageFailed(died.stage, str(died.error))
+                error.root_cause, error.nodes = died.error.cause, (died.error.node,)
+                self.sender.end(handle, error)
+            elif handle._deaths or handle._moves >= DEATHS:
+                handle._alone = True
+                alone.append(handle)
+            else:
+                others.append(handle)
+        self.sender._back(self.lane, others + alone)
+
+    def _without_bad(self, error: BadRequest) -> None:
+        """Requests whose inputs cannot be pickled end; the others go again."""
+        if len(self.handles) == 1:
+            self._fail(error)
+            return
+        good: list[PipelineHandle] = []
+        for handle in self.handles:
+            try:
+                Packed.of(handle._inputs)
+            except Exception as fault:
+                # an input may refuse to be pickled with any error
+                text = f"request {handle.request_id}: its input cannot be sent to a worker: {describe(fault)}"
+                self.sender.end(handle, BadRequest(text))
+            else:
+                good.append(handle)
+        self.sender._back(self.lane, [handle for handle in good if not handle.done()])
 
     def _fail(self, error: AltlasError) -> None:
         for handle in self.handles:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import pairwise
 from threading import Lock
 from typing import Any
@@ -15,7 +17,7 @@ from distributed import get_worker, secede
 from altlas_flow.cluster.keys import ANNOTATION
 from altlas_flow.cluster.packed import Packed
 from altlas_flow.cluster.worker.envelope import complaint, portable
-from altlas_flow.cluster.worker.plugin import current_plugin, still_wanted
+from altlas_flow.cluster.worker.plugin import HostPlugin, current_plugin, still_wanted
 from altlas_flow.errors import (
     AltlasError,
     DeadlineExceeded,
@@ -30,6 +32,7 @@ from altlas_flow.errors import (
 )
 from altlas_flow.models.faults import of_the_node
 from altlas_flow.models.host import ModelHost
+from altlas_flow.models.watch import Watch
 from altlas_flow.models.work import Predictions
 from altlas_flow.pipeline.cache import ABSENT, cache_for, key_of
 from altlas_flow.pipeline.rows import SKIPPED, Fault, Note, StageRows, Taken, take, together
@@ -73,12 +76,62 @@ def run_stage(packed: Packed, lenient: bool, priority: int, *upstream: StageRows
     assert host is not None
     work = StageWork(opened(packed), given, host, str(worker.name))
     work.note.trace = said.get("trace") or {}
+    how = How(
+        lenient, priority, still_wanted(), None if lenient else Watched(key, plugin, bool(said.get("solo")))
+    )
     try:
         with host.parts:
-            rows = work.run(lenient=lenient, priority=priority, wanted=still_wanted())
+            rows = work.run(how)
     finally:
         plugin.told(key, work.note.rows, work.predict_s)
     return rows
+
+
+@dataclass(frozen=True)
+class How:
+    """How a stage's batches are predicted; see `run_stage`."""
+
+    lenient: bool
+    priority: int
+    wanted: Callable[[], bool]
+    watched: Watched | None = None
+
+
+class Watched:
+    """Has the host say which rows of a piece run, before they can kill its worker.
+
+    Parameters
+    ----------
+    key : str
+        Of the task.
+    plugin : HostPlugin
+    solo : bool
+        Run alone on the host.
+    """
+
+    def __init__(self, key: str, plugin: HostPlugin, solo: bool) -> None:
+        self.key, self.plugin, self.solo = key, plugin, solo
+        self._at: Sequence[int] = ()
+
+    @contextmanager
+    def over(self, at: Sequence[int]) -> Iterator[Watch]:
+        """While inputs are predicted that belong to the rows `at` of the piece."""
+        self._at = at
+        watch = Watch(len(at), self.key, solo=self.solo)
+        self.plugin.begin(self.key, watch, self)
+        try:
+            yield watch
+        finally:
+            self.plugin.forget(self.key)
+
+    def requests(self, rows: Sequence[int] | np.ndarray) -> list[int]:
+        """Rows of the piece that some inputs belong to."""
+        return sorted({int(self._at[int(row)]) for row in rows})
+
+    def rows_of(self, requests: Sequence[int]) -> list[int]:
+        """Inputs that belong to some rows of the piece."""
+        wanted = set(requests)
+        return [place for place, row in enumerate(self._at) if row in wanted]
 
 
 def opened(packed: Packed) -> Step:
@@ -111,7 +164,7 @@ class StageWork:
         self.faults: dict[int, Fault] = {}
         self.skipped: dict[int, str] = {}
 
-    def run(self, *, lenient: bool, priority: int, wanted: Any) -> StageRows:
+    def run(self, how: How) -> StageRows:
         """Outputs of all rows; see `run_stage`."""
         started = time.perf_counter()
         taken = take(self.step.labels, self.upstream)
@@ -120,7 +173,7 @@ class StageWork:
         outputs: Any = [None] * self.count
         if len(at):
             try:
-                found = self._answers(inputs, at, lenient=lenient, priority=priority, wanted=wanted)
+                found = self._answers(inputs, at, how)
             except AltlasError as error:
                 if not self.step.optional or isinstance(error, HostClosed):
                     raise
@@ -165,17 +218,17 @@ class StageWork:
                 self._fail(row, InputError(f"{which} failed: {located(error)}"), cause=error, phase="input")
         return inputs, at
 
-    def _answers(self, inputs: Any, at: Sequence[int], **how: Any) -> Any:
+    def _answers(self, inputs: Any, at: Sequence[int], how: How) -> Any:
         """Answers to inputs, known ones from the cache; at rows that fail, nothing that means anything."""
         cache = cache_for(self.step.cache)
         if cache is None:
-            return self._ask(inputs, at, **how)
+            return self._ask(inputs, at, how)
         keys = [key_of(self.step.spec.fingerprint, self.step.parameters, value) for value in inputs]
         found = [ABSENT if key is None else cache.get(key) for key in keys]
         absent = [place for place, answer in enumerate(found) if answer is ABSENT]
         self.note.cached = frozenset(at[place] for place, answer in enumerate(found) if answer is not ABSENT)
         if absent:
-            answers = self._ask([inputs[place] for place in absent], [at[place] for place in absent], **how)
+            answers = self._ask([inputs[place] for place in absent], [at[place] for place in absent], how)
             for place, answer in zip(absent, answers, strict=True):
                 found[place] = answer
                 key = keys[place]
@@ -183,10 +236,10 @@ class StageWork:
                     cache.put(key, answer)
         return found
 
-    def _ask(self, inputs: Any, at: Sequence[int], **how: Any) -> Any:
+    def _ask(self, inputs: Any, at: Sequence[int], how: How) -> Any:
         """Predict; a stage of `each` predicts the items of its inputs."""
         if not self.step.each:
-            return self._predict(inputs, at, **how)
+            return self._predict(inputs, at, how)
         items: list[Any] = []
         owners: list[int] = []
         bounds = [0]
@@ -198,18 +251,19 @@ class StageWork:
                 text = f"each=True needs a list of inputs, and got a {type(value).__name__}"
                 self._fail(row, InputError(text), phase="input")
             bounds.append(len(items))
-        answers = self._predict(items, owners, **how) if items else []
+        answers = self._predict(items, owners, how) if items else []
         return [answers[low:high] for low, high in pairwise(bounds)]
 
-    def _predict(self, inputs: Any, at: Sequence[int], *, lenient: bool, priority: int, wanted: Any) -> Any:
+    def _predict(self, inputs: Any, at: Sequence[int], how: How) -> Any:
         """Predict rows, those whose errors the stage names again."""
         step = self.step
         rows = [(value,) for value in inputs] if step.boxed else inputs
         answers: Any = None
         todo: list[int] | None = None  # places; None: all
         for tries in range(1, (step.retry.tries or 1) + 1):
+            self.note.tries = tries
             asked = rows if todo is None else [rows[place] for place in todo]
-            result = self._host_predict(asked, priority, wanted)
+            result = self._host_predict(asked, at if todo is None else [at[place] for place in todo], how)
             outputs, errors = result.outputs, dict[int, BaseException](result.errors)
             if step.boxed and not isinstance(outputs, np.ndarray):
                 errors.update({i: one.error for i, one in enumerate(outputs) if type(one) is Failed})
@@ -225,32 +279,33 @@ class StageWork:
             failed = {where[place]: error for place, error in errors.items()}
             if not failed:
                 break
-            if not lenient:
+            if not how.lenient:
                 self._refuse_faults_of_the_node(failed)
             again = [place for place, error in failed.items() if _named(step, error)]
-            self.note.tries = tries
             last = tries >= (step.retry.tries or 1)
             for place, error in failed.items():
                 if last or place not in again:
-                    self._fail(at[place], portable(step.spec.id, error))
+                    self._fail(at[place], error)
             if last or not again:
                 break
             todo = sorted(again)
         return self._sendable(answers, at)
 
-    def _host_predict(self, rows: Any, priority: int, wanted: Any) -> Predictions:
+    def _host_predict(self, rows: Any, at: Sequence[int], how: How) -> Predictions:
         step, note = self.step, self.note
         started = time.perf_counter()
         try:
-            result = self.host.predict(
-                step.spec,
-                rows,
-                parameters=step.parameters,
-                batch=step.spec.batch if step.batch is None else step.batch,
-                priority=priority,
-                timeout=step.timeout,
-                wanted=wanted,
-            )
+            with how.watched.over(at) if how.watched is not None else nullcontext() as watch:
+                result = self.host.predict(
+                    step.spec,
+                    rows,
+                    parameters=step.parameters,
+                    batch=step.spec.batch if step.batch is None else step.batch,
+                    priority=how.priority,
+                    timeout=step.timeout,
+                    wanted=how.wanted,
+                    watch=watch,
+                )
         except TimeoutError as error:
             late = DeadlineExceeded(f"it gave no answer within its timeout of {step.timeout} s")
             late.kinds = kinds_of(error)

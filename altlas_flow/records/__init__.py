@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from altlas_flow.records.node import ModelLatency, NodeInfo, NodeStatus
-from altlas_flow.records.request import DistributionStrategy, InferenceRequest, RetryPolicy
+from altlas_flow.records.request import (
+    DistributionStrategy,
+    InferenceRequest,
+    ResultAggregationStrategy,
+    RetryPolicy,
+)
 from altlas_flow.records.response import ErrorRecord, InferenceResponse
 from altlas_flow.records.task import TaskInfo, TaskStatus
 from altlas_flow.records.trace import Trace, Try
@@ -16,6 +21,7 @@ __all__ = [
     "ModelLatency",
     "NodeInfo",
     "NodeStatus",
+    "ResultAggregationStrategy",
     "RetryPolicy",
     "TaskInfo",
     "TaskStatus",

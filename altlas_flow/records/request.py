@@ -44,6 +44,25 @@ class DistributionStrategy(StrEnum):
         return cls.__members__.get(name)
 
 
+class ResultAggregationStrategy(StrEnum):
+    """How the answers of several models become one; also found by ``"majority-vote"``.
+
+    Each stands for an aggregator with its defaults: `altlas_flow.first`, `every`, `vote`, `average`, and
+    `ensemble`, which is then the mean of class probabilities.
+    """
+
+    FIRST_RESPONSE = "FIRST_RESPONSE"
+    ALL_RESPONSES = "ALL_RESPONSES"
+    MAJORITY_VOTE = "MAJORITY_VOTE"
+    WEIGHTED_AVERAGE = "WEIGHTED_AVERAGE"
+    ENSEMBLE = "ENSEMBLE"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ResultAggregationStrategy | None:
+        name = str(value).strip().upper().replace("-", "_")
+        return cls.__members__.get(name)
+
+
 class RetryPolicy(Record):
     """How often a request is tried, and after which errors; frozen.
 
@@ -106,6 +125,8 @@ class InferenceRequest(Record):
         What answers have to pass; as text ``"package.module:name"``.
     idempotent : bool
         Whether it may be executed again where nobody knows whether it was.
+    hedge : bool
+        Whether it may be sent to a second node where it is late; not with ``idempotent=False``.
     task_type : str, optional
         Such as ``text-generation``; what models are chosen by.
     metadata : dict
@@ -135,6 +156,7 @@ class InferenceRequest(Record):
         default=None, description="a callable, a pydantic model class, or 'package.module:name'"
     )
     idempotent: bool = Field(default=True, description="True or False")
+    hedge: bool = Field(default=False, description="True or False")
     task_type: str | None = Field(default=None, description='a text such as "text-generation"')
     metadata: dict[str, Any] = Field(default={}, description="a mapping of names to values")
 

@@ -21,6 +21,7 @@ from altlas_flow.cluster.client.lanes import Flight, Lane, Pace, Pool
 from altlas_flow.cluster.client.posting import post
 from altlas_flow.cluster.client.pulse import Pulse
 from altlas_flow.cluster.client.returns import Returns
+from altlas_flow.cluster.client.second import SecondTries, SecondTry
 from altlas_flow.cluster.packed import Packed
 from altlas_flow.cluster.plain import scatter_soon
 from altlas_flow.cluster.scheduler.control import FELL
@@ -87,7 +88,14 @@ class Dispatch:
             everything=self._all,
             cancel=transport.cancel,
         )
-        self.returns = Returns(transport, self._pace, self._admit)
+        self.seconds = SecondTries(
+            self.loop,
+            self.clock,
+            self.settings.hedge_share,
+            withdraw=self._withdraw,
+            wake=transport.wake,
+        )
+        self.returns = Returns(transport, self._pace, self._admit, self.seconds)
         self._unready: set[Lane] = set()  # lanes that the scheduler does not know yet
         self._ahead: set[Handle] = set()  # whose inputs are being sent
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -269,9 +277,13 @@ class Dispatch:
             return
         flight = Flight(key, lane, pool, handles, future, now, len(handles), len(handles))
         pool.in_flight += 1
+        hedged = lane.apart is not None
         for at, handle in enumerate(handles):
             handle._flight, handle._at, handle._sent = flight, at, now
+            hedged = hedged or handle._hedged is not None
         self.returns.flights[key] = flight
+        if hedged:
+            self.seconds.sent(flight)
         self._start(self.returns.follow(flight))
         self.returns.let_go()
         self.journal.flush()
@@ -297,18 +309,24 @@ class Dispatch:
 
     def unwanted(self, handle: Handle) -> None:
         """Nobody wants a request any more: tell its worker, or take the whole envelope back."""
-        flight = handle._flight
-        if flight is not None and flight.key in self.returns.flights:
-            flight.live -= 1
-            # its worker is told in any case: it would find out by itself, but later
-            self.pulse.tell({"op": "altlas-cancel", "key": flight.key, "requests": [handle._at]})
-            if flight.live <= 0:
-                self._start(self.client._cancel([flight.future]))
+        if handle._flight is not None:
+            self._withdraw(handle._flight, handle._at)
+        self.seconds.over(handle)
         handle._inputs = handle._ahead = None
         self.transport.wake()
 
+    def _withdraw(self, flight: Flight, at: int) -> None:
+        """Nobody wants a member of an envelope any more."""
+        if flight.key in self.returns.flights:
+            flight.live -= 1
+            # its worker is told in any case: it would find out by itself, but later
+            self.pulse.tell({"op": "altlas-cancel", "key": flight.key, "requests": [at]})
+            if flight.live <= 0:
+                self._start(self.client._cancel([flight.future]))
+
     def fail_all(self, error: AltlasError) -> None:
         """End every request that is under way."""
+        self.seconds.forget(list(self._everything()))
         for handle in list(self._all()):
             self.returns.end(handle, error)
         for companion in self.transport.companions:
@@ -319,6 +337,7 @@ class Dispatch:
         self._closed = True
         self.pulse.close()
         self._deadlines.close()
+        self.seconds.close()
         self.fail_all(error)
         self.journal.flush()
         for flight in self.returns.flights.values():
@@ -338,6 +357,10 @@ class Dispatch:
             self.unwanted(handle)
 
     def _all(self) -> Iterable[Handle]:
+        """All requests that are under way, each once."""
+        return (handle for handle in self._everything() if not isinstance(handle, SecondTry))
+
+    def _everything(self) -> Iterable[Handle]:
         for flight in list(self.returns.flights.values()):
             yield from flight.handles
         lanes = {*self._unready, *(lane for pool in self.pulse.pools.values() for lane in pool.lanes)}

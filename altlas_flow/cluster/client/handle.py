@@ -24,6 +24,7 @@ from altlas_flow.errors import AltlasError, BadRequest, RequestCancelled
 from altlas_flow.records import InferenceResponse, Trace, Try
 
 if TYPE_CHECKING:
+    from altlas_flow.cluster.client.hedging import Hedged
     from altlas_flow.cluster.client.lanes import Flight, Lane
     from altlas_flow.cluster.client.transport import Transport
 
@@ -52,6 +53,7 @@ class Handle:
         "_error",
         "_final",
         "_flight",
+        "_hedged",
         "_idempotent",
         "_inputs",
         "_inside",
@@ -99,6 +101,7 @@ class Handle:
         self._tried: list[Try] | None = None  # failed tries
         self._retry: Any = None
         self._idempotent = True
+        self._hedged: Hedged | None = None  # where it may be sent a second time
         self._metadata: dict[str, Any] | None = None
 
     # -- what people ask ----------------------------------------------------------------------
@@ -260,7 +263,7 @@ class Handle:
             batch=batch,
             envelope=flight.count,
             tries=tried,
-            notes=list(placed.get("notes") or ()),
+            notes=[*(placed.get("notes") or ()), *(self._hedged.notes() if self._hedged else ())],
         )
         return InferenceResponse.build(
             self.request_id,

@@ -38,6 +38,9 @@ class Lane:
         Names of nodes that they failed on.
     solo : bool
         One at a time, and alone on its node: one of them may kill workers.
+    apart : str, optional
+        Its requests are second tries, which must not go where the first ones are: the name of that node, or
+        the key of their envelope.
     """
 
     spec: ModelSpec
@@ -51,14 +54,15 @@ class Lane:
     once: bool = False  # its requests must not run twice
     alone: bool = False  # one in an envelope
     careful: bool = False  # a worker has died under them: the next one says so before it opens them
+    apart: str | None = None
     code: bytes | None = None  # of a strategy of the user's own
     refused: AltlasError | None = None  # why nothing of the kind can be sent
     pending: deque[Handle] = field(default_factory=deque)
 
     @property
-    def urgency(self) -> tuple[int, float]:
-        """Greater goes first: the priority, then who came first."""
-        return self.priority, -self.pending[0]._submitted
+    def urgency(self) -> tuple[int, bool, float]:
+        """Greater goes first: the priority, then what is not sent yet at all, then who came first."""
+        return self.priority, self.apart is None, -self.pending[0]._submitted
 
     def waiting(self) -> int:
         """How many wait; none where all that is here is over."""
@@ -135,6 +139,8 @@ class Flight:
     answers: Answers | None = None
     task: asyncio.Task[Any] | None = None  # that waits for it
     fallen: NodeLost | None = None  # why its answers will not come
+    hedged: bool = False  # requests in it may be sent a second time
+    overtaken: bool = False  # a second try of one of them was faster
 
     def has_begun(self, at: int) -> bool:
         """Whether its worker has said that the request at a position runs."""

@@ -70,6 +70,7 @@ def post(
         "exclude": sorted(lane.exclude),
         **({"careful": True} if lane.careful else {}),
         **({"solo": True} if lane.solo else {}),
+        **({"apart": lane.apart} if lane.apart is not None else {}),
     }
     try:
         with dask.annotate(**{ANNOTATION: said, "span": IN_SPAN}):  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from distributed.scheduler import KilledWorker
 from altlas_flow.cluster.client.fate import DEATHS, UNHEARD, Fate, decide
 from altlas_flow.cluster.client.handle import COMPLETED, ERROR, Handle, stamped
 from altlas_flow.cluster.client.lanes import Flight, Lane, Pace
+from altlas_flow.cluster.client.second import SecondTries, SecondTry
 from altlas_flow.cluster.worker.envelope import Answers
 from altlas_flow.errors import (
     AltlasError,
@@ -54,11 +55,18 @@ class Returns:
         Learns from the answers.
     admit : callable
         Takes in a request that is tried again.
+    seconds : SecondTries
     """
 
-    def __init__(self, transport: Transport, pace: Pace, admit: Callable[[Handle], None]) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        pace: Pace,
+        admit: Callable[[Handle], None],
+        seconds: SecondTries,
+    ) -> None:
         self.transport, self.client, self.settings = transport, transport.client, transport.settings
-        self._pace, self._admit = pace, admit
+        self._pace, self._admit, self._seconds = pace, admit, seconds
         self.flights: dict[str, Flight] = {}
         self._retries: dict[Any, Lane] = {}  # lanes of requests that failed elsewhere
         self._over: list[Future[Any]] = []  # futures whose answers have come
@@ -87,6 +95,8 @@ class Returns:
         finally:
             flight.pool.in_flight -= 1
             self.flights.pop(flight.key, None)
+            if flight.hedged:
+                self._seconds.ended(flight)
         # or what came of it would stay on the cluster for as long as a handle lives
         self._over.append(flight.future)
         if self._letting_go is None:
@@ -153,8 +163,13 @@ class Returns:
         self.transport.wake()  # there is room again
 
     def end(self, handle: Handle, error: Exception) -> bool:
-        """A request is over, with an error."""
-        return self.transport.end(handle, ERROR, stamped(error, handle._tried or ()))
+        """A request is over, with an error; of a second try, only that."""
+        if isinstance(handle, SecondTry):
+            self._seconds.drop(handle, outcome="the second try failed")
+            return False
+        ended = self.transport.end(handle, ERROR, stamped(error, handle._tried or ()))
+        self._seconds.over(handle)
+        return ended
 
     async def _given_up(self, flight: Flight) -> Exception:
         """What it means that Dask says that a task was cancelled."""
@@ -194,12 +209,14 @@ class Returns:
         if type(error) is ClusterError and flight.count > 1 and not flight.lane.once:
             # something in it could not travel: each by itself, so that only that fails
             for handle in flight.handles:
-                if not handle.done():
+                if isinstance(handle, SecondTry):
+                    self._seconds.drop(handle, outcome="the second try failed")
+                elif not handle.done() and not self._seconds.take_over(handle, "?"):
                     self._again(handle, flight, "?", alone=True)
             return
         for at, handle in enumerate(flight.handles):
             self._failed(handle, flight, error, node, faulty=faulty, began=at in running, ever=at in begun)
-        if isinstance(error, NoEligibleNode):
+        if isinstance(error, NoEligibleNode) and flight.lane.apart is None:
             # what waits behind them, and what of this model has been elsewhere, would fare no better
             alike = [
                 lane for lane in flight.pool.lanes if lane.spec.fingerprint == flight.lane.spec.fingerprint
@@ -212,10 +229,17 @@ class Returns:
         errors = answers.errors
         if answers.service and len(answers.rows):
             self._pace.observe(flight.lane.spec.fingerprint, len(answers.rows), answers.service)
+        if not answers.load:  # that is no time which anything will take again
+            self._seconds.observe(flight, answers.node)
         good = flight.handles
         if errors:
             good = [handle for at, handle in enumerate(good) if at not in errors]
+        if flight.lane.apart is not None:
+            good = self._seconds.answered(flight, good)
         self.transport.complete(good, COMPLETED, flight)
+        if flight.hedged:
+            for handle in good:
+                self._seconds.over(handle)
         began = set(answers.began)
         for at, (faulty, error) in errors.items():
             ran = at in began
@@ -238,11 +262,22 @@ class Returns:
         """A try failed: another one elsewhere, or the end."""
         if handle.done():
             return
+        if isinstance(error, NoEligibleNode) and flight.lane.apart is not None:
+            # nobody beside the node of the first try: that says nothing of the request
+            if isinstance(handle, SecondTry):
+                self._seconds.refused(handle)
+            else:
+                self._again(handle, flight, "?")  # it has taken the place of a second try
+            return
         if isinstance(error, (ClusterLost, DeadlineExceeded, NoEligibleNode, RequestCancelled)):
             self.end(handle, error)
             return
         if isinstance(error, NodeLost) and error.cause != "left":
             began = began and not error.beside
+        if isinstance(handle, SecondTry):
+            self._second_failed(handle, flight, error, node, began=began)
+            return
+        if isinstance(error, NodeLost) and error.cause != "left":
             handle._deaths += began or handle._at in error.suspected or handle._moves >= UNHEARD
         fate = decide(
             error,
@@ -262,15 +297,33 @@ class Returns:
             what = error.cause if isinstance(error, NodeLost) else describe(error)
             took = max(0.0, self.transport.clock() - flight.sent)
             handle._tried = [*(handle._tried or ()), Try(node=node, error=what, seconds=took)]
+        if self._seconds.take_over(handle, node):
+            return  # that decides
         if fate is Fate.END:
             self.end(handle, error)
         else:
             self._again(handle, flight, node)
 
+    def _second_failed(
+        self, second: SecondTry, flight: Flight, error: Exception, node: str, *, began: bool
+    ) -> None:
+        """The first try goes on, and knows of it."""
+        first, lost = second.first, isinstance(error, NodeLost)
+        if isinstance(error, NodeLost) and error.cause != "left":
+            began = began or second._at in error.suspected
+            first._deaths += began
+        if not isinstance(error, HostClosed) and (began or not lost):
+            what = error.cause if isinstance(error, NodeLost) else describe(error)
+            took = max(0.0, self.transport.clock() - flight.sent)
+            first._tried = [*(first._tried or ()), Try(node=node, error=what, seconds=took)]
+        self._seconds.drop(second, node, "the second node failed")
+
     def _again(self, handle: Handle, flight: Flight, node: str, *, alone: bool = False) -> None:
         """Queue a request for another node, with those that go the same way."""
         old = flight.lane
         exclude = old.exclude if node == "?" else old.exclude | {node}
+        if handle._hedged is not None:
+            exclude |= handle._hedged.failed
         # what has moved that often may be what kills, or stand beside it: alone, one knows
         solo = handle._deaths > 0 or handle._moves >= DEATHS
         careful = handle._deaths > 0 or handle._moves > 0

@@ -20,6 +20,7 @@ from distributed import Client
 
 from altlas_flow.cluster.client.dispatch import Dispatch
 from altlas_flow.cluster.client.handle import CANCELLED, ERROR, Handle, cancelled, stamped
+from altlas_flow.cluster.client.hedging import Hedged, Hedges
 from altlas_flow.cluster.client.lanes import Flight, Lane
 from altlas_flow.cluster.client.named import named_strategy
 from altlas_flow.cluster.client.posting import weight_of
@@ -87,6 +88,11 @@ class Transport:
         """Whether anything waits for the scheduler or its workers."""
         return self.open > 0 or any(companion.open > 0 for companion in self.companions)
 
+    @property
+    def hedges(self) -> Hedges:
+        """How much was hedged so far."""
+        return self._dispatch.seconds.counts
+
     def lane(
         self,
         spec: ModelSpec,
@@ -145,6 +151,7 @@ class Transport:
         deadline: float | None = None,
         retry: RetryPolicy | None = None,
         idempotent: bool = True,
+        hedge: bool = False,
         metadata: dict[str, Any] | None = None,
     ) -> Handle:
         """Send a request; never blocks.
@@ -154,8 +161,12 @@ class Transport:
         Overloaded
             Where too much waits, and the settings say so.
         ClusterLost
+        BadRequest
+            Where it must not run twice, and is to be hedged.
         """
         self.check_process()
+        if hedge and not idempotent:
+            raise BadRequest("hedge=True may run it twice, and idempotent=False forbids that: leave one out")
         if self._closed or self.client.status not in ("running", "connecting"):
             raise ClusterLost("the connection to the scheduler is closed: connect again with af.connect()")
         now = self.clock()
@@ -163,6 +174,8 @@ class Transport:
         if deadline is not None:
             handle._deadline = now + deadline
         handle._retry, handle._idempotent, handle._metadata = retry, idempotent, metadata
+        if hedge:
+            handle._hedged = Hedged()
         # here, since deadlines and other requests wait for whatever the client's loop does
         handle._weight = (
             len(inputs) if type(inputs) is str else weight_of(handle._inputs, self.settings.scatter_size)

@@ -17,7 +17,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from altlas_flow._version import __version__
 from altlas_flow.cluster.client.journal import OVER, TOLD
-from altlas_flow.cluster.keys import ANNOTATION, is_envelope, model_of
+from altlas_flow.cluster.keys import ANNOTATION, is_envelope, is_passage, model_of
 from altlas_flow.cluster.ledger import Ledger, shorten
 from altlas_flow.cluster.scheduler.admission import Admission, is_closed
 from altlas_flow.cluster.scheduler.catalog import SharedCatalog
@@ -361,6 +361,8 @@ class ControlPlugin(SchedulerPlugin):
                 self.placer.follow(key, model, start, finish)
                 if is_envelope(key):
                     self._count(key, finish)
+                elif finish == "forgotten" and is_passage(key):
+                    self._guard("forgetting", self.ledger.ended)
             if finish == "memory":
                 for dependent in self.scheduler.tasks[key].dependents:
                     if dependent.state == "waiting" and model_of(dependent.key) is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
 
-from altlas_flow.cluster.keys import is_envelope
+from altlas_flow.cluster.keys import is_envelope, is_passage
 from altlas_flow.errors import AltlasError, NodeLost
 from altlas_flow.placement.loads import Loads
 
@@ -41,6 +41,8 @@ class Losses:
         ``fail(key, error)`` ends a task.
     heard_out : callable
         ``await heard_out(address)``: until all that the host of a lost worker had said is heard.
+    place : callable
+        ``place(ts)`` restricts a task to a node that can do it: whether there is one.
     """
 
     def __init__(
@@ -48,8 +50,9 @@ class Losses:
         scheduler: Scheduler,
         fail: Callable[[Any, AltlasError], None],
         heard_out: Callable[[str], Awaitable[None]],
+        place: Callable[[TaskState], bool],
     ) -> None:
-        self.scheduler, self._fail, self._heard_out = scheduler, fail, heard_out
+        self.scheduler, self._fail, self._heard_out, self._place = scheduler, fail, heard_out, place
         self.loop = asyncio.get_running_loop()
         self.leaving: set[str] = set()  # workers that go on purpose
         self._running: dict[str, dict[str, list[tuple[Any, list[int] | None]]]] = {}  # by address and slot
@@ -173,8 +176,17 @@ class Losses:
             # the end of a worker may be seen before its last words are read
             await self._heard_out(address)
         ts = self.scheduler.tasks.get(assignment.key)
-        if ts is not None and ts.state == "no-worker":
-            self._fail(assignment.key, self._lost(assignment, address, name, cause))
+        if ts is None or ts.state != "no-worker":
+            return
+        lost = self._lost(assignment, address, name, cause)
+        if is_passage(assignment.key) and not (lost.started or lost.suspected):
+            # it had not begun: as if nothing had happened
+            assignment.lost = False
+            ts.suspicious = 0  # or Dask would give it up after some workers that others have killed
+            if self._place(ts):
+                self.scheduler.transitions({ts.key: "processing"}, stimulus_id=f"altlas-anew-{ts.key}")
+        else:
+            self._fail(assignment.key, lost)
 
     def _lost(self, assignment: Assignment, address: str, name: str, cause: str) -> NodeLost:
         if assignment.answered:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
 
-from altlas_flow.cluster.keys import ANNOTATION, DIGITS, is_envelope, model_of
+from altlas_flow.cluster.keys import ANNOTATION, DIGITS, is_envelope, is_passage, model_of
 from altlas_flow.cluster.scheduler.assignment import Assignment
+from altlas_flow.cluster.scheduler.lingering import Lingering
 from altlas_flow.cluster.scheduler.losses import NOWHERE, Losses
 from altlas_flow.errors import AltlasError, ModelLoadError, NoEligibleNode, located
 from altlas_flow.placement.decide import Choice, decide
@@ -88,10 +89,8 @@ class Placer:
         self.parked: dict[Any, asyncio.TimerHandle] = {}  # tasks that nobody can do now
         self.gone: deque[tuple[float, Node]] = deque(maxlen=GONE)  # nodes that left, and when
         self._emptied: dict[str, asyncio.Event] = {}  # somebody waits until nothing is there any more
-        self.losses = Losses(scheduler, self.fail, heard_out)
-        # envelopes that nobody wants any more, and that run on: their node is not free
-        self.lingering: dict[Any, Assignment] = {}
-        self._let_go = let_go
+        self.losses = Losses(scheduler, self.fail, heard_out, self.place_if_ready)
+        self.lingering = Lingering(self.losses, self._release, let_go)
 
     def note(self, model: ModelSpec, memory: int = 0) -> None:
         """Keep what a key's digits stand for."""
@@ -143,6 +142,7 @@ class Placer:
         self.health.forget(address)
         self.memory.forget(address)
         self._settle(address, gone=True)
+        self.lingering.forget(address)
         self.on.pop(address, None)
         self._empty(address)
         self.losses.left(address)
@@ -163,9 +163,12 @@ class Placer:
         """A batch of that slot is about to run; what the slot ran before is over."""
         now = [(key, members) for key, members in runs]
         solo = any(key in self.assignments and self.assignments[key].said.get("solo") for key, _ in now)
+        node, time = self.roster.get(address), self.loop.time()
+        if node is not None:
+            self.lingering.batch_over(node, slot, time)
+            self.lingering.began(node, slot, now, self.assignments)
+            node.busy[slot] = time
         self.losses.began(address, slot, now, solo=solo)
-        if (node := self.roster.get(address)) is not None:
-            node.busy[slot] = self.loop.time()
         self._settle(address)
         for key, members in now:
             assignment = self.assignments.get(key)
@@ -174,6 +177,8 @@ class Placer:
 
     def idle(self, address: str, slot: str) -> None:
         """A batch is over that held what nobody wanted any more."""
+        if (node := self.roster.get(address)) is not None:
+            self.lingering.batch_over(node, slot, self.loop.time())
         self.losses.idle(address, slot)
         self._settle(address)
 
@@ -233,7 +238,7 @@ class Placer:
                 assignment.name,
             )
             self._release(assignment)
-            if is_envelope(key) and (assignment.lost or lost is not None):
+            if (is_envelope(key) or is_passage(key)) and (assignment.lost or lost is not None):
                 self.losses.lose(ts, assignment, lost, name)
             else:
                 self.place_if_ready(ts)
@@ -277,7 +282,7 @@ class Placer:
             return
         node = self.roster.get(assignment.address) if assignment.address is not None else None
         if node is not None and node.available and self.losses.runs(node.address, key):
-            self.lingering[key] = assignment
+            self.lingering.keep(assignment)
         else:
             self._release(assignment)
 
@@ -286,16 +291,8 @@ class Placer:
         if (node := self.roster.get(address)) is not None:
             for slot in [slot for slot in node.busy if not self.losses.is_busy(address, slot)]:
                 del node.busy[slot]
-        if not self.lingering:
-            return
-        over = [
-            key
-            for key, assignment in self.lingering.items()
-            if assignment.address == address and (gone or not self.losses.runs(address, key))
-        ]
-        for key in over:
-            self._release(self.lingering.pop(key))
-            self._let_go(key)
+        if self.lingering:
+            self.lingering.settle(address, gone=gone)
 
     def _unpark(self, key: Any) -> None:
         timer = self.parked.pop(key, None)
@@ -314,10 +311,17 @@ class Placer:
         if self.losses.loads.deaths(assignment.model, asked.now):
             self._park(ts, asked)
             return False
+        apart = self._apart(assignment)
+        if apart is not None:
+            asked.exclude |= {apart}
         choice, used, notes = self._decide(asked, assignment)
-        while choice is not None and not self._is_there(choice.node):
+        # where nobody else can, those that are excluded come back in
+        while choice is not None and (choice.node.address == apart or not self._is_there(choice.node)):
             if choice.trial:
                 self.health.released(choice.node.address)
+            if choice.node.address == apart:
+                choice = None
+                break
             choice, used, notes = self._decide(asked, assignment)
         if choice is None:
             self._park(ts, asked)
@@ -337,6 +341,16 @@ class Placer:
         ts.annotations = {**(ts.annotations or {}), ANNOTATION: said}
         return True
 
+    def _apart(self, assignment: Assignment) -> str | None:
+        """Address of the node of the first try, where this is the second; None where that is nowhere now."""
+        apart = assignment.said.get("apart")
+        first = self.assignments.get(apart) if apart is not None else None
+        name = str(apart) if first is None else first.name
+        address = first.address if first is not None and first.address else self.names.get(name)
+        if address is not None and (node := self.roster.get(address)) is not None:
+            assignment.apart = node.name
+        return address
+
     def _is_there(self, node: Node) -> bool:
         """Whether a node is still what its record says: Dask moves a lost worker's tasks before it tells."""
         ws = self.scheduler.workers.get(node.address)
@@ -354,23 +368,7 @@ class Placer:
         needs = self.needs.get(assignment.model) or Needs.of({}, {}, 0)
         tried = (self.names.get(name) for name in assignment.said.get("exclude") or ())
         exclude = frozenset(address for address in tried if address is not None)
-        local: dict[str, int] = {}
-        size = 0
-        for dependency in ts.dependencies:
-            weight = dependency.get_nbytes()
-            size += weight
-            for ws in dependency.who_has or ():
-                local[ws.address] = local.get(ws.address, 0) + weight
-        return Asked(
-            model=assignment.model,
-            needs=needs,
-            rows=assignment.rows,
-            exclude=exclude,
-            local=local,
-            bytes=size,
-            bandwidth=float(self.scheduler.bandwidth),
-            now=self.loop.time(),
-        )
+        return assignment.asks(ts, needs, exclude, float(self.scheduler.bandwidth), self.loop.time())
 
     def _decide(self, asked: Asked, assignment: Assignment) -> tuple[Choice | None, str, list[str]]:
         name = str(assignment.said.get("strategy") or self.default)
@@ -397,8 +395,11 @@ class Placer:
         self.scheduler.set_restrictions({ts.key: [NOWHERE]})
         if ts.key not in self.parked:
             # not at once even where nobody will come: a task cannot be failed within its own transition
-            kills = self.losses.loads.deaths(asked.model, asked.now)
-            delay = 0.0 if kills else self.patience if self._may_come(asked.needs) else self.join_timeout
+            # and what is the second try of something is not waited for
+            hopeless = "apart" in self.assignments[ts.key].said or self.losses.loads.deaths(
+                asked.model, asked.now
+            )
+            delay = 0.0 if hopeless else self.patience if self._may_come(asked.needs) else self.join_timeout
             self.parked[ts.key] = self.loop.call_later(delay, self._give_up, ts.key)
 
     def _may_come(self, needs: Needs) -> bool:
@@ -421,6 +422,8 @@ class Placer:
             self.fail(key, ModelLoadError(self.ids.get(model, model), "every node", why))
             return
         reasons = self.roster.reasons(self.needs.get(model) or Needs.of({}, {}, 0))
+        if key in self.assignments and (apart := self.assignments[key].apart):
+            reasons[apart] = "its first try is there"
         self.fail(key, NoEligibleNode(self.ids.get(model, model), reasons))
 
     def unpark(self) -> None:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distributed import Worker, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
@@ -28,7 +28,6 @@ from altlas_flow.models.spec import ModelSpec
 from altlas_flow.settings import Settings
 
 if TYPE_CHECKING:
-    from altlas_flow.cluster.worker.envelope import Delivery
     from altlas_flow.models.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -41,6 +40,16 @@ CANCEL = "altlas-cancel"
 
 #: Seconds that unloading a model waits until nobody uses it.
 UNLOAD_LIMIT = 30.0
+
+
+class Members(Protocol):
+    """Knows which rows of a call to the host belong to which requests."""
+
+    def requests(self, rows: Any) -> list[int]:
+        """Positions of the requests that `rows` belong to."""
+
+    def rows_of(self, requests: Sequence[int]) -> list[int]:
+        """Rows of the requests at some positions."""
 
 
 class HostPlugin(WorkerPlugin):
@@ -76,7 +85,7 @@ class HostPlugin(WorkerPlugin):
         self._gpus = Gauges(bool(resources.get("GPU")))
         keep_freed_memory()
         self._lock = Lock()
-        self._under_way: dict[str, tuple[Watch, Delivery]] = {}
+        self._under_way: dict[str, tuple[Watch, Members]] = {}
         self._cancelled: dict[str, list[int]] = {}  # of envelopes that have not begun
         self._arrived: dict[Any, float] = {}  # when they came, in seconds of the host's clock
         self.words = Words(worker)
@@ -171,7 +180,7 @@ class HostPlugin(WorkerPlugin):
         """When an envelope came: since then it may have waited for a thread, or for inputs from elsewhere."""
         return self._arrived.get(key, now)
 
-    def begin(self, key: str, watch: Watch, delivery: Delivery) -> None:
+    def begin(self, key: str, watch: Watch, delivery: Members) -> None:
         """An envelope is about to wait in the host."""
         with self._lock:
             self._under_way[key] = watch, delivery
@@ -189,6 +198,11 @@ class HostPlugin(WorkerPlugin):
         faults = 0 if closing else faults
         lingers = found is not None and found[0].lingers
         self.words.say("done", key=key, rows=rows, seconds=seconds, faults=faults, took=took, lingers=lingers)
+
+    def forget(self, key: str) -> None:
+        """What was begun is over; `told` says what came of it."""
+        with self._lock:
+            self._under_way.pop(key, None)
 
     def cancel(self, key: str, requests: Sequence[int], **kwargs: Any) -> None:
         """Requests of an envelope are no longer wanted; called on the worker's event loop."""
@@ -220,8 +234,8 @@ class HostPlugin(WorkerPlugin):
         return not runs or self.words.say_now("begin", slot=slot, runs=runs)
 
     def _loading(self, fingerprint: str, begins: bool) -> None:
-        say = self.words.say_now if begins else self.words.say
-        say("loading", model=fingerprint[:DIGITS], begins=begins)
+        # that it is over as well: what kills this worker next must not be taken for the loading
+        self.words.say_now("loading", model=fingerprint[:DIGITS], begins=begins)
 
     def _models_changed(self, fingerprint: str, size: int | None) -> None:
         self.words.say("model", model=fingerprint[:DIGITS], bytes=size)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: What `submit` itself takes, for whoever mistypes it.
-OF_REQUESTS = ("deadline", "idempotent", "parameters", "priority", "retry", "strategy", "validator")
+OF_REQUESTS = ("deadline", "hedge", "idempotent", "parameters", "priority", "retry", "strategy", "validator")
 #: Endings of files that are read with pickle.
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
