@@ -13,9 +13,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+import altlas_flow as af
 from altlas_flow.dataframe.folder import committed_parts, read_dead_letters
 from altlas_flow.dataframe.manifest import dead_letters_of
-from altlas_flow.errors import BadRow, InputError, NothingPredicted
+from altlas_flow.errors import BadRow, InputError, ModelLoadError, NothingPredicted
 from altlas_flow.pipeline.pipeline import Pipeline
 from altlas_flow.pipeline.stage import Stage
 from tests.dataframe import jobs
@@ -160,6 +161,48 @@ class TestWhatComesOut:
         letters = again.dead_letter_frame()
         assert letters.row_id.tolist() == ["frame:3"]
         assert letters.stage.isna().all()
+
+    def test_stages_go_where_their_strategies_say(self, flow, tmp_path):
+        def by_name(request, nodes):
+            return sorted(nodes, key=lambda node: node.name)
+
+        stages = [
+            Stage("one", function=str.upper, strategy=by_name),
+            Stage("both", function=str.lower, after="one", strategy="round-robin"),
+        ]
+        summary = flow.run(frame(120), Pipeline(stages), input="text", to=tmp_path / "out", part_rows=10)
+        assert set(summary.stages["one"].nodes) == {"0"}
+        assert set(summary.stages["both"].nodes) == {"0", "1"}
+
+    def test_a_stage_whose_model_cannot_be_loaded_ends_the_job_unless_it_is_optional(self, flow, tmp_path):
+        gone = af.ModelSpec(id="gone", source=tmp_path / "nothing", task="feature-extraction")
+
+        def pipeline(optional):
+            stages = [
+                Stage("upper", function=str.upper),
+                Stage("gone", model=gone, after="upper", optional=optional),
+            ]
+            outputs = {"upper": "string", "gone": "string"}
+            return Pipeline(stages, output=["upper", "gone"], outputs=outputs)
+
+        with pytest.raises(ModelLoadError, match="'gone'") as caught:
+            flow.run(frame(20), pipeline(False), input="text", to=tmp_path / "a")
+        assert jobs.is_one_line(caught.value)
+        summary = flow.run(frame(20), pipeline(True), input="text", to=tmp_path / "b")
+        assert (summary.rows, summary.dead_letters) == (20, 0)
+        assert summary.stages["gone"].forgiven == 20
+        found = read(tmp_path / "b")
+        assert found.gone.isna().all()
+        assert found.upper.notna().all()
+
+    def test_what_can_be_made_a_pipeline_runs_as_one(self, flow, tmp_path):
+        class Loud:
+            def as_pipeline(self):
+                return Pipeline([Stage("upper", function=str.upper)], id="loud")
+
+        assert flow.map(frame(3), Loud(), input="text").prediction[1] == "ROW A 1"
+        flow.run(frame(3), Loud(), input="text", to=tmp_path / "out")
+        assert read(tmp_path / "out").prediction[1] == "ROW A 1"
 
 
 class TestResume:
