@@ -22,7 +22,7 @@ from altlas_flow.dataframe.subject import Subject, Then
 from altlas_flow.dataframe.tasks import write_part
 from altlas_flow.dataframe.units import Part
 from altlas_flow.dataframe.window import eligible_slots
-from altlas_flow.errors import InputError, PipelineError, SpecError
+from altlas_flow.errors import BadRequest, InputError, PipelineError, SpecError
 from altlas_flow.models.types import declared_types
 from altlas_flow.pipeline.flat import WITHIN
 from altlas_flow.pipeline.graph import Own, Way, send_through
@@ -130,9 +130,13 @@ class PipelineSubject(Subject):
         """Names of strategies, by step, which the scheduler is told."""
         found: dict[str, str] = {}
         for name, step in self.compiled.steps.items():
-            if step.strategy is not None:
+            if step.strategy is None:
+                continue
+            try:
                 found[name], code = named_strategy(step.strategy, "")
                 call_control(client, "altlas_strategy", name=found[name], function=code)
+            except (BadRequest, SpecError) as error:
+                raise PipelineError(f"stage {name!r}: {error}") from error
         return found
 
     def describe(self, client: Client, limit: float) -> tuple[dict[str, pa.DataType] | None, float]:

@@ -232,6 +232,9 @@ class TestFaults:
         wrong = Pipeline([Stage("a", function=len)], outputs={"a": "number"})
         with pytest.raises(PipelineError, match="no Arrow type"):
             flow.map(frame(10), wrong, input="text")
+        nowhere = Pipeline([Stage("a", function=len, strategy="fastest")])
+        with pytest.raises(PipelineError, match="stage 'a': strategy 'fastest'"):
+            flow.map(frame(10), nowhere, input="text")
         unknown = Pipeline([Stage("length", model=spec(jobs.lengths), parameters={"time": 2})])
         with pytest.raises((ParameterError, PipelineError), match="time"):
             flow.map(frame(10), unknown, input="text")
@@ -283,9 +286,12 @@ class TestLazily:
             assert lazy.compute().prediction.tolist() == list(range(1, 41))
             assert lab.flow.map(given, pipeline, input="n", part_rows=5).prediction[39] == 40
             summary = lab.flow.run(given, pipeline, input="n", to=tmp_path / "out", part_rows=5)
+            first = Stage("first", function=Noted(log), resources={"GPU": 1})
+            single = Pipeline([first], outputs={"same": "int64"})  # read and written anywhere
+            assert lab.flow.run(given, single, input="n", to=tmp_path / "single", part_rows=5).rows == 40
         assert set(summary.stages["gpu"].nodes) == {"gpu"}
         spans = sorted(json.loads(line) for line in log.read_text().splitlines())
-        assert len(spans) == 120
+        assert len(spans) == 160
         assert {where for _, _, where in spans} == {pid}
         assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans)), "one at a time"
 
