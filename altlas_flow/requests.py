@@ -95,10 +95,15 @@ class Requests(Pipelines):
         """
         self._check_open()
         if (pipeline := as_pipeline(model)) is not None:
-            if (strategy, retry, validator, parameters, idempotent) != (None, None, None, None, True):
+            if (strategy, retry, validator, parameters) != (None, None, None, None):
                 raise BadRequest(
-                    f"pipeline {pipeline.id!r}: strategy, retry, validator, parameters and idempotent are "
-                    "for its stages: give them to Stage(...)"
+                    f"pipeline {pipeline.id!r}: strategy, retry, validator and parameters are for its stages: "
+                    "give them to Stage(...)"
+                )
+            if hedge or not idempotent:
+                raise BadRequest(
+                    f"pipeline {pipeline.id!r}: hedge and idempotent=False are for single requests: what a "
+                    "worker took along is made anew"
                 )
             within = None if deadline is None else _seconds(deadline)
             return self._ask_pipeline(pipeline, inputs, priority=priority, deadline=within, **more)
