@@ -279,7 +279,7 @@ class TestBounds:
         ]
         pipeline = Pipeline(stages, outputs={"text": "string"})
         options = {"input": "text", "output": "same", "part_rows": 10, "max_in_flight": most}
-        flow.run(frame(200), pipeline, to=tmp_path / "out", **options)
+        flow.run(frame(120), pipeline, to=tmp_path / "out", **options)
         between, most_between = 0, 0
         lines = sorted((json.loads(line) for line in log.read_text().splitlines()), key=lambda one: one[1])
         for stage, _, rows in lines:
@@ -340,15 +340,15 @@ class TestKilled:
         assert set(part_lines(tmp_path / "out").values()) == {1}
 
     def test_a_job_killed_with_all_its_workers_resumes_with_what_is_missing(self, flow, tmp_path):
-        data = frame(60 * PART_ROWS)
+        data = frame(30 * PART_ROWS)
         data.loc[::97, "text"] = "bad one"
         source, out = write(tmp_path / "in.parquet", data, row_group_size=200), tmp_path / "out"
-        killed(source, out, "appended", 20, "all", "pipeline")
+        killed(source, out, "appended", 10, "all", "pipeline")
         done = committed_parts(out)
-        assert len(done) == 20
+        assert len(done) == 10
         before = {name: stamp for name, stamp in stamps(out).items() if name in done}
         summary = flow.run(source, stages_of(), input="text", to=out, part_rows=PART_ROWS)
-        assert summary.parts_skipped == 20
+        assert summary.parts_skipped == 10
         assert before.items() <= stamps(out).items(), "a committed part was done twice"
         assert set(part_lines(out).values()) == {1}
         bad = set(range(0, len(data), 97))
