@@ -175,8 +175,9 @@ class ModelSubject(Subject):
     def describe(self, client: Client, limit: float) -> tuple[dict[str, pa.DataType] | None, float]:
         # all nodes load at once, and one of them says what it answers with
         nodes = call_control(client, "altlas_eligible", spec=self.spec.model_dump_json())["nodes"]
+        asked, key = (self.spec, dict(self.parameters)), self.spec.fingerprint
         first, *others = [
-            client.submit(describe_model, self.spec, key=predict_key(self.spec.fingerprint), pure=False)
+            client.submit(describe_model, *asked, key=predict_key(key), pure=False)
             for _ in range(max(1, len(nodes)))
         ]
         try:

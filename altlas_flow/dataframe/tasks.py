@@ -92,7 +92,8 @@ def predict_part(part: Rows, what: Predict, host: Any, node: str) -> Predicted:
         kept = [i for i in range(len(inputs)) if i not in result.errors]
         answers = answers[kept] if isinstance(answers, np.ndarray) else [answers[i] for i in kept]
         positions = [int(positions[i]) for i in kept]
-    types = what.types or host.describe(what.spec)["types"] or infer_types(answers, "prediction")
+    described = what.types or host.describe(what.spec, what.parameters)["types"]
+    types = described or infer_types(answers, "prediction")
 
     def bad(error: Exception, phase: str = "predict") -> Bad:
         # where it failed: at its input, in the model, or at its output
@@ -124,11 +125,11 @@ def predict_part(part: Rows, what: Predict, host: Any, node: str) -> Predicted:
     )
 
 
-def describe_model(spec: ModelSpec) -> dict[str, Any]:
+def describe_model(spec: ModelSpec, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Load the model on this worker; what it answers with (see `ModelHost.describe`)."""
     host = current_host()
     secede()
-    return host.describe(spec)
+    return host.describe(spec, parameters)
 
 
 def write_part(predicted: Predicted, folder: Path, part: str) -> Receipt:
