@@ -164,7 +164,7 @@ def _answers(
     """Answers of rows, and their types; where the last stage was skipped for a row, that is no answer."""
     if len(what.ends) > 1:
         columns = {name: found[step].outputs for name, step in what.ends.items()}
-        answers: Answers = [{name: column[row] for name, column in columns.items()} for row in rows]
+        answers: Answers = [{name: _flat(column[row]) for name, column in columns.items()} for row in rows]
         if what.types is not None:
             return answers, what.types
         types: dict[str, pa.DataType] = {}
@@ -186,13 +186,18 @@ def _answers(
     if not blank:
         return answers, what.types or infer_types(answers, "prediction")
     without = set(blank)
+    answers = [None if place in without else _flat(answer) for place, answer in enumerate(answers)]
     known = [answer for place, answer in enumerate(answers) if place not in without]
     learnt = what.types or infer_types(known, "prediction")
     if len(learnt) > 1 or any(isinstance(answer, Mapping) for answer in known):
-        answers = list(answers)
         for place in blank:
             answers[place] = dict.fromkeys(learnt)
     return answers, learnt
+
+
+def _flat(answer: Any) -> Any:
+    """A matrix as a column has it; beside one that is missing, Arrow would not take it as it is."""
+    return answer.reshape(-1) if isinstance(answer, np.ndarray) and answer.ndim > 1 else answer
 
 
 def _at_fault(what: Through, answer: Any, types: Mapping[str, pa.DataType]) -> str:

@@ -195,7 +195,11 @@ class TestFaults:
 
         given = frame(60)
         odd = [not even(text) for text in given.text]
-        for model in (jobs.classify, jobs.embed, jobs.upper):
+
+        def matrix(rows):
+            return np.ones((len(rows), 2, 3), np.float32)
+
+        for model in (jobs.classify, jobs.embed, jobs.upper, matrix):
             column = "label" if model is jobs.classify else "prediction"
             pipeline = Pipeline([Stage("only", model=spec(model), when=even)])
             found = flow.map(given, pipeline, input="text", on_error="collect")
