@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from altlas_flow.pipeline.stage import Stage
     from altlas_flow.records import (
         DistributionStrategy,
+        File,
         InferenceRequest,
         InferenceResponse,
         NodeInfo,
@@ -55,6 +56,7 @@ _WHERE = {
     "DistributionStrategy": "altlas_flow.records",
     "EnhancedModelOrchestrator": "altlas_flow.orchestrator",
     "FanOut": "altlas_flow.parallel.fanout",
+    "File": "altlas_flow.records",
     "Flow": "altlas_flow.flow",
     "Handle": "altlas_flow.cluster.client.handle",
     "Handles": "altlas_flow.cluster.client.handle",
@@ -96,6 +98,7 @@ __all__ = [
     "DistributionStrategy",
     "EnhancedModelOrchestrator",
     "FanOut",
+    "File",
     "Flow",
     "Handle",
     "Handles",

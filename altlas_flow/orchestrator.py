@@ -114,6 +114,8 @@ class DistributedModelOrchestrator(AwaitedOperations):
         missing = await _prepare(flow, [request])
         for error in missing.values():
             raise error
+        if flow.names_files(request):
+            request = await asyncio.to_thread(flow.with_files, request)
         return await flow.submit(request, strategy=strategy)
 
     async def run_distributed_batch_inference(
@@ -141,6 +143,11 @@ class DistributedModelOrchestrator(AwaitedOperations):
         for start in range(0, len(asked), SLICE):
             for request in asked[start : start + SLICE]:
                 error = missing.get(getattr(request, "model_id", None) or "")
+                if error is None and isinstance(request, InferenceRequest) and flow.names_files(request):
+                    try:
+                        request = await asyncio.to_thread(flow.with_files, request)
+                    except AltlasError as refused:
+                        error = refused
                 handles += [flow.refuse(request, error)] if error else flow.submit_many([request])
             await asyncio.sleep(0)  # thousands of requests must not hold up the loop
         return await Handles(handles, raise_on_error=raise_on_error)

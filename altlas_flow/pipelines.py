@@ -10,11 +10,13 @@ from typing import Any
 
 from altlas_flow.cluster.client.transport import PRIORITIES, Transport
 from altlas_flow.errors import BadRequest
+from altlas_flow.models.files import read_inputs, takes_paths
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.pipeline.handle import PipelineHandle
-from altlas_flow.pipeline.indexed import IndexedHandle, of_requests
+from altlas_flow.pipeline.indexed import IndexedHandle, is_empty, of_requests, references
 from altlas_flow.pipeline.pipeline import Pipeline
 from altlas_flow.pipeline.sender import sender_for
+from altlas_flow.pipeline.stage import INPUT
 from altlas_flow.pipeline.step import Compiled, compile_pipeline
 from altlas_flow.records import InferenceRequest
 
@@ -86,9 +88,24 @@ class Pipelines(ABC):
         BadRequest, PipelineError, UnknownModel
         """
         self._check_open()
-        pipeline = of_requests(requests, dependencies)
+        of_requests(requests, dependencies)  # what is wrong with them is said before a file is read
+        pipeline = of_requests([self._with_files(request) for request in requests], dependencies)
         handle = self._ask_pipeline(pipeline, None, deadline=deadline, keep=True)
         return IndexedHandle(handle, list(requests))
+
+    def _with_files(self, request: InferenceRequest) -> InferenceRequest:
+        if is_empty(request.inputs) or references(request.inputs):
+            return request
+        spec = self._find(request.model_id or "")
+        inputs = read_inputs(spec, request.inputs, self._transport.settings)
+        return request if inputs is request.inputs else request.model_copy(update={"inputs": inputs})
+
+    def _read(self, compiled: Compiled, inputs: Any) -> Any:
+        """What a pipeline is given, with files that it names; a text is a path where a stage takes one."""
+        steps = list(compiled.steps.values())
+        first = [step.spec for step in steps if step.needs == (INPUT,) and step.inputs is None]
+        spec = next((spec for spec in first if takes_paths(spec)), steps[0].spec)
+        return read_inputs(spec, inputs, self._transport.settings)
 
     def _ask_pipeline(
         self,
@@ -109,6 +126,8 @@ class Pipelines(ABC):
                 f"pipeline {pipeline.id!r} takes an input, which is missing: flow.submit(pipeline, inputs)"
             )
         compiled = self.compile(pipeline)
+        if pipeline.needs_input:
+            inputs = self._read(compiled, inputs)
         return sender_for(self._transport).submit(
             compiled, inputs, priority=priority, keep=_kept(compiled, keep), deadline=deadline
         )

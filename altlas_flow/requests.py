@@ -10,7 +10,8 @@ from altlas_flow.cluster.client.catalog import Catalog
 from altlas_flow.cluster.client.handle import Handle, Handles
 from altlas_flow.cluster.client.hedging import Hedges
 from altlas_flow.cluster.client.transport import Transport
-from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded
+from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded, SourceError
+from altlas_flow.models.files import names_files, read_inputs
 from altlas_flow.models.spec import ModelSpec, import_object
 from altlas_flow.pipeline.pipeline import Pipeline, as_pipeline
 from altlas_flow.pipelines import Pipelines
@@ -53,7 +54,7 @@ class Requests(Pipelines):
     ) -> Handle | PipelineHandle:
         """Ask for one prediction.
 
-        Never waits: what cannot leave at once waits in the handle.
+        Never waits, but for files that inputs name: what cannot leave at once waits in the handle.
 
         Parameters
         ----------
@@ -62,7 +63,8 @@ class Requests(Pipelines):
             and ``keep=``, the stages (True: all) whose outputs are wanted beside its own; its handle gives
             a `PipelineResult`.
         inputs : Any
-            One input, or a list of them.
+            One input, or a list of them. A `File` is read here, unless it is ``on_worker``; for tasks on
+            sounds and images a plain text is the path of one.
         strategy : str, DistributionStrategy or callable, optional
             Which node shall do it; by default the setting ``altlas.default-distribution-strategy``. A
             callable ``(request, nodes) -> ranked nodes`` runs on the scheduler.
@@ -91,14 +93,19 @@ class Requests(Pipelines):
 
         Raises
         ------
-        UnknownModel, ParameterError, BadRequest, Overloaded, ClusterLost
+        UnknownModel, ParameterError, BadRequest, FileRefused, SourceError, Overloaded, ClusterLost
         """
         self._check_open()
         if (pipeline := as_pipeline(model)) is not None:
-            if (strategy, retry, validator, parameters, idempotent) != (None, None, None, None, True):
+            if (strategy, retry, validator, parameters) != (None, None, None, None):
                 raise BadRequest(
-                    f"pipeline {pipeline.id!r}: strategy, retry, validator, parameters and idempotent are "
-                    "for its stages: give them to Stage(...)"
+                    f"pipeline {pipeline.id!r}: strategy, retry, validator, parameters are for its stages: "
+                    "give them to Stage(...)"
+                )
+            if hedge or not idempotent:
+                raise BadRequest(
+                    f"pipeline {pipeline.id!r}: hedge and idempotent=False are for single requests: what a "
+                    "worker took along is made anew"
                 )
             within = None if deadline is None else _seconds(deadline)
             return self._ask_pipeline(pipeline, inputs, priority=priority, deadline=within, **more)
@@ -116,16 +123,18 @@ class Requests(Pipelines):
         if parameters is not None and not isinstance(parameters, Mapping):
             raise BadRequest(f"parameters={parameters!r} is no mapping: give names and values")
         within = None if deadline is None else _seconds(deadline)
+        spec = self._find(model)
         lane = self._transport.lane(
-            self._find(model),
+            spec,
             {**(parameters or {}), **more},
             strategy=strategy,
             priority=priority,
             validator=_named(validator),
             idempotent=idempotent,
         )
+        given = read_inputs(spec, inputs, self._transport.settings)
         return self._transport.submit(
-            lane, inputs, deadline=within, retry=retry, idempotent=idempotent, hedge=hedge
+            lane, given, deadline=within, retry=retry, idempotent=idempotent, hedge=hedge
         )
 
     def submit_many(
@@ -199,6 +208,23 @@ class Requests(Pipelines):
         spec = self._catalog.known(model)
         return spec is not None and spec.fingerprint in self._fitted
 
+    def names_files(self, request: InferenceRequest) -> bool:
+        """Whether `submit` would read files for a request whose model is known here; quick."""
+        spec = self._catalog.known(request.model_id)
+        return spec is not None and names_files(spec, request.inputs)
+
+    def with_files(self, request: InferenceRequest) -> InferenceRequest:
+        """The request with the files that it names as bytes; an event loop does it in a thread.
+
+        Raises
+        ------
+        UnknownModel, FileRefused, SourceError
+        """
+        if request.model_id is None:
+            return request  # `submit` says what is wrong with it
+        inputs = read_inputs(self._find(request.model_id), request.inputs, self._transport.settings)
+        return request.model_copy(update={"inputs": inputs})
+
     def refuse(self, request: InferenceRequest, error: AltlasError) -> Handle:
         """The handle of a request that is over already, with that error."""
         name = getattr(request, "model_id", None) or "?"
@@ -219,7 +245,7 @@ class Requests(Pipelines):
         for item in inputs:
             try:
                 handles.append(self.submit(model, item, **options))
-            except (Overloaded, ClusterLost) as error:
+            except (Overloaded, ClusterLost, SourceError) as error:
                 name = model.id if isinstance(model, ModelSpec) else model
                 handles.append(self._transport.refused("", name, error))
         return handles
@@ -227,8 +253,9 @@ class Requests(Pipelines):
     def _submit(self, request: InferenceRequest, strategy: Any = None) -> Handle:
         if request.model_id is None:
             raise BadRequest(f"request {request.request_id} names no model: give model_id")
+        spec = self._find(request.model_id)
         lane = self._transport.lane(
-            self._find(request.model_id),
+            spec,
             request.parameters,
             strategy=strategy or request.strategy,
             priority=request.priority,
@@ -237,7 +264,7 @@ class Requests(Pipelines):
         )
         return self._transport.submit(
             lane,
-            request.inputs,
+            read_inputs(spec, request.inputs, self._transport.settings),
             request_id=request.request_id,
             deadline=request.deadline,
             retry=request.retry,

@@ -129,6 +129,17 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(str(text) for text in value)
 
 
+def _folders(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(
+        isinstance(item, (str, os.PathLike)) for item in value
+    ):
+        raise ValueError('a list of folders such as ["/data/clips"] is needed')
+    folders = tuple(os.fspath(folder) for folder in value)
+    if not all(isinstance(folder, str) and folder and "\0" not in folder for folder in folders):
+        raise ValueError("a list of folders that have names is needed")
+    return folders
+
+
 def _cluster_name(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,39}", value):
         raise ValueError("a name of up to 40 letters, digits and '-' is needed")
@@ -208,6 +219,11 @@ class Settings:
         Of a request that failed for a reason of the node.
     hedge_share : float
         Of the requests with ``hedge=True``, what may be sent twice; 0: nothing.
+    allowed_folders : tuple of str
+        From which the program that reads it reads files that inputs name; relative ones are seen from its
+        working directory.
+    largest_file : int
+        Bytes of a file that is read as an input.
     labels : tuple of (str, str)
         Names and values of the worker that reads it, sorted; ``dict(settings.labels)``.
     join_timeout : float
@@ -253,6 +269,8 @@ class Settings:
     overload: str = _setting(_overload)
     tries: int = _setting(_count)
     hedge_share: float = _setting(_share)
+    allowed_folders: tuple[str, ...] = _setting(_folders)
+    largest_file: int = _setting(_bytes)
     labels: tuple[tuple[str, str], ...] = _setting(_labels)
     join_timeout: float = _setting(_seconds_or_none)
     discovery_interval: float = _setting(_seconds)

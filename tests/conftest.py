@@ -12,6 +12,7 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -44,6 +45,15 @@ def flow() -> Iterator[Flow]:
 
     with af.connect(workers=2, threads_per_worker=1) as connected:
         yield connected
+
+
+@pytest.fixture(scope="session")
+def tiny_generator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A causal language model over bytes, of 20,000 tokens: its texts are as long as a test wants."""
+    from tests import models_zoo
+
+    folder = tmp_path_factory.mktemp("models") / "generator"
+    return models_zoo.build_generator(folder, positions=20_000, endless=True)
 
 
 def leftovers() -> list[psutil.Process]:

@@ -23,7 +23,7 @@ def sentences(count: int, *, seed: int = 0, longest: int = 30) -> list[str]:
     return [" ".join(rng.choice(WORDS, length)) for length in lengths]
 
 
-def _tokenizer(**keywords: Any) -> Any:
+def tiny_tokenizer(**keywords: Any) -> Any:
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
@@ -53,7 +53,7 @@ def _tokenizer(**keywords: Any) -> Any:
     )
 
 
-def _bert_config(tokenizer: Any, **keywords: Any) -> Any:
+def tiny_bert_config(tokenizer: Any, **keywords: Any) -> Any:
     from transformers import BertConfig
 
     return BertConfig(
@@ -75,8 +75,8 @@ def build_classifier(
     import torch
     from transformers import BertForSequenceClassification
 
-    tokenizer = _tokenizer(model_max_length=64)
-    config = _bert_config(
+    tokenizer = tiny_tokenizer(model_max_length=64)
+    config = tiny_bert_config(
         tokenizer,
         id2label=dict(enumerate(labels)),
         label2id={label: at for at, label in enumerate(labels)},
@@ -96,10 +96,10 @@ def build_embedder(
     import torch
     from transformers import BertModel
 
-    tokenizer = _tokenizer(model_max_length=64)
+    tokenizer = tiny_tokenizer(model_max_length=64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertModel(_bert_config(tokenizer), add_pooling_layer=False)
+        model = BertModel(tiny_bert_config(tokenizer), add_pooling_layer=False)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     kinds = {"": "Transformer", "1_Pooling": "Pooling"} | ({"2_Normalize": "Normalize"} if normalize else {})
@@ -138,4 +138,91 @@ def build_linear(folder: Path, *, seed: int = 0) -> Path:
         {"weight": torch.randn(2, 3, generator=generator), "bias": torch.randn(2, generator=generator)},
         folder / "model.safetensors",
     )
+    return folder
+
+
+#: A chat template of the simplest kind.
+CHAT = (
+    "{% for message in messages %}{% if message['role'] not in ('user', 'assistant') %}"
+    "{{ raise_exception('roles are user and assistant') }}{% endif %}"
+    "{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant:"
+)
+
+
+def _byte_tokenizer(chat: bool) -> Any:
+    """One token for each byte, and some pairs; <s> before each text."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pairs = [("t", "h"), ("th", "e"), ("e", "r"), ("i", "n"), ("o", "n"), ("Ġ", "a")]
+    pieces = ["<pad>", "<s>", "</s>", *letters, *("".join(pair) for pair in pairs)]
+    tokenizer = Tokenizer(BPE({piece: at for at, piece in enumerate(pieces)}, pairs))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        model_max_length=10**30,
+    )
+    if chat:
+        fast.chat_template = CHAT
+    return fast
+
+
+def build_generator(
+    folder: Path,
+    *,
+    seed: int = 0,
+    positions: int = 256,
+    chat: bool = True,
+    kind: str = "llama",
+    endless: bool = False,
+) -> Path:
+    """A causal language model (``llama`` or ``gpt2``) over bytes, of `positions` tokens; the folder.
+
+    An endless one knows no token that ends a text.
+    """
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _byte_tokenizer(chat)
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any
+        if kind == "gpt2":
+            model = GPT2LMHeadModel(
+                GPT2Config(
+                    vocab_size=len(tokenizer),
+                    n_embd=32,
+                    n_layer=2,
+                    n_head=4,
+                    n_positions=positions,
+                    initializer_range=0.5,
+                    **ends,
+                )
+            )
+        else:
+            model = LlamaForCausalLM(
+                LlamaConfig(
+                    vocab_size=len(tokenizer),
+                    hidden_size=32,
+                    intermediate_size=64,
+                    num_hidden_layers=2,
+                    num_attention_heads=4,
+                    num_key_value_heads=2,
+                    max_position_embeddings=positions,
+                    initializer_range=0.5,  # wide, so that texts differ clearly
+                    **ends,
+                )
+            )
+    if endless:
+        model.generation_config.eos_token_id = 10**6
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder

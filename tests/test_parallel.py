@@ -198,6 +198,12 @@ def test_parameters_are_for_all_and_under_its_id_for_one(flow):
     assert flow.ask([one, two], "x", top=2).outputs == {"warm-one": "1.0 2", "warm-two": "1.0 2"}
 
 
+def test_each_of_them_may_be_hedged(flow):
+    before = flow.hedges.requests
+    assert len(flow.ask([answering("a"), answering("b")], 2, hedge=True)) == 2
+    assert flow.hedges.requests == before + 2
+
+
 def test_what_is_wrong_with_the_question_is_raised_before_anybody_is_asked(flow, gates):
     counted, plain = gates.model("counted"), answering("x")
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import cloudpickle
 import dask.config
@@ -44,6 +45,8 @@ def test_defaults_are_those_of_the_yaml_file():
         overload="wait",
         tries=3,
         hedge_share=0.05,
+        allowed_folders=(".",),
+        largest_file=256 * 1024**2,
         labels=(),
         join_timeout=0.0,
         discovery_interval=30.0,
@@ -182,6 +185,12 @@ WRONG = [
     ("dashboard", "localhost"),
     ("dashboard", "localhost:99999"),
     ("slots", 1.5),
+    ("allowed_folders", "."),
+    ("allowed_folders", [""]),
+    ("allowed_folders", [7]),
+    ("allowed_folders", ["a\0b"]),
+    ("allowed_folders", None),
+    ("largest_file", "large"),
     ("model_memory_fraction", 1.01),
     ("model_memory_fraction", 0),
     ("model_memory_fraction", "half"),
@@ -263,3 +272,11 @@ def test_the_public_settings_are_attributes_of_the_module_and_follow_what_is_set
     assert "DISCOVERY_INTERVAL" in dir(settings_module)
     with pytest.raises(AttributeError, match="NO_SUCH_SETTING"):
         _ = settings_module.NO_SUCH_SETTING
+
+
+def test_folders_that_files_are_read_from_are_texts():
+    with dask.config.set({"altlas.allowed-folders": ["clips", Path("/data")]}):
+        assert Settings.current().allowed_folders == ("clips", "/data")
+    with dask.config.set({"altlas.allowed-folders": [], "altlas.largest-file": "1 MiB"}):
+        assert Settings.current().allowed_folders == ()
+        assert Settings.current().largest_file == 2**20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from altlas_flow._version import __version__
-from altlas_flow.cli import certs, jobs, operations, serve
+from altlas_flow.cli import certs, jobs, operations, pipelines, serve
 
 
 @click.group(name="altlas", context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,6 +18,7 @@ for command in (
     jobs.map_command,
     jobs.plan,
     jobs.models,
+    pipelines.pipeline,
     serve.scheduler,
     serve.worker,
     operations.nodes,

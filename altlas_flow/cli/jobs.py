@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,10 @@ from altlas_flow.errors import UnknownModel
 
 if TYPE_CHECKING:
     from altlas_flow.flow import Flow
+    from altlas_flow.models.spec import ModelSpec
+
+#: Said after Ctrl-C of what writes.
+STOPPED = "stopped: what was committed stays; run the same again to go on"
 
 
 class Batch(click.ParamType):  # type: ignore[type-arg]
@@ -38,29 +42,33 @@ class Batch(click.ParamType):  # type: ignore[type-arg]
         return int(value)
 
 
-def job_options(command: Callable[..., None], *, writes: bool = True) -> Callable[..., None]:
-    """What `map` and `plan` share; `writes`: an output folder is needed."""
+def catalog_option(command: Callable[..., None]) -> Callable[..., None]:
+    """``--catalog``."""
+    return click.option(
+        "--catalog", type=click.Path(dir_okay=False), help="YAML or JSON file with more models."
+    )(command)
+
+
+def job_options(
+    command: Callable[..., None], *, writes: bool = True, of_model: bool = True
+) -> Callable[..., None]:
+    """What jobs share; `writes`: an output folder is needed; `of_model`: a model is given, not a pipeline."""
     options: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
-        click.option("--model", required=True, help="Id of a model, or a spec as JSON."),
         click.option("--input", "source", required=True, help="Parquet, CSV or JSONL: file, folder or glob."),
-        click.option("--column", required=True, help="The column that the model gets."),
+        click.option(
+            "--column", required=True, help=f"The column that the {'model' if of_model else 'pipeline'} gets."
+        ),
         click.option("--output", "to", required=writes, help="Folder for the Parquet parts."),
-        click.option("--output-column", help="Name of the added column.  [default: embedding or label]"),
+        click.option(
+            "--output-column",
+            help="Name of the added column." + "  [default: embedding or label]" * of_model,
+        ),
         click.option(
             "--workers", type=click.IntRange(1), help="Embedded workers.  [default: by cores and memory]"
         ),
         partial(scheduler_option, otherwise="  [default: an embedded one]"),
         tls_option,
-        click.option(
-            "--catalog", type=click.Path(dir_okay=False), help="YAML or JSON file with more models."
-        ),
-        click.option(
-            "--batch",
-            type=Batch(),
-            default="auto",
-            show_default=True,
-            help="Rows a batch; auto finds the best.",
-        ),
+        catalog_option,
         click.option(
             "--on-error",
             type=click.Choice(["raise", "collect"]),
@@ -69,6 +77,17 @@ def job_options(command: Callable[..., None], *, writes: bool = True) -> Callabl
             help="Stop at the first bad row, or put bad rows aside.",
         ),
     ]
+    if of_model:
+        options.insert(0, click.option("--model", required=True, help="Id of a model, or a spec as JSON."))
+        options.append(
+            click.option(
+                "--batch",
+                type=Batch(),
+                default="auto",
+                show_default=True,
+                help="Rows a batch; auto finds the best.",
+            )
+        )
     for option in reversed(options):
         command = option(command)
     return command
@@ -76,7 +95,7 @@ def job_options(command: Callable[..., None], *, writes: bool = True) -> Callabl
 
 @click.command("map")
 @job_options
-@partial(one_line_errors, stopped="stopped: what was committed stays; run the same again to go on")
+@partial(one_line_errors, stopped=STOPPED)
 def map_command(to: str, on_error: str, **options: Any) -> None:
     """Run a model over files into a folder of Parquet parts. Run again, it does what is missing."""
     with quiet_client(), _flow(options) as flow:
@@ -89,7 +108,7 @@ def map_command(to: str, on_error: str, **options: Any) -> None:
             batch=options["batch"],
             on_error=on_error,  # type: ignore[arg-type]
         )
-    _show(summary)
+    show(summary)
 
 
 @click.command()
@@ -105,11 +124,11 @@ def plan(to: str, on_error: str, **options: Any) -> None:
             output=options["output_column"],
             batch=options["batch"],
         )
-    _show(found)
+    show(found)
 
 
 @click.command()
-@click.option("--catalog", type=click.Path(dir_okay=False), help="YAML or JSON file with more models.")
+@catalog_option
 @partial(scheduler_option, otherwise=" Its catalog is listed, too.")
 @tls_option
 @one_line_errors
@@ -137,26 +156,37 @@ def models(catalog: str | None, scheduler: str | None, tls: str | None) -> None:
 
 
 def _flow(options: dict[str, Any]) -> Flow:
-    """A flow with the models of the command registered."""
+    """A flow with the model of the command registered."""
+    return flow_with([model_of(options["model"])], options)
+
+
+def flow_with(models: Sequence[str | ModelSpec], options: dict[str, Any]) -> Flow:
+    """A flow with models registered: specs, and ids of the catalog file or of what is built in.
+
+    Raises
+    ------
+    UnknownModel
+        Where the flow gets workers of its own, which know no other models.
+    """
     from altlas_flow.flow import connect
     from altlas_flow.models.catalog import builtin_models, load_catalog
 
     given = {spec.id: spec for spec in load_catalog(options["catalog"])} if options["catalog"] else {}
-    model = model_of(options["model"])
-    wanted = given.get(model) if isinstance(model, str) else model
-    if wanted is None and not options["scheduler"]:
-        # a cluster that runs may know the id, and then means its own model by it
-        builtin = builtin_models()
-        wanted = builtin.get(str(model))
-        if wanted is None:
-            raise UnknownModel(str(model), {**builtin, **given})
+    wanted: list[ModelSpec] = []
+    for model in models:
+        found = given.get(model) if isinstance(model, str) else model
+        if found is None and not options["scheduler"]:
+            # a cluster that runs may know the id, and then means its own model by it
+            builtin = builtin_models()
+            found = builtin.get(str(model))
+            if found is None:
+                raise UnknownModel(str(model), {**builtin, **given})
+        wanted += [found] if found is not None else []
     with settings_of(options["tls"], limit=None):
-        return connect(
-            options["scheduler"], workers=options["workers"], models=[wanted] if wanted is not None else []
-        )
+        return connect(options["scheduler"], workers=options["workers"], models=wanted)
 
 
-def _show(result: Any) -> None:
+def show(result: Any) -> None:
     """A summary as a table in a terminal, as plain lines where it is piped."""
     if not sys.stdout.isatty():
         click.echo(str(result))
@@ -170,3 +200,6 @@ def _show(result: Any) -> None:
     for name, value in result.table():
         table.add_row(name, Text(value))
     Console().print(table)
+    stages = getattr(result, "stages", None)  # of a pipeline
+    if stages is not None:
+        click.echo(str(stages))

@@ -275,6 +275,8 @@ def _array(values: Any, kind: pa.DataType | None) -> pa.Array:
             values = np.stack(values)
         else:
             values = [value.reshape(-1) for value in values]
+    if kind is not None and pa.types.is_struct(kind) and isinstance(values, list):
+        values = [_texts_as_keys(value) for value in values]
     if not isinstance(values, np.ndarray):
         if kind is None or not pa.types.is_integer(_leaf(kind)):
             return pa.array(values, kind)
@@ -286,6 +288,13 @@ def _array(values: Any, kind: pa.DataType | None) -> pa.Array:
     flat = values.reshape(len(values), -1)
     array = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
     return array if kind is None or array.type == kind else array.cast(kind)
+
+
+def _texts_as_keys(value: Any) -> Any:
+    """A record under names: Arrow would take labels that are numbers, unasked, for missing fields."""
+    if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
+        return {str(key): item for key, item in value.items()}
+    return value
 
 
 def _leaf(kind: pa.DataType) -> pa.DataType:

@@ -224,7 +224,7 @@ class Job:
         # all nodes load at once, and one of them says what it answers with
         nodes = call_control(self.client, "altlas_eligible", spec=self.spec.model_dump_json())["nodes"]
         first, *others = [
-            self.client.submit(describe_model, self.spec, key=self._key(), pure=False)
+            self.client.submit(describe_model, self.spec, dict(self.parameters), key=self._key(), pure=False)
             for _ in range(max(1, len(nodes)))
         ]
         try:

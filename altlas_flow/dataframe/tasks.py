@@ -197,7 +197,9 @@ def predict_part(part: Rows, what: Predict, host: Any, node: str) -> Predicted:
         kept = [i for i in range(len(inputs)) if i not in result.errors]
         answers = answers[kept] if isinstance(answers, np.ndarray) else [answers[i] for i in kept]
         positions = [int(positions[i]) for i in kept]
-    types = what.types or host.describe(what.spec)["types"] or learn_types(what.spec, answers)
+    types = (
+        what.types or host.describe(what.spec, what.parameters)["types"] or learn_types(what.spec, answers)
+    )
     arrays, misfits = to_columns(answers, types)
     if misfits and what.learnt:
         refuse_narrow(what.spec, types, answers)
@@ -285,11 +287,11 @@ def refuse_narrow(spec: ModelSpec, types: Mapping[str, pa.DataType], answers: An
         )
 
 
-def describe_model(spec: ModelSpec) -> dict[str, Any]:
+def describe_model(spec: ModelSpec, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Load the model on this worker; what it answers with (see `ModelHost.describe`)."""
     host = current_host()
     secede()
-    return host.describe(spec)
+    return host.describe(spec, parameters)
 
 
 def write_part(predicted: Predicted, folder: Path, part: str) -> Receipt:

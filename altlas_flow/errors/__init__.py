@@ -17,12 +17,14 @@
     │   ├── EmptyInput           the input has no rows
     │   ├── NothingPredicted     every row became a dead letter
     │   ├── SourceError          a source file cannot be found or read
+    │   │   └── FileRefused      a file may not be read as an input
     │   └── BadRow               one row is at fault (``on_error="raise"``)
     ├── RequestError
     │   ├── BadRequest           a field of a request is wrong
     │   ├── DeadlineExceeded     the request was not answered in time
     │   ├── RequestCancelled     the request was cancelled
     │   ├── Overloaded           too much waits already (``altlas.overload: raise``)
+    │   ├── StreamBroken         what was streamed of the answer is not how it begins
     │   ├── InvalidAnswer        the answer did not pass the request's validator
     │   ├── StageFailed          a stage of a pipeline failed: the first one that did
     │   └── AggregationError     several answers give no verdict
@@ -74,6 +76,7 @@ from altlas_flow.errors.cluster import (
 from altlas_flow.errors.data import (
     BadRow,
     EmptyInput,
+    FileRefused,
     HistoryError,
     InputError,
     MissingColumn,
@@ -105,6 +108,7 @@ from altlas_flow.errors.requests import (
     Overloaded,
     RequestCancelled,
     RequestError,
+    StreamBroken,
     Uncombinable,
 )
 from altlas_flow.errors.words import kinds_of, names, one_line, root_cause, text_of
@@ -122,6 +126,7 @@ __all__ = [
     "DeadlineExceeded",
     "EmptyInput",
     "Exposed",
+    "FileRefused",
     "Forbidden",
     "HistoryError",
     "HostClosed",
@@ -150,6 +155,7 @@ __all__ = [
     "SourceError",
     "SpecError",
     "StageFailed",
+    "StreamBroken",
     "Uncombinable",
     "UnknownModel",
     "UnknownNode",

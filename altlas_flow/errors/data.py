@@ -43,6 +43,10 @@ class SourceError(InputError):
     """A source file cannot be found or read."""
 
 
+class FileRefused(SourceError):
+    """A file may not be read as an input: not in an allowed folder, no regular file, too large, a URL."""
+
+
 class BadRow(InputError):
     """One row is at fault, and ``on_error="raise"`` was asked for.
 

@@ -29,6 +29,10 @@ class Overloaded(RequestError):
     """Too much waits already."""
 
 
+class StreamBroken(RequestError):
+    """The request was begun again while its answer was streamed, and its text is another one now."""
+
+
 class InvalidAnswer(RequestError):
     """The answer did not pass the request's validator."""
 

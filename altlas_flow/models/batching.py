@@ -16,6 +16,7 @@ import numpy as np
 from altlas_flow.errors import PredictError, located
 from altlas_flow.models.faults import Miscount, is_interrupt
 from altlas_flow.models.memory import is_out_of_memory, release_memory
+from altlas_flow.models.steps import Steps
 from altlas_flow.models.work import Work
 
 if TYPE_CHECKING:
@@ -136,8 +137,13 @@ def _predict(runtime: Runtime, batch: Batch, model: str, out_of_memory: Callable
             items = [work.items[row] for row in rows]
     else:
         items = [work.items[row] for work, row in batch.rows_of_works()]
+    steps: Steps | None = None
     try:
-        outputs = runtime.predict(items, batch.pieces[0][0].parameters)
+        if hasattr(runtime, "predict_steps"):
+            steps = Steps(list(batch.rows_of_works()))
+            outputs = runtime.predict_steps(items, batch.pieces[0][0].parameters, steps)
+        else:
+            outputs = runtime.predict(items, batch.pieces[0][0].parameters)
         if len(outputs) != len(items):
             text = f"{len(outputs)} answers for {len(items)} inputs: give one for each"
             raise Miscount(len(outputs), text)
@@ -156,11 +162,16 @@ def _predict(runtime: Runtime, batch: Batch, model: str, out_of_memory: Callable
                 work.fail_row(row, error)
             return False
     else:
+        dropped = steps.dropped if steps is not None else {}
+        if dropped:
+            for position, (work, row) in enumerate(batch.rows_of_works()):
+                if position in dropped:
+                    work.refuse(row, dropped[position])
         done = 0
         for work, rows in batch.pieces:
             work.answer(rows, outputs[done : done + len(rows)])
             done += len(rows)
-        return True
+        return not dropped
     if memory:
         out_of_memory(batch.budget)
         release_memory()

@@ -50,7 +50,7 @@ def load_catalog(path: str | Path) -> list[ModelSpec]:
         refuse_code(spec, str(file))
         if spec.id in specs:
             raise SpecError(f"{file}: two models have the id {spec.id!r}: rename one")
-        specs[spec.id] = _beside(spec, file)
+        specs[spec.id] = beside(spec, file.parent)
     return list(specs.values())
 
 
@@ -108,9 +108,9 @@ def _named(file: Path, fields: dict[Any, Any]) -> dict[str, Any]:
     return fields
 
 
-def _beside(spec: ModelSpec, file: Path) -> ModelSpec:
-    """The spec with a source that lies beside its catalog made absolute."""
+def beside(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """The spec with a source that lies in the folder of its file made absolute."""
     source = Path(spec.source)
-    if spec.runtime == "function" or source.is_absolute() or not (file.parent / source).exists():
+    if spec.runtime == "function" or source.is_absolute() or not (folder / source).exists():
         return spec
-    return spec.model_copy(update={"source": str((file.parent / source).absolute())})
+    return spec.model_copy(update={"source": str((folder / source).absolute())})

@@ -186,11 +186,11 @@ class ModelHost:
         with self._changed:
             self._queue.prune()
 
-    def describe(self, spec: ModelSpec) -> dict[str, Any]:
-        """Load the model; its Arrow types, memory in bytes and the seconds that loading took."""
+    def describe(self, spec: ModelSpec, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Load the model; the Arrow types of its answers, memory in bytes, the seconds that loading took."""
         with self.shelf.use(spec) as (model, load_s):
             return {
-                "types": model.runtime.output_types(),
+                "types": model.output_types(parameters),
                 "memory": model.runtime.memory(),
                 "load_s": load_s,
                 "device": model.device,

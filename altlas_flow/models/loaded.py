@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from altlas_flow.errors import BadRow, InputError, ModelLoadError, SpecError, UnsafeModel, describe
 from altlas_flow.models.batching import Batch, cut, execute, rows_limit
 from altlas_flow.models.budget import BudgetSearch
+from altlas_flow.models.files import read_rows
 from altlas_flow.models.memory import peak_memory, reset_peak, used_memory
 from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.work import Predictions, Work
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     import numpy as np
+    import pyarrow as pa
 
     from altlas_flow.models.spec import ModelSpec
     from altlas_flow.models.watch import Watch
@@ -28,16 +30,22 @@ logger = logging.getLogger(__name__)
 
 #: Of a process's memory limit, what a batch may bring it to: Dask pauses workers at 80%.
 MEMORY_SHARE = 0.7
+#: Seconds of a batch that is predicted step by step, beyond which no larger one is tried.
+STEPS_LIMIT = 10.0
 
 
-def search_for(device: str, *, tokens: bool) -> BudgetSearch:
+def search_for(device: str, *, tokens: bool, steps: bool = False) -> BudgetSearch:
     """The search for a batch budget: where it starts and what it may try.
 
     On a CPU the best budgets of small encoders lie between 512 and 2,048 tokens and differ by few
-    percent; a GPU wants far more in one go.
+    percent; a GPU wants far more in one go. What answers step by step does one token of each row at a
+    time: another row costs little but memory, and a batch takes as long as its longest text.
     """
     if not tokens:
         return BudgetSearch(start=8, smallest=1, largest=65_536, factor=4)
+    if steps:
+        start, largest = (16_384, 1 << 20) if device.startswith("cuda") else (4_096, 1 << 16)
+        return BudgetSearch(start=start, smallest=256, largest=largest, longest_s=STEPS_LIMIT)
     if device.startswith("cuda"):
         return BudgetSearch(start=8_192, smallest=256, largest=1 << 20)
     return BudgetSearch(start=1_024, smallest=256, largest=16_384)
@@ -90,6 +98,11 @@ class LoadedModel:
         if threads is not None and (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(threads)
         self.load_s = clock() - started
+        self._steps = hasattr(self.runtime, "predict_steps")
+        # bytes that a token is known to take; a GPU that runs out says so, and its batches are halved
+        on_gpu = self.device.startswith("cuda")
+        self._token_bytes = 0 if on_gpu else int(getattr(self.runtime, "token_bytes", 0))
+        self._base, self._taken = used_memory(), 0  # bytes without any batch; those of the largest so far
         self._lock = Lock()
         self._searches: dict[bool, BudgetSearch] = {}
         if spec.allow:
@@ -101,6 +114,14 @@ class LoadedModel:
         self.runtime.check_parameters(merged)
         return merged
 
+    def output_types(self, parameters: Mapping[str, Any] | None = None) -> dict[str, pa.DataType] | None:
+        """Arrow types of answers with these parameters; None where only an answer can tell."""
+        types_for = getattr(self.runtime, "types_for", None)
+        if types_for is None:
+            return self.runtime.output_types()
+        found: dict[str, pa.DataType] | None = types_for(self.parameters(parameters))
+        return found
+
     def work(
         self,
         rows: Sequence[Any],
@@ -110,8 +131,10 @@ class LoadedModel:
         priority: int = 0,
         watch: Watch | None = None,
     ) -> Work:
-        """Prepare rows (tokenise them, once) for batching."""
+        """Prepare rows (read files, tokenise texts, once) for batching."""
+        rows, unread = read_rows(self.spec, rows)
         prepared = self.runtime.prepare(rows, parameters)
+        prepared.faults.update(unread)  # they say why there was nothing
         limit = rows_limit(batch if batch is not None else self.spec.batch)
         return Work(prepared, parameters, rows_limit=limit, priority=priority, watch=watch)
 
@@ -119,7 +142,7 @@ class LoadedModel:
         """The budget for works of this kind."""
         tokens = work.costs is not None
         if tokens not in self._searches:
-            self._searches[tokens] = search_for(self.device, tokens=tokens)
+            self._searches[tokens] = search_for(self.device, tokens=tokens, steps=self._steps)
         return self._searches[tokens]
 
     def cut(self, works: Sequence[Work]) -> Batch:
@@ -131,11 +154,23 @@ class LoadedModel:
     def _ask(self, search: BudgetSearch) -> int:
         """The next budget; one that would not fit into memory, by what batches took, is given up."""
         budget = search.ask()
+        if self._memory_limit and self._token_bytes and search is self._searches.get(True):
+            return self._fitting(budget, search.smallest)
         while self._memory_limit and not search.settled and budget > search.smallest:
             if used_memory() + self._appetite * budget <= MEMORY_SHARE * self._memory_limit:
                 break
             search.shrink(budget)
             budget = search.ask()
+        return budget
+
+    def _fitting(self, budget: int, smallest: int) -> int:
+        """As many tokens of a budget as there is memory for, where it is known what one takes."""
+        assert self._memory_limit is not None
+        # what batches took may have stayed with the process, for the next one
+        others = max(self._base, used_memory() - self._taken)
+        room = int(MEMORY_SHARE * self._memory_limit - others) // self._token_bytes
+        budget = max(smallest, min(budget, room))
+        self._taken = max(self._taken, budget * self._token_bytes)
         return budget
 
     def execute(self, batch: Batch) -> float:
@@ -176,6 +211,9 @@ class LoadedModel:
         search = self.search(work)
         work.result.budget = work.rows_limit or search.value
         work.result.settled = work.rows_limit is not None or search.settled
+        if self._steps and work.result.tokens:
+            fits = search.value * len(work.items) // work.result.tokens
+            work.result.together = max(1, work.rows_limit or fits)
         return work.result
 
     def predict(
@@ -239,7 +277,7 @@ def choose_device(spec: ModelSpec) -> str:
     """The spec's device; for ``auto`` CUDA where torch sees one."""
     if spec.device != "auto":
         return spec.device
-    if spec.runtime == "function":
+    if spec.runtime in ("function", "sklearn"):
         return "cpu"
     import torch
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from altlas_flow.models.spec import ModelSpec
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".skops")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

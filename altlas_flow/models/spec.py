@@ -46,20 +46,24 @@ class ModelSpec(BaseModel):
     id : str
         The name that people use.
     runtime : str
-        The engine: ``transformers``, ``torch``, ``function``, or one installed beside them; by default
-        ``function`` where `source` is a callable or names one.
+        The engine: ``transformers``, ``torch``, ``sklearn``, ``function``, or one installed beside them; by
+        default ``function`` where `source` is a callable or names one, and ``sklearn`` for a skops file.
     source : str or callable
-        A model folder, a hub name, a safetensors file, ``"module:callable"``, or a callable, which
+        A model folder, a hub name, a safetensors or skops file, ``"module:callable"``, or a callable, which
         is sent by value. A relative folder is resolved where the spec is used first (the client).
     task : str, optional
-        ``feature-extraction`` or ``text-classification`` for ``transformers``; free elsewhere.
+        For ``transformers``: ``feature-extraction``, ``text-generation``, ``text-classification``,
+        ``token-classification``, ``zero-shot-classification``, ``automatic-speech-recognition`` or
+        ``image-classification``; free elsewhere.
     revision : str, optional
         Of a hub model.
     entry : str, optional
         ``torch``: the module's class as ``"package.module:Class"``.
     options : dict
         How the runtime builds the model: ``torch``: the class's keyword arguments;
-        ``transformers``: ``max_length`` (tokens), ``pooling`` (``mean``, ``cls``), ``normalize``.
+        ``transformers``: ``max_length`` (tokens; of a prompt and its text together for
+        ``text-generation``), ``pooling`` (``mean``, ``cls``), ``normalize``;
+        ``sklearn``: ``trusted``, names of types that its file may hold beside the usual ones.
     parameters : dict
         Default parameters of each prediction.
     outputs : dict of str to str, optional
@@ -140,6 +144,8 @@ class ModelSpec(BaseModel):
         if not callable(data.get("source")):
             if isinstance(data.get("source"), str) and _NAMED.fullmatch(data["source"]):
                 return {"runtime": "function", **data}
+            if isinstance(data.get("source"), str) and data["source"].endswith(".skops"):
+                return {"runtime": "sklearn", **data}
             return data
         function = data["source"]
         import cloudpickle
@@ -252,7 +258,7 @@ class ModelSpec(BaseModel):
         """
         if self.runtime == "function":
             return self
-        explicit = self.runtime == "torch" or self.source.startswith((".", "~", os.sep))
+        explicit = self.runtime in ("torch", "sklearn") or self.source.startswith((".", "~", os.sep))
         try:
             path = Path(self.source).expanduser()
             if not (explicit or path.exists()):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from altlas_flow.errors import AltlasError, DeadlineExceeded, RequestCancelled
+from altlas_flow.models.pieces import Pieces
 
 
 class Watch:
@@ -25,6 +26,8 @@ class Watch:
         Run alone: no other batch on the host meanwhile, no other rows in its batches.
     once : bool
         None of the rows may run twice; each is a batch of its own.
+    clock : callable, optional
+        Seconds of the host's clock; without it, deadlines are looked at before a batch only.
 
     Attributes
     ----------
@@ -36,6 +39,8 @@ class Watch:
         Rows of that batch.
     lingers : bool
         Whether the call was given up while a batch with rows of it ran, which runs on.
+    pieces : Pieces
+        Of answers that come piece by piece.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class Watch:
         deadlines: Sequence[float] | None = None,
         solo: bool = False,
         once: bool = False,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.tag, self.solo, self.once = tag, solo, once
         self.began = np.full(rows, np.nan)
@@ -55,9 +61,10 @@ class Watch:
         self._earliest = math.inf if deadlines is None else min(deadlines, default=math.inf)
         self._cancelled: set[int] = set()
         self.lingers = False
+        self.pieces, self._clock = Pieces(), clock
 
     def cancel(self, rows: Iterable[int]) -> None:
-        """Rows that nobody wants any more; what runs already runs on."""
+        """Rows that nobody wants any more; what runs already runs on, where it has no steps."""
         self._cancelled.update(rows)
 
     def due(self, now: float) -> bool:
@@ -74,6 +81,14 @@ class Watch:
             for row in rows[self._deadlines[rows] <= now].tolist():
                 found[row] = DeadlineExceeded("the request's deadline passed while it waited for a slot")
         return found
+
+    def unwanted(self, row: int) -> AltlasError | None:
+        """Why a row that runs is not to go on; None where it is."""
+        if row in self._cancelled:
+            return RequestCancelled("the request was cancelled while it ran")
+        if self._deadlines is not None and self._clock is not None and self._deadlines[row] <= self._clock():
+            return DeadlineExceeded("the request's deadline passed while it ran")
+        return None
 
     def begin(self, rows: Sequence[int] | np.ndarray, size: int, now: float) -> None:
         """A batch of `size` rows begins, with these."""

@@ -37,6 +37,8 @@ class Predictions:
         The batch budget in use at the end, in tokens or rows.
     settled : bool
         Whether the search for the budget is over.
+    together : int
+        Rows like these that one batch holds, where another one costs little: predicted step by step.
     """
 
     outputs: np.ndarray | list[Any]
@@ -49,6 +51,7 @@ class Predictions:
     load_s: float = 0.0
     budget: int = 0
     settled: bool = False
+    together: int = 1
 
 
 class Work:
@@ -177,6 +180,11 @@ class Work:
         with self._lock:
             self.result.errors[int(row)] = error
             self.open -= 1
+
+    def refuse(self, row: int, error: Exception) -> None:
+        """Have the answer that comes for a row count for nothing: it is not the whole of it."""
+        with self._lock:
+            self.result.errors[int(row)] = error
 
     def fail(self, error: Exception) -> None:
         """End the whole call with an error: the host goes, or the work was cancelled."""

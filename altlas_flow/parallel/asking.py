@@ -85,6 +85,7 @@ class Asking(ABC):
         retry: RetryPolicy | None = None,
         validator: Any = None,
         idempotent: bool = True,
+        hedge: bool = False,
         **more: Any,
     ) -> FanOut:
         """Ask several models the same; does not wait.
@@ -112,7 +113,7 @@ class Asking(ABC):
         parameters : mapping, optional
             Of the prediction, for all models. Under the id of one of the models: a mapping of more, for that
             one alone.
-        strategy, priority, retry, validator, idempotent
+        strategy, priority, retry, validator, idempotent, hedge
             See `submit`; for each of the models.
         **more
             Of the prediction, for all models.
@@ -139,10 +140,11 @@ class Asking(ABC):
             "retry": retry,
             "validator": validator,
             "idempotent": idempotent,
+            "hedge": hedge,
         }
         if request is not None:
-            given = (priority, deadline, retry, validator, parameters, idempotent, more)
-            if given != (0, None, None, None, None, True, {}):
+            given = (priority, deadline, retry, validator, parameters, idempotent, hedge, more)
+            if given != (0, None, None, None, None, True, False, {}):
                 raise BadRequest("a request says all but models, combine and strategy: leave the rest out")
             shared: Any = request.parameters
             rows = request.inputs

@@ -51,7 +51,7 @@ def of_requests(requests: Sequence[InferenceRequest], dependencies: Sequence[Ite
         at = int(stage.name)
         given = requests[at].inputs
         upstream = [int(one) for one in stage.after if one != INPUT]
-        follows = _is_empty(given) and len(upstream) == 1 and upstream[0] in each
+        follows = is_empty(given) and len(upstream) == 1 and upstream[0] in each
         if follows or (isinstance(given, list) and given):
             each.add(at)
     return Pipeline(
@@ -87,7 +87,7 @@ def _stage(at: int, request: InferenceRequest, after: Sequence[int], *, each: bo
             "it by itself"
         )
     given = request.inputs
-    if _is_empty(given):
+    if is_empty(given):
         if not after:
             raise BadRequest(f"requests[{at}] has no inputs, and depends on nothing that would fill them")
         inputs: Any = by_index if len(after) > 1 else None
@@ -113,7 +113,7 @@ def _stage(at: int, request: InferenceRequest, after: Sequence[int], *, each: bo
     )
 
 
-def _is_empty(inputs: Any) -> bool:
+def is_empty(inputs: Any) -> bool:
     """Whether inputs are to be filled from what a request depends on."""
     return inputs is None or (isinstance(inputs, (str, list, tuple, dict)) and len(inputs) == 0)
 

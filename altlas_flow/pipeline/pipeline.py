@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from altlas_flow.errors import PipelineError, names, one_line
 from altlas_flow.pipeline.order import in_order
 from altlas_flow.pipeline.stage import INPUT, Stage
+
+if TYPE_CHECKING:
+    from altlas_flow.pipeline.report import Report
 
 
 class Pipeline(Sequence[Stage]):
@@ -74,6 +78,86 @@ class Pipeline(Sequence[Stage]):
         self.single = len(self.output) == 1
         self.outputs = dict(outputs) if outputs is not None else None
 
+    @classmethod
+    def load(cls, path: str | Path) -> Pipeline:
+        """Read a pipeline from a YAML or JSON file; see `from_dict`.
+
+        Paths in it are looked for beside the file.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Raises
+        ------
+        PipelineError
+            Its text names the file, the line, the stage and the key.
+        UnsafeModel
+            Where a recipe carries pickled code.
+        """
+        from altlas_flow.pipeline.files import load
+
+        return load(path)
+
+    @classmethod
+    def from_dict(
+        cls, mapping: Mapping[str, Any], *, where: str = "pipeline", folder: str | Path | None = None
+    ) -> Pipeline:
+        """Make a pipeline of what a file would hold.
+
+        Parameters
+        ----------
+        mapping : mapping
+            ``id``, ``stages`` (a list, or a mapping from names), ``output``, ``outputs``, and ``models``:
+            recipes that its stages name. A stage has the keys that `Stage` takes; functions are written as
+            ``"package.module:name"``, and aggregators as ``vote`` or ``{"vote": {"quorum": 2}}``.
+        where : str
+            What it is called in errors.
+        folder : path, optional
+            Where relative paths begin; by default the working directory.
+
+        Raises
+        ------
+        PipelineError
+            Its text names the stage and the key.
+        UnsafeModel
+            Where a recipe carries pickled code.
+        """
+        from altlas_flow.pipeline.files import from_dict
+
+        return from_dict(mapping, where=where, folder=folder)
+
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """The JSON schema of pipeline files (draft 2020-12), for editors and checks elsewhere."""
+        from altlas_flow.pipeline.document import schema
+
+        return schema()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` makes this pipeline of: plain values, for a YAML or JSON file.
+
+        Raises
+        ------
+        PipelineError
+            Where a stage has what no file can hold, such as a lambda; its text names the stage.
+        """
+        from altlas_flow.pipeline.written import to_dict
+
+        return to_dict(self)
+
+    def mermaid(self, report: Report | None = None) -> str:
+        """Its graph as a Mermaid flowchart; with a report, what each stage took."""
+        from altlas_flow.pipeline.show import mermaid
+
+        return mermaid(self, report)
+
+    def svg(self, report: Report | None = None) -> str:
+        """Its graph as an SVG; with a report, what each stage took."""
+        from altlas_flow.pipeline.svg import svg
+
+        return svg(self, report)
+
     @property
     def needs_input(self) -> bool:
         """Whether any stage takes what the pipeline is given."""
@@ -108,6 +192,9 @@ class Pipeline(Sequence[Stage]):
 
     def __contains__(self, stage: object) -> bool:
         return stage in self._by_name if isinstance(stage, str) else stage in self._stages
+
+    def _repr_html_(self) -> str:
+        return f'<div style="overflow-x:auto">{self.svg()}</div>'
 
     def __repr__(self) -> str:
         return f"<Pipeline {self.id}: {' -> '.join(stage.name for stage in self)}>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from altlas_flow.records.file import File
 from altlas_flow.records.node import ModelLatency, NodeInfo, NodeStatus
 from altlas_flow.records.request import (
     DistributionStrategy,
@@ -16,6 +17,7 @@ from altlas_flow.records.trace import Trace, Try
 __all__ = [
     "DistributionStrategy",
     "ErrorRecord",
+    "File",
     "InferenceRequest",
     "InferenceResponse",
     "ModelLatency",

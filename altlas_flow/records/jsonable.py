@@ -10,6 +10,7 @@ What JSON does not know is an object with one key, its mark::
     {"$dict": {"$bytes": "…"}}                                       a dict that looks like one of these
 
     {"$tuple": [1, 2]}                                               an input or answer that is one tuple
+    {"$file": {"path": "clip.wav", "on_worker": true}}               a `File`; not what is in it
 
 Other tuples become lists, and paths texts.
 """
@@ -25,6 +26,7 @@ from typing import Any
 
 from altlas_flow.errors import BadRequest, one_line
 from altlas_flow.records import arrays
+from altlas_flow.records.file import File
 
 #: How deep a value may be nested: readers of JSON give up at about three times that.
 DEPTH = 60
@@ -96,6 +98,8 @@ def _encode_other(value: Any, place: str) -> Any:
         return {"$arrow": arrays.pack_arrow(value)}
     if isinstance(value, (bytes, bytearray, memoryview)):
         return {"$bytes": arrays.to_base64(value)}
+    if isinstance(value, File):
+        return {"$file": {"path": _text(value.path, place), "on_worker": value.on_worker}}
     # enumerations and other subclasses: the plain value
     if isinstance(value, str):
         return _text(str.__str__(value), place)
@@ -174,6 +178,12 @@ def _decode_tuple(value: Any, place: str) -> tuple[Any, ...]:
     return tuple(decode(item, place) for item in value)
 
 
+def _decode_file(value: Any, place: str) -> File:
+    if not isinstance(value, dict) or not {"path"} <= value.keys() <= {"path", "on_worker"}:
+        raise TypeError("a path is needed, and on_worker")
+    return File(**value)
+
+
 def _decode_dict(value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError("a mapping is needed")
@@ -187,6 +197,7 @@ _DECODERS = {
     "$float": _decode_float,
     "$pairs": _decode_pairs,
     "$dict": _decode_dict,
+    "$file": _decode_file,
     "$tuple": _decode_tuple,
 }
 

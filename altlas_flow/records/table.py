@@ -25,10 +25,18 @@ class Table(Sequence[Item], Generic[Item]):
     items : sequence of Record
     columns : mapping of str to callable
         What is shown of each: heading -> function of the record, that gives a text or a number.
+    shown : int
+        Rows that a notebook or a terminal shows.
     """
 
-    def __init__(self, items: Sequence[Item], columns: Mapping[str, Callable[[Item], Any]]) -> None:
-        self._items, self._columns = list(items), dict(columns)
+    def __init__(
+        self,
+        items: Sequence[Item],
+        columns: Mapping[str, Callable[[Item], Any]],
+        *,
+        shown: int = SHOWN,
+    ) -> None:
+        self._items, self._columns, self._shown = list(items), dict(columns), shown
 
     def frame(self) -> pd.DataFrame:
         """All fields, a column each; times are in UTC."""
@@ -62,12 +70,12 @@ class Table(Sequence[Item], Generic[Item]):
         from rich.text import Text
 
         table = Drawn(*self._columns, box=SIMPLE)
-        for item in self._items[:SHOWN]:
+        for item in self._items[: self._shown]:
             # Text: what a name or an error holds is shown as it is
             table.add_row(*(Text(plain(show(item))) for show in self._columns.values()))
         file = io.StringIO()
         Console(file=file, width=200, no_color=True).print(table)
-        more = len(self._items) - SHOWN
+        more = len(self._items) - self._shown
         return "\n".join(line.rstrip() for line in file.getvalue().splitlines() if line.strip()) + (
             f"\n… and {more} more" if more > 0 else ""
         )
@@ -81,7 +89,7 @@ class Table(Sequence[Item], Generic[Item]):
         head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in self._columns)
         rows = "".join(
             f"<tr>{''.join(f'<td>{escape(plain(show(item)))}</td>' for show in self._columns.values())}</tr>"
-            for item in self._items[:SHOWN]
+            for item in self._items[: self._shown]
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 

@@ -183,6 +183,7 @@ def test_no_client_speaks_for_another(two, pki):  # noqa: F811
             "client",
             two.address,
             {"op": "altlas-cancel", "key": keys[0], "requests": [0, 1, 2]},
+            {"op": "altlas-listen", "key": keys[0], "request": 0, "on": True},
             {"op": "altlas-over", "client": theirs, "parts": [forged]},
             {"op": "client-releases-keys", "client": theirs, "keys": keys},
             {"op": "client-desires-keys", "keys": keys},
@@ -190,8 +191,9 @@ def test_no_client_speaks_for_another(two, pki):  # noqa: F811
             {"op": "cancel-keys", "keys": keys, "force": False, "reason": "", "msg": ""},
             {"op": "close-client", "client": theirs},
         )
-        for operation in ("altlas-cancel", "altlas-over", "client-releases-keys", "cancel-keys"):
+        for operation in ("altlas-cancel", "altlas-listen", "altlas-over", "client-releases-keys"):
             audited(two, operation)
+        audited(two, "cancel-keys")
         audited(two, "close-client")
         # nor takes its place
         say(pki, "client", two.address, client=theirs)

@@ -199,7 +199,7 @@ class TestContract:
 class TestTransformers:
     def test_another_task_is_refused(self, tiny_embedder_folder: Path) -> None:
         spec = ModelSpec(id="m", task="translation", source=str(tiny_embedder_folder))
-        with pytest.raises(SpecError, match="feature-extraction, text-classification"):
+        with pytest.raises(SpecError, match="image-classification, text-classification"):
             TransformersRuntime(spec).load()
 
     @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])

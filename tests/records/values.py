@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import BaseModel
 
-MARKS = ["$array", "$bytes", "$arrow", "$float", "$pairs", "$dict"]
+from altlas_flow.records import File
+
+MARKS = ["$array", "$bytes", "$arrow", "$float", "$pairs", "$dict", "$file"]
 
 plain = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=20)
@@ -56,7 +58,12 @@ arrow = st.one_of(
     batches.map(lambda item: pa.Table.from_batches([item, item])),
     columns.map(lambda item: pa.chunked_array([item, item])),
 )
-leaves = plain | arrays | arrow | hnp.from_dtype(np.dtype("f4")) | hnp.from_dtype(np.dtype("i8"))
+files = st.builds(
+    File,
+    st.text(min_size=1, max_size=20).filter(lambda path: "\0" not in path and "://" not in path),
+    on_worker=st.booleans(),
+)
+leaves = plain | arrays | arrow | files | hnp.from_dtype(np.dtype("f4")) | hnp.from_dtype(np.dtype("i8"))
 values = st.recursive(
     leaves,
     lambda inner: st.one_of(

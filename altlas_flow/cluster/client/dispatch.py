@@ -22,10 +22,11 @@ from altlas_flow.cluster.client.posting import post
 from altlas_flow.cluster.client.pulse import Pulse
 from altlas_flow.cluster.client.returns import Returns
 from altlas_flow.cluster.client.second import SecondTries, SecondTry
+from altlas_flow.cluster.client.streaming import Listening
 from altlas_flow.cluster.packed import Packed
 from altlas_flow.cluster.plain import scatter_soon
 from altlas_flow.cluster.scheduler.control import FELL
-from altlas_flow.cluster.scheduler.hearing import BEGAN
+from altlas_flow.cluster.scheduler.hearing import BEGAN, PIECE
 from altlas_flow.cluster.scheduler.lessor import LEASE
 from altlas_flow.errors import (
     AltlasError,
@@ -96,6 +97,7 @@ class Dispatch:
             wake=transport.wake,
         )
         self.returns = Returns(transport, self._pace, self._admit, self.seconds)
+        self.listening = Listening(self.pulse.tell, self.returns.flights)
         self._unready: set[Lane] = set()  # lanes that the scheduler does not know yet
         self._ahead: set[Handle] = set()  # whose inputs are being sent
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -103,7 +105,8 @@ class Dispatch:
         self._closed = False
         self._hears: dict[str, Callable[..., None]] = {
             LEASE: self.pulse.leased,
-            BEGAN: self.returns.began,
+            BEGAN: self.began,
+            PIECE: self.listening.heard,
             FELL: self.returns.fell,
             ASKED: self.asked,
         }
@@ -111,6 +114,11 @@ class Dispatch:
     def asked(self, ask: int, ids: list[str] | None, limit: int, cancel: bool, **more: Any) -> None:
         """The plugin asks what is under way."""
         self.journal.asked(ask, ids, limit, cancel)
+
+    def began(self, key: str, **said: Any) -> None:
+        """A worker says that members of an envelope run."""
+        self.returns.began(key, **said)
+        self.listening.began(key)
 
     def listen(self) -> None:
         """Hear what the scheduler plugin says."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Future
 
+from altlas_flow.cluster.client.streaming import Stream
 from altlas_flow.errors import AltlasError, BadRequest, RequestCancelled
 from altlas_flow.records import InferenceResponse, Trace, Try
 
@@ -158,6 +159,21 @@ class Handle:
         """As `result`, but an error comes in the response, and is not raised."""
         self.wait(timeout)
         return self._response()
+
+    def stream(self) -> Stream:
+        """The answer's text while it is made: ``for piece in handle.stream()``, or with ``async for``.
+
+        All pieces together are the outputs of `result`. A model that does not answer piece by piece gives
+        its text as one; the request's error is raised at the end. Leaving the loop leaves the request alone.
+
+        Raises
+        ------
+        BadRequest
+            Where the request has several inputs.
+        """
+        if self._many:
+            raise BadRequest("only the answer to one input comes in pieces: submit each input by itself")
+        return Stream(self)
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it is over, however it ended.

@@ -162,16 +162,20 @@ class Pace:
     def __init__(self, rows: int, seconds: float) -> None:
         self.rows, self.seconds = rows, seconds
         self._known: dict[str, float] = {}
+        self._together: dict[str, int] = {}  # where it is more than one
 
-    def observe(self, model: str, rows: int, seconds: float) -> None:
-        """Rows of a model have taken so long."""
+    def observe(self, model: str, rows: int, seconds: float, together: int = 1) -> None:
+        """Rows of a model have taken so long, and so many of them make one batch that takes hardly longer."""
         if rows <= 0:
             return
         past = self._known.pop(model, None)
         value = seconds / rows
         self._known[model] = value if past is None else past + NEWEST * (value - past)
+        if together > 1:
+            self._together[model] = together
         while len(self._known) > 1000:
-            del self._known[next(iter(self._known))]
+            del self._known[(oldest := next(iter(self._known)))]
+            self._together.pop(oldest, None)
 
     def size(self, model: str, waiting: int, places: int) -> int:
         """Rows of the next envelope.
@@ -190,5 +194,8 @@ class Pace:
         each = max(each, 1e-9)
         # an even share, and half of that: the last ones are small, and all nodes end together
         share = math.ceil(waiting / max(1, 2 * places))
-        worth = math.ceil(TRIP / each)
-        return max(1, min(self.rows, math.ceil(self.seconds / each), max(share, worth)))
+        worth, most = math.ceil(TRIP / each), math.ceil(self.seconds / each)
+        if model in self._together:
+            # a batch of few takes as long as one of many
+            share, most = math.ceil(waiting / max(1, places)), max(most, self._together[model])
+        return max(1, min(self.rows, most, max(share, worth)))

@@ -228,7 +228,8 @@ class Returns:
         flight.answers = answers
         errors = answers.errors
         if answers.service and len(answers.rows):
-            self._pace.observe(flight.lane.spec.fingerprint, len(answers.rows), answers.service)
+            model, rows = flight.lane.spec.fingerprint, len(answers.rows)
+            self._pace.observe(model, rows, answers.service, answers.together)
         if not answers.load:  # that is no time which anything will take again
             self._seconds.observe(flight, answers.node)
         good = flight.handles

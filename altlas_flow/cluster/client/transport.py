@@ -24,6 +24,7 @@ from altlas_flow.cluster.client.hedging import Hedged, Hedges
 from altlas_flow.cluster.client.lanes import Flight, Lane
 from altlas_flow.cluster.client.named import named_strategy
 from altlas_flow.cluster.client.posting import weight_of
+from altlas_flow.cluster.client.streaming import Ear
 from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded, describe
 from altlas_flow.models.frozen import frozen, thawed
 from altlas_flow.models.runtimes import runtime_class
@@ -230,6 +231,16 @@ class Transport:
         with self._lock:
             if handle._waiters is not None and waiter in handle._waiters:
                 handle._waiters.remove(waiter)
+
+    def listen(self, ear: Ear) -> None:
+        """Have pieces of a request's answer told to `ear`."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the request is over
+            self._call(self._dispatch.listening.open, ear)
+
+    def unlisten(self, ear: Ear) -> None:
+        """No more."""
+        with contextlib.suppress(RuntimeError):
+            self._call(self._dispatch.listening.close, ear)
 
     def let_in(self, handle: Handle) -> bool:
         """Count a request as let in; False where it is over already."""

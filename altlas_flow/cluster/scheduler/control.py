@@ -30,7 +30,7 @@ from altlas_flow.cluster.scheduler.streams import Streams
 from altlas_flow.cluster.scheduler.tasks import Tasks
 from altlas_flow.cluster.scheduler.watchman import Watchman
 from altlas_flow.cluster.worker.gate import REFUSALS
-from altlas_flow.cluster.worker.plugin import CANCEL, TOPIC
+from altlas_flow.cluster.worker.plugin import CANCEL, LISTEN, TOPIC
 from altlas_flow.cluster.worker.plugin import NAME as HOST_NAME
 from altlas_flow.cluster.worker.words import OPERATION
 from altlas_flow.errors import describe
@@ -148,7 +148,8 @@ class ControlPlugin(SchedulerPlugin):
         scheduler.stream_handlers.update(
             {
                 "altlas-report": self.report,
-                "altlas-cancel": self.cancel,
+                CANCEL: self.cancel,
+                LISTEN: self.listen,
                 "altlas-leave": self.leave,
                 OVER: self.over,
                 TOLD: self.told,
@@ -270,6 +271,13 @@ class ControlPlugin(SchedulerPlugin):
         assignment = self.placer.assignments.get(key)
         if assignment is not None and assignment.address in self.scheduler.stream_comms:
             self.scheduler.worker_send(assignment.address, {"op": CANCEL, "key": key, "requests": requests})
+
+    def listen(self, client: str, key: Any, request: int, on: bool, **kwargs: Any) -> None:
+        """A client listens to a request of an envelope, or no more; told by its stream."""
+        assignment = self.placer.assignments.get(key)
+        if assignment is not None and assignment.address in self.scheduler.stream_comms:
+            message = {"op": LISTEN, "key": key, "request": request, "on": on}
+            self.scheduler.worker_send(assignment.address, message)
 
     def over(self, client: str, parts: list[Mapping[str, Any]], **kwargs: Any) -> None:
         """Requests of a client are over; told by its stream."""

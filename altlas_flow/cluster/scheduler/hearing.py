@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Operation on a client's stream: members of an envelope have begun to run.
 BEGAN = "altlas-began"
+#: The same: what there is of an answer beyond what was said of it before.
+PIECE = "altlas-piece"
 #: Seconds after which a client is told that its requests run.
 TELL = 0.02
 
@@ -85,6 +87,8 @@ class Hearing:
                 took=said.get("took"),
                 lingers=said["lingers"],
             )
+        elif word == "piece":
+            self._pass_on(address, **said)
         elif word == "idle":
             placer.idle(address, said["slot"])
         elif word == "opening":
@@ -97,9 +101,18 @@ class Hearing:
 
     def _tell_begun(self, key: Any, members: list[int] | None, address: str) -> None:
         """Tell the owner of an envelope that members of it run."""
+        node = self.placer.roster.get(address)
+        name = node.name if node is not None else "?"
+        self._tell_owner(key, {"op": BEGAN, "key": key, "requests": members, "node": name})
+
+    def _pass_on(self, address: str, key: Any, **piece: Any) -> None:
+        """Tell the owner of an envelope what there is already of an answer to one of its requests."""
+        assignment = self.placer.assignments.get(key)
+        if assignment is not None and assignment.address == address:  # no worker speaks for another
+            self._tell_owner(key, {"op": PIECE, "key": key, **piece})
+
+    def _tell_owner(self, key: Any, message: dict[str, Any]) -> None:
         owner = self.lessor.envelopes.get(key)
         comm = self.scheduler.client_comms.get(owner[1]) if owner is not None else None
         if comm is not None and not comm.closed():
-            node = self.placer.roster.get(address)
-            name = node.name if node is not None else "?"
-            comm.send({"op": BEGAN, "key": key, "requests": members, "node": name})
+            comm.send(message)

@@ -55,7 +55,7 @@ OF_CLIENTS = frozenset(
         *("update-data", "heartbeat-client", "close-client", "subscribe-topic", "unsubscribe-topic"),
         *("publish_flush_batched_send", "queue-future-release", "queue_release"),
         *("variable-future-received-confirm", "variable_delete"),
-        *("altlas-report", "altlas-cancel", "altlas-leave", "altlas-over", "altlas-told"),
+        *("altlas-report", "altlas-cancel", "altlas-leave", "altlas-listen", "altlas-over", "altlas-told"),
     }
 )
 
@@ -103,6 +103,7 @@ WORDS = {
     "strategy": "a strategy by its code",
     "altlas_words": "saying what a host does",
     "altlas-cancel": "cancelling requests of somebody else",
+    "altlas-listen": "listening to requests of somebody else",
     "cancel-keys": "cancelling tasks of somebody else",
     "broadcast": "sending something to all workers",
     "connection_stream": "a stream that is neither a client's nor a worker's",

@@ -15,7 +15,7 @@ from distributed.comm.core import Comm
 from altlas_flow.cluster.scheduler.assignment import Assignment
 from altlas_flow.cluster.scheduler.guard import Guard, role_on
 from altlas_flow.cluster.scheduler.rules import FOR_NOBODY, OF_CLIENTS, OF_WORKERS
-from altlas_flow.cluster.worker.plugin import CANCEL, TOPIC
+from altlas_flow.cluster.worker.plugin import CANCEL, LISTEN, TOPIC
 from altlas_flow.errors import Forbidden
 from altlas_flow.security.roles import Role
 
@@ -73,7 +73,7 @@ class Streams:
             if name == "log-event" and message.get("topic") == TOPIC and dict(event).get("address") != own:
                 self.guard.refuse(comm, name, "that speaks of another worker is for that one")
         elif role_on(comm) is not Role.OPERATOR:
-            if name == CANCEL and not self._is_of(message.get("key"), own):
+            if name in (CANCEL, LISTEN) and not self._is_of(message.get("key"), own):
                 self.guard.refuse(comm, name, "is for operators")
             if name == "cancel-keys" and message.get("force") and self._others(message["keys"], own):
                 self.guard.refuse(comm, name, "is for operators")

@@ -100,6 +100,8 @@ class Answers:
         On the worker, from arrival to the last answer.
     service : float
         Seconds of predicting, shared batches by their share of rows.
+    together : int
+        Rows like these that one batch holds, where another one costs little.
     """
 
     node: str
@@ -112,6 +114,7 @@ class Answers:
     load: float = 0.0
     seconds: float = 0.0
     service: float = 0.0
+    together: int = 1
     placement: Mapping[str, Any] = field(default_factory=dict)
     began: list[int] = field(default_factory=list)
 
@@ -184,7 +187,14 @@ class Delivery:
         if envelope.left is not None:
             waited = float(answers.placement.get("placing", 0.0))
             deadlines = self._by_row([arrived + left - waited for left in envelope.left])
-        watch = Watch(len(self.rows), self.key, deadlines=deadlines, solo=envelope.solo, once=envelope.once)
+        watch = Watch(
+            len(self.rows),
+            self.key,
+            deadlines=deadlines,
+            solo=envelope.solo,
+            once=envelope.once,
+            clock=host.clock,
+        )
         self.plugin.begin(self.key, watch, self)
         predictions = None
         try:
@@ -231,7 +241,7 @@ class Delivery:
         self._note(watch, arrived)
         if predictions is not None:
             answers.rows, answers.load = predictions.outputs, predictions.load_s
-            answers.service = predictions.predict_s
+            answers.service, answers.together = predictions.predict_s, predictions.together
             self._fail_rows(predictions.errors)
             if self.envelope.validator is not None:
                 self._validate(self.envelope.validator)

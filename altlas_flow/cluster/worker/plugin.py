@@ -20,6 +20,7 @@ from altlas_flow.cluster.keys import DIGITS, is_envelope
 from altlas_flow.cluster.worker.gate import close_worker
 from altlas_flow.cluster.worker.gauges import Gauges
 from altlas_flow.cluster.worker.gpus import claim_gpus
+from altlas_flow.cluster.worker.speaker import Speaker
 from altlas_flow.cluster.worker.words import Words
 from altlas_flow.errors import AltlasError, HostClosed
 from altlas_flow.models.host import ModelHost
@@ -37,6 +38,10 @@ NAME = "altlas-host"
 TOPIC = "altlas-hosts"
 #: Operation on a worker's stream: requests of an envelope are no longer wanted.
 CANCEL = "altlas-cancel"
+#: The same: somebody listens to a request of an envelope while it is answered, or no more.
+LISTEN = "altlas-listen"
+#: Envelopes that have not begun, of which it is kept what was said of them before.
+EARLY = 1000
 
 #: Seconds that unloading a model waits until nobody uses it.
 UNLOAD_LIMIT = 30.0
@@ -87,9 +92,11 @@ class HostPlugin(WorkerPlugin):
         self._lock = Lock()
         self._under_way: dict[str, tuple[Watch, Members]] = {}
         self._cancelled: dict[str, list[int]] = {}  # of envelopes that have not begun
+        self._listened: dict[str, set[int]] = {}  # the same
         self._arrived: dict[Any, float] = {}  # when they came, in seconds of the host's clock
         self.words = Words(worker)
         await self.words.open()
+        self.speaker = Speaker(worker.loop.asyncio_loop, self.words.say)  # type: ignore[attr-defined]
         self.host = ModelHost(
             node=str(worker.name),
             slots=slots,
@@ -107,7 +114,7 @@ class HostPlugin(WorkerPlugin):
             changed=self._models_changed,
         )
         worker.metrics["altlas"] = self._metrics
-        worker.stream_handlers[CANCEL] = self.cancel
+        worker.stream_handlers.update({CANCEL: self.cancel, LISTEN: self.listen})
         worker.handlers.update({"altlas_load": self.load, "altlas_unload": self.unload})
         if self.roles:
             close_worker(worker)
@@ -135,7 +142,8 @@ class HostPlugin(WorkerPlugin):
     def teardown(self, worker: Worker) -> None:
         """Called by Dask when the worker closes."""
         worker.metrics.pop("altlas", None)
-        worker.stream_handlers.pop(CANCEL, None)
+        for operation in (CANCEL, LISTEN):
+            worker.stream_handlers.pop(operation, None)
         if self.host is not None:
             # Waiting for batches and freeing weights takes seconds, which the worker's event loop has not:
             # its nanny kills it after a few. What waits on the host is told first of all.
@@ -185,8 +193,11 @@ class HostPlugin(WorkerPlugin):
         with self._lock:
             self._under_way[key] = watch, delivery
             early = self._cancelled.pop(key, None)
+            listened = self._listened.pop(key, ())
         if early:
             watch.cancel(delivery.rows_of(early))
+        for request in listened:
+            self._speak(key, request, watch, delivery)
 
     def end(
         self, key: str, *, rows: int, seconds: float | None, faults: int, closing: bool, took: float
@@ -195,6 +206,8 @@ class HostPlugin(WorkerPlugin):
         with self._lock:
             found = self._under_way.pop(key, None)
             self._cancelled.pop(key, None)
+            self._listened.pop(key, None)
+        self.speaker.forget(key)
         faults = 0 if closing else faults
         lingers = found is not None and found[0].lingers
         self.words.say("done", key=key, rows=rows, seconds=seconds, faults=faults, took=took, lingers=lingers)
@@ -203,6 +216,8 @@ class HostPlugin(WorkerPlugin):
         """What was begun is over; `told` says what came of it."""
         with self._lock:
             self._under_way.pop(key, None)
+            self._listened.pop(key, None)
+        self.speaker.forget(key)
 
     def cancel(self, key: str, requests: Sequence[int], **kwargs: Any) -> None:
         """Requests of an envelope are no longer wanted; called on the worker's event loop."""
@@ -211,13 +226,34 @@ class HostPlugin(WorkerPlugin):
             if found is None:
                 # it may still be on its way; what never comes must not be kept for ever
                 self._cancelled.setdefault(key, []).extend(requests)
-                while len(self._cancelled) > 1000:
+                while len(self._cancelled) > EARLY:
                     del self._cancelled[next(iter(self._cancelled))]
                 return
         watch, delivery = found
         watch.cancel(delivery.rows_of(requests))
         assert self.host is not None
         self.host.prune()
+
+    def listen(self, key: str, request: int, on: bool, **kwargs: Any) -> None:
+        """Somebody listens to a request that is answered, or no more; called on the worker's event loop."""
+        with self._lock:
+            found = self._under_way.get(key)
+            if found is None:
+                # as for what is cancelled
+                early = self._listened.setdefault(key, set())
+                early.add(request) if on else early.discard(request)
+                while len(self._listened) > EARLY:
+                    del self._listened[next(iter(self._listened))]
+                return
+        if on:
+            self._speak(key, request, *found)
+        else:
+            self.speaker.stop(key, request)
+
+    def _speak(self, key: str, request: int, watch: Watch, delivery: Members) -> None:
+        rows = delivery.rows_of([request])
+        if len(rows) == 1:  # what comes in pieces is the answer to one input
+            self.speaker.listen(key, request, watch, rows[0])
 
     def told(self, key: str, rows: int, seconds: float) -> None:
         """A part of a frame is predicted."""

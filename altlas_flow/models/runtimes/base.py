@@ -42,6 +42,27 @@ class Prepared:
     truncated: int = 0
 
 
+class Control(Protocol):
+    """What a runtime asks and hands out between the steps of a batch; by positions in the batch."""
+
+    def wanted(self, position: int) -> bool:
+        """Whether anybody still wants that row's answer; once it says no, it goes on to."""
+
+    def emit(self, position: int, piece: str) -> None:
+        """Hand out the next piece of that row's answer; all pieces together are the answer."""
+
+
+class Unwatched:
+    """The `Control` of a batch that goes to its end, and of which nobody reads pieces."""
+
+    def wanted(self, position: int) -> bool:
+        """Yes."""
+        return True
+
+    def emit(self, position: int, piece: str) -> None:
+        """Nobody listens."""
+
+
 class Runtime(Protocol):
     """What a host needs of an engine. All methods may be called from any thread.
 
@@ -49,7 +70,13 @@ class Runtime(Protocol):
     predict with one loaded model; `load` and `unload` are called once each.
 
     A runtime that computes exactly the tokens of its rows says so with an attribute ``pads = False``;
-    without it, a batch counts as padded to its longest row.
+    without it, a batch counts as padded to its longest row. One whose answers have other types with other
+    parameters has a method ``types_for(parameters)`` beside `output_types`. One that works on files names in
+    ``path_tasks`` the tasks for which a plain text is a path: it gets the bytes.
+
+    One that answers step by step has another method, ``predict_steps(items, parameters, control)``, which
+    is called in place of `predict`: between its steps it asks the `Control` which rows are still wanted, and
+    leaves out those that are not (what it answers for them is dropped); texts it hands out piece by piece.
     """
 
     #: names of the parameters that `predict` knows; None: it takes any (a callable's ``**kwargs``)

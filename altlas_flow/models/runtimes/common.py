@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from altlas_flow.errors import InputError, ParameterError, SpecError, UnsafeModel, names
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from altlas_flow.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -33,9 +35,19 @@ class BaseRuntime:
     """
 
     known_parameters: ClassVar[frozenset[str] | None] = frozenset()
+    #: tasks whose inputs are files: a plain text is the path of one
+    path_tasks: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, spec: ModelSpec, *, device: str = "cpu") -> None:
         self.spec, self.device = spec, device
+
+    def types_for(self, parameters: Mapping[str, Any]) -> dict[str, pa.DataType] | None:
+        """As `output_types`, of answers with these parameters; they are the same with any, mostly."""
+        return self.output_types()
+
+    def output_types(self) -> dict[str, pa.DataType] | None:
+        """Arrow types of an answer, by column; None where only an answer can tell."""
+        return None
 
     def parameter_names(self) -> frozenset[str] | None:
         """Names of the parameters that this model takes; None: any."""

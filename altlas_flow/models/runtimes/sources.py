@@ -81,8 +81,15 @@ def _offline(source: str, cause: Exception) -> OSError:
     )
 
 
-def find_weights(spec: ModelSpec, folder: Path) -> Path:
+def find_weights(spec: ModelSpec, folder: Path, *, tokenizer: bool = True) -> Path:
     """The file that the weights of a model folder are read from (the first, where there are several).
+
+    Parameters
+    ----------
+    spec : ModelSpec
+    folder : Path
+    tokenizer : bool
+        Whether the model needs one.
 
     Raises
     ------
@@ -94,7 +101,7 @@ def find_weights(spec: ModelSpec, folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json: it is not a model folder")
     tokenizers = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "sentencepiece.bpe.model")
-    if not any((folder / name).is_file() for name in (*tokenizers, "spiece.model")):
+    if tokenizer and not any((folder / name).is_file() for name in (*tokenizers, "spiece.model")):
         raise FileNotFoundError(f"{folder} has no tokenizer.json: save the model's tokenizer there")
     for name in ("model.safetensors", "model.safetensors.index.json"):
         if (folder / name).is_file():

@@ -48,18 +48,10 @@ class Texts:
     """
 
     def __init__(self, spec: ModelSpec, folder: Path, recipe: Recipe, config: Any) -> None:
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code="remote-code" in spec.allow
-            )
-            backend = tokenizer.backend_tokenizer
-        except Exception as error:
-            # the tokenizers library raises bare exceptions for files that it cannot read
-            raise OSError(f"the tokenizer in {folder} cannot be loaded: {one_line(error)}") from error
+        tokenizer = load_tokenizer(spec, folder)
+        backend = tokenizer.backend_tokenizer
         self.padding = int(tokenizer.pad_token_id or 0)
-        self.max_length = _max_length(recipe.max_length, tokenizer.model_max_length, config)
+        self.max_length = context_length(recipe.max_length, tokenizer.model_max_length, config)
         self._prompt = recipe.prompt
         self._backend = backend
         if recipe.lower:
@@ -132,7 +124,28 @@ class Texts:
             return encoded
 
 
-def _max_length(wanted: int | None, tokenizer: int, config: Any) -> int | None:
+def load_tokenizer(spec: ModelSpec, folder: Path) -> Any:
+    """The tokenizer of a model folder, one of the tokenizers library.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code="remote-code" in spec.allow
+        )
+        _ = tokenizer.backend_tokenizer
+    except Exception as error:
+        # the tokenizers library raises bare exceptions for files that it cannot read
+        raise OSError(f"the tokenizer in {folder} cannot be loaded: {one_line(error)}") from error
+    return tokenizer
+
+
+def context_length(wanted: int | None, tokenizer: int, config: Any) -> int | None:
     """Tokens that the model reads; None where nothing limits them."""
     positions = getattr(config, "max_position_embeddings", None)
     if config.model_type in ("roberta", "xlm-roberta", "camembert") and positions:
@@ -147,19 +160,29 @@ def _max_length(wanted: int | None, tokenizer: int, config: Any) -> int | None:
 def _text(row: Any, at: int, faults: dict[int, Exception]) -> str:
     """The text of one row; "" and a fault where it is none."""
     try:
-        if isinstance(row, str):
-            return str(row)
-        if is_null(row):
-            raise null_fault()
-        if not isinstance(row, dict):
-            raise InputError(f"the input is a {type(row).__name__}, not a text")
-        parts = {name: value for name, value in row.items() if not is_null(value)}
-        if not parts:
-            raise null_fault()
-        for name, value in parts.items():
-            if not isinstance(value, str):
-                raise InputError(f"the input's {name!r} is a {type(value).__name__}, not a text")
-        return "\n".join(parts.values())
+        return text_of_row(row)
     except AltlasError as error:
         faults[at] = error
         return ""
+
+
+def text_of_row(row: Any) -> str:
+    """The text of one row; of a dict (several input columns) that of its values, one a line.
+
+    Raises
+    ------
+    InputError
+    """
+    if isinstance(row, str):
+        return str(row)
+    if is_null(row):
+        raise null_fault()
+    if not isinstance(row, dict):
+        raise InputError(f"the input is a {type(row).__name__}, not a text")
+    parts = {name: value for name, value in row.items() if not is_null(value)}
+    if not parts:
+        raise null_fault()
+    for name, value in parts.items():
+        if not isinstance(value, str):
+            raise InputError(f"the input's {name!r} is a {type(value).__name__}, not a text")
+    return "\n".join(parts.values())

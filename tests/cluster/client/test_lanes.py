@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 
 from hypothesis import given
@@ -75,6 +76,13 @@ def test_what_is_known_stays_between_what_was_seen(seen):
         pace.observe("m", rows, took)
     each = [took / rows for rows, took in seen]
     assert min(each) * (1 - 1e-9) <= pace._known["m"] <= max(each) * (1 + 1e-9)
+
+
+@given(seconds, st.integers(2, 600), waiting, st.integers(1, 64))
+def test_what_makes_one_batch_travels_together_and_is_shared_over_all_places(each, together, many, places):
+    pace = Pace(512, 0.1)
+    pace.observe("m", 1, max(each, 0.1), together)
+    assert pace.size("m", many, places) == min(512, together, math.ceil(many / places))
 
 
 def test_an_answer_without_rows_tells_nothing():

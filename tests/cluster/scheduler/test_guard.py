@@ -117,8 +117,9 @@ def test_a_stream_is_that_of_whoever_opened_it(role):
     assert may("client-desires-keys", client="fire-and-forget", keys=[])
     assert not may("client-releases-keys", client="fire-and-forget", keys=[])
     assert not may("close-client", client="theirs") and not may("task-finished")
-    assert may("altlas-cancel", key="mine") and may("altlas-cancel", key="gone")
-    assert may("altlas-cancel", key="theirs") is operates
+    for name in ("altlas-cancel", "altlas-listen"):
+        assert may(name, key="mine") and may(name, key="gone")
+        assert may(name, key="theirs") is operates
     assert may("cancel-keys", keys=["mine"], force=True) and may("cancel-keys", keys=["theirs"], force=False)
     assert may("cancel-keys", keys=["theirs"], force=True) is operates
     assert may("cancel-keys", keys=["shared"], force=True) is operates

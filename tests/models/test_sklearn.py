@@ -1,0 +1,275 @@
+"""Runtime ``sklearn``: the numbers of scikit-learn, from files that cannot run code."""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import string
+import zipfile
+
+import joblib
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import skops.io
+from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_digits, load_iris
+from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+
+import altlas_flow as af
+from altlas_flow.errors import BadRow, InputError, ModelLoadError, ParameterError, SpecError, UnsafeModel
+
+TREE = "sklearn.tree._tree.Tree"
+IRIS = load_iris(as_frame=True)
+DIGITS = load_digits()
+
+
+def spec(path, **fields):
+    return af.ModelSpec(id=path.stem, runtime="sklearn", source=str(path), **fields)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A fitted estimator as a model that is loaded."""
+
+    def save(model, name="model", **fields):
+        path = tmp_path / f"{name}.skops"
+        skops.io.dump(model, path)
+        return spec(path, **fields).load()
+
+    return save
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, tol=1e-3)).fit(
+        DIGITS.data[:400], DIGITS.target[:400]
+    )
+
+
+@pytest.fixture(scope="module")
+def iris():
+    names = np.array(IRIS.target_names)[IRIS.target]
+    return LogisticRegression(max_iter=500).fit(IRIS.data, names)
+
+
+def test_labels_are_those_of_the_estimator_and_pythons_own(saved, digits):
+    model, rows = saved(digits), DIGITS.data[400:]
+    found = model.predict(list(rows))
+    assert found == digits.predict(rows).tolist()
+    assert {*found} == {*range(10)}
+    assert {type(label) for label in found} == {int}
+    assert model.predict(rows[:50].tolist(), batch=7) == found[:50]
+    assert model.output_types() == {"label": pa.int64()}
+    assert model.device == "cpu"
+
+
+def test_probabilities_are_by_label(saved, iris):
+    model = saved(iris)
+    rows = IRIS.data.to_numpy()
+    found = model.predict(rows.tolist(), parameters={"output": "probabilities"})
+    expected = iris.predict_proba(IRIS.data)
+    assert list(found[0]) == ["setosa", "versicolor", "virginica"]
+    np.testing.assert_allclose([list(row.values()) for row in found], expected, atol=1e-12)
+    assert {type(value) for value in found[0].values()} == {float}
+    fields = [(name, pa.float64()) for name in found[0]]
+    assert model.output_types({"output": "probabilities"}) == {"probabilities": pa.struct(fields)}
+    assert model.output_types() == {"label": pa.string()}
+
+
+def test_records_are_taken_by_their_names_in_whatever_order(saved, iris):
+    model = saved(iris)
+    records = IRIS.data.to_dict("records")
+    turned = [dict(reversed(record.items())) | {"other": "x"} for record in records]
+    expected = iris.predict(IRIS.data).tolist()
+    assert model.predict(records) == model.predict(turned) == expected
+    assert model.predict([*IRIS.data.to_numpy()[:2], turned[2]]) == expected[:3]
+    assert model.predict(IRIS.data.to_numpy(np.float32)[:5]) == expected[:5]
+    del turned[1]["petal width (cm)"]
+    with pytest.raises(BadRow, match=r"row 1 .*the input has no 'petal width \(cm\)': give all columns"):
+        model.predict(turned)
+
+
+def test_columns_of_several_kinds_go_to_a_column_transformer(saved):
+    frame = pd.DataFrame({"colour": ["red", "blue", "red", "green"] * 5, "size": range(20)})
+    frame["price"] = frame["size"] * 2.0 + (frame["colour"] == "red")
+    steps = ColumnTransformer(
+        [("colour", OneHotEncoder(handle_unknown="ignore"), ["colour"])], remainder="passthrough"
+    )
+    fitted = make_pipeline(steps, LinearRegression()).fit(frame[["colour", "size"]], frame["price"])
+    model = saved(fitted)
+    found = model.predict(frame[["size", "colour"]].to_dict("records"))
+    np.testing.assert_allclose(found, frame["price"])
+    assert {type(value) for value in found} == {float}
+    assert model.output_types() is None
+    with pytest.raises(BadRow, match="row 1"):
+        model.predict([{"colour": "red", "size": 1}, {"colour": "red", "size": "large"}])
+
+
+def test_texts_go_to_a_vectoriser(saved):
+    texts = ["good day", "bad day", "good night", "so bad"]
+    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, ["+", "-", "+", "-"])
+    model = saved(fitted)
+    assert model.predict([*texts, "good"]) == ["+", "-", "+", "-", "+"]
+    assert model.predict([{"a": "bad", "b": "day"}]) == ["-"]
+    faults = model.runtime.prepare(["good", 7, None, {"a": None}, {"a": 3}], {}).faults
+    assert sorted(faults) == [1, 2, 3, 4]
+    assert "is a int, and the model takes texts" in str(faults[1])
+
+
+def test_what_is_no_row_is_the_fault_of_its_row(saved, digits):
+    runtime = saved(digits).runtime
+    good = DIGITS.data[0].tolist()
+    bad = [None, math.nan, "text", good[:-1], [good], [[1.0], [2.0, 3.0]], 7.0, ["a"] * 64, {"a": 1.0}]
+    prepared = runtime.prepare([good, *bad, tuple(good)], {})
+    assert sorted(prepared.faults) == list(range(1, len(bad) + 1))
+    assert all(isinstance(fault, InputError) for fault in prepared.faults.values())
+    assert "null" in str(prepared.faults[1])
+    assert "has shape (63,), and the model takes 64 numbers in a row" in str(prepared.faults[4])
+    assert prepared.costs is None
+
+
+def test_a_row_that_the_estimator_refuses_is_found_in_its_batch(saved, digits):
+    rows = DIGITS.data[:20].tolist()
+    rows[13][5] = None  # a missing number: it has no use for NaN
+    work = saved(digits)
+    with pytest.raises(BadRow, match=r"row 13 .*NaN"):
+        work.predict(rows)
+
+
+def test_what_gives_no_probabilities_says_so(saved):
+    model = saved(RidgeClassifier().fit(IRIS.data.to_numpy(), IRIS.target))
+    assert model.predict(IRIS.data.to_numpy()[:2].tolist()) == [0, 0]
+    with pytest.raises(ParameterError, match="a RidgeClassifier gives no probabilities"):
+        model.predict([[1.0] * 4], parameters={"output": "probabilities"})
+    with pytest.raises(ParameterError, match="'output' is 'proba': give one of label, probabilities"):
+        model.predict([[1.0] * 4], parameters={"output": "proba"})
+    with pytest.raises(ParameterError, match="does not know parameter 'outputs'"):
+        model.predict([[1.0] * 4], parameters={"outputs": "label"})
+
+
+def test_clusters_numbers_and_transformed_rows_are_what_the_estimator_gives(saved):
+    rows = IRIS.data.to_numpy()
+    cluster = KMeans(3, n_init=1, random_state=0).fit(rows)
+    assert saved(cluster).predict(list(rows)) == cluster.predict(rows).tolist()
+    several = LinearRegression().fit(rows, rows[:, :2])
+    np.testing.assert_allclose(saved(several).predict(list(rows)), rows[:, :2])
+    scaled = PCA(2).fit(rows)
+    found = saved(scaled).predict(list(rows))
+    assert found.shape == (150, 2)
+    np.testing.assert_allclose(found, scaled.transform(rows))
+
+
+def test_trees_are_read_only_where_the_spec_says_so(saved, caplog):
+    forest = RandomForestClassifier(5, random_state=0).fit(IRIS.data.to_numpy(), IRIS.target)
+    with pytest.raises(
+        UnsafeModel, match=rf"holds {TREE}, which could .*options={{'trusted': \['{TREE}'\]}}"
+    ):
+        saved(forest)
+    with caplog.at_level(logging.WARNING):
+        model = saved(forest, options={"trusted": [TREE]})
+    assert f"{TREE} is trusted, as its spec says" in caplog.text
+    rows = IRIS.data.to_numpy()
+    assert model.predict(list(rows)) == forest.predict(rows).tolist()
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_python_classes_of_scikit_learn_are_trusted_and_its_functions_are_not(saved):
+    network = MLPClassifier((4,), max_iter=2, random_state=0).fit(IRIS.data.to_numpy(), IRIS.target)
+    assert skops.io.get_untrusted_types(data=skops.io.dumps(network))
+    assert saved(network).predict([[1.0] * 4]) == network.predict([[1.0] * 4]).tolist()
+    with pytest.raises(UnsafeModel, match="rundocs"):
+        saved(FunctionTransformer(np.testing.rundocs).fit([[1.0]]))
+
+
+def test_what_is_not_of_the_libraries_is_named(saved):
+    with pytest.raises(UnsafeModel, match=r"holds string\.Template, which"):
+        saved(FunctionTransformer(kw_args={"x": string.Template("a")}).fit([[1.0]]))
+
+
+@pytest.mark.parametrize("trusted", ["all", True, [7]])
+def test_what_is_trusted_is_a_list_of_names(saved, digits, trusted):
+    with pytest.raises(SpecError, match="'trusted' is a list of names"):
+        saved(digits, options={"trusted": trusted})
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "model.joblib", "model.skops"])
+def test_a_pickle_is_refused_whatever_it_is_called(tmp_path, digits, name):
+    path = tmp_path / name
+    (joblib.dump if name.endswith("joblib") else lambda x, to: to.write_bytes(pickle.dumps(x)))(digits, path)
+    for source in (path, tmp_path):
+        with pytest.raises(UnsafeModel, match=r"is a pickle, which can run code .*skops\.io\.dump"):
+            spec(source, allow=("pickle",)).load()
+
+
+def test_a_folder_has_one_file(tmp_path, digits):
+    with pytest.raises(ModelLoadError, match=r"has no \.skops file"):
+        spec(tmp_path).load()
+    skops.io.dump(digits, tmp_path / "a.skops")
+    assert spec(tmp_path).load().predict([DIGITS.data[0]]) == [0]
+    skops.io.dump(digits, tmp_path / "b.skops")
+    with pytest.raises(SpecError, match=r"holds a\.skops, b\.skops: name one"):
+        spec(tmp_path).load()
+    with pytest.raises(ModelLoadError, match="does not exist here"):
+        spec(tmp_path / "none.skops").load()
+
+
+def test_a_damaged_file_is_said_to_be(tmp_path, saved, digits):
+    saved(digits)
+    whole = (tmp_path / "model.skops").read_bytes()
+    (tmp_path / "cut.skops").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.skops").write_bytes(b"")
+    with zipfile.ZipFile(tmp_path / "odd.skops", "w") as packed:
+        packed.writestr("schema.json", "{}")
+    for name in ("cut", "empty", "odd"):
+        with pytest.raises(ModelLoadError, match=r"\.skops (is no skops file|cannot be read)"):
+            spec(tmp_path / f"{name}.skops").load()
+
+
+def test_what_is_no_estimator_is_refused(saved):
+    with pytest.raises(SpecError, match="holds a dict, which neither predicts nor transforms"):
+        saved({"a": 1})
+    with pytest.raises(SpecError, match="does not know option 'colour'"):
+        saved(PCA(1).fit(IRIS.data.to_numpy()), options={"colour": 1})
+
+
+def test_a_file_of_another_version_is_read_and_that_is_logged(tmp_path, saved, digits, caplog):
+    saved(digits)
+    with (
+        zipfile.ZipFile(tmp_path / "model.skops") as old,
+        zipfile.ZipFile(tmp_path / "old.skops", "w") as new,
+    ):
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "schema.json":
+                import sklearn
+
+                assert sklearn.__version__.encode() in content
+                content = content.replace(f'\\"{sklearn.__version__}\\"'.encode(), b'\\"1.0.0\\"')
+            new.writestr(name, content)
+    with caplog.at_level(logging.WARNING):
+        assert spec(tmp_path / "old.skops").load().predict([DIGITS.data[0]]) == [0]
+    assert "1.0.0" in caplog.text
+
+
+def test_memory_is_counted_and_let_go(saved, digits):
+    model = saved(digits)
+    assert model.runtime.memory() > 1000
+    model.unload()
+    assert model.runtime.memory() == 0
+
+
+def test_a_relative_source_is_resolved_where_it_is_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = af.ModelSpec(id="m", source="model.skops")
+    assert relative.runtime == "sklearn"
+    assert relative.resolved().source == str(tmp_path / "model.skops")
