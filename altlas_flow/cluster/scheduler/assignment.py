@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from altlas_flow.errors import NodeLost
 from altlas_flow.placement.decide import Choice
 from altlas_flow.placement.node import Asked, Needs
 
@@ -27,6 +28,7 @@ class Assignment:
     seconds: float = 0.0
     begun: set[int] = field(default_factory=set)  # members that have begun on its node
     lost: bool = False  # its node is gone, and its sender is about to be told
+    verdict: NodeLost | None = None  # what its sender is to be told, once what it depends on was made anew
     trial: str | None = None  # address of a node that was set aside, and that this one tries
     apart: str = ""  # node of the first try, where this is the second
     answered: bool = False  # its answers are in memory

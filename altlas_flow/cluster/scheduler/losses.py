@@ -176,7 +176,7 @@ class Losses:
             # the end of a worker may be seen before its last words are read
             await self._heard_out(address)
         ts = self.scheduler.tasks.get(assignment.key)
-        if ts is None or ts.state != "no-worker":
+        if ts is None or ts.state not in ("no-worker", "waiting"):
             return
         lost = self._lost(assignment, address, name, cause)
         if is_passage(assignment.key) and not (lost.started or lost.suspected):
@@ -185,8 +185,19 @@ class Losses:
             ts.suspicious = 0  # or Dask would give it up after some workers that others have killed
             if self._place(ts):
                 self.scheduler.transitions({ts.key: "processing"}, stimulus_id=f"altlas-anew-{ts.key}")
-        else:
+        elif ts.state == "no-worker":
             self._fail(assignment.key, lost)
+        else:
+            assignment.verdict = (
+                lost  # what it depends on went as well; Dask fails no task that waits for that
+            )
+
+    def hold(self, ts: TaskState, assignment: Assignment) -> None:
+        """What a lost task depends on is there again: it stays parked until its sender is told."""
+        self.scheduler.set_restrictions({ts.key: [NOWHERE]})
+        if assignment.verdict is not None:
+            # not at once: a task cannot be failed within its own transition
+            self.loop.call_soon(self._fail, ts.key, assignment.verdict)
 
     def _lost(self, assignment: Assignment, address: str, name: str, cause: str) -> NodeLost:
         if assignment.answered:

@@ -98,8 +98,6 @@ class Placer:
         self.needs[digits] = Needs.of(model.resources, model.labels, memory)
         self.ids[digits] = model.id
 
-    # -- nodes --------------------------------------------------------------------------------
-
     def came(self, ws: WorkerState, said: Mapping[str, Any]) -> None:
         """A host says that it is there."""
         self.names[str(ws.name)] = ws.address
@@ -156,8 +154,6 @@ class Placer:
     def _empty(self, address: str) -> None:
         if (event := self._emptied.pop(address, None)) is not None:
             event.set()
-
-    # -- what hosts say -----------------------------------------------------------------------
 
     def began(self, address: str, slot: str, runs: Iterable[tuple[Any, list[int] | None]]) -> None:
         """A batch of that slot is about to run; what the slot ran before is over."""
@@ -303,6 +299,9 @@ class Placer:
         """Restrict a task whose inputs are all there to the node that shall do it; whether there is one."""
         assignment = self.assignments.get(ts.key)
         if ts.waiting_on or assignment is None:
+            return False
+        if assignment.lost:
+            self.losses.hold(ts, assignment)
             return False
         if assignment.address is not None and self.scheduler.workers.get(assignment.address) is None:
             self._release(assignment)
