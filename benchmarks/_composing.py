@@ -97,9 +97,7 @@ def _stopped(args: argparse.Namespace, folder: Path, found: Findings) -> None:
     if _losers.can_write():
         writer = _losers.build_writer(folder / "writer")
     else:
-        found.notes.append(
-            "skipped generating: it needs torch and transformers: pip install altlas-flow[demo]"
-        )
+        found.notes.append(f"skipped {WRITING}: it needs {', '.join(_losers.NEEDED)}")
     with _losers.losers_over(folder, writer) as losers:
         ran = [losers.queued() for _ in range(args.rounds)]
         found.add(WAITING, RAN, "1", [sum(ran)])
@@ -157,7 +155,7 @@ def _intermediates(args: argparse.Namespace, folder: Path, found: Findings) -> N
             (UNBOUNDED, sizes[0]),
             (UNBOUNDED, sizes[1]),
         ):
-            here = folder / f"{run}-{len(runs)}-{inputs}"
+            here = folder / f"{run}-{inputs}{'' if name == OURS else '-unbounded'}"
             here.mkdir()
             measured = _bounded.measure(here, inputs, name == OURS)
             runs.setdefault((name, inputs), []).append(measured)

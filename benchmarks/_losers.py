@@ -22,9 +22,11 @@ QUICK = 0.25
 DEAF = 1.0
 #: Tokens that a text would have, if nobody stopped it: many seconds.
 TOKENS, CONTEXT = 8_000, 8_192
+#: Seconds after the verdict until the slot that others wait for is free: by then they know.
+GRACE = 0.1
 LIMIT, LOOK = 60.0, 0.002
 #: Modules without which no text is generated.
-NEEDED = ("torch", "transformers", "tokenizers", "altlas_flow.models.runtimes.generation")
+NEEDED = ("torch", "transformers", "tokenizers")
 WRITERS, SLEEPERS = [f"write-{name}" for name in BUSY], [f"sleep-{name}" for name in BUSY]
 NOTERS = [f"note-{number}" for number in (1, 2)]
 
@@ -108,6 +110,7 @@ class Losers:
             _until("the slot is taken", lambda: held.status == "running")
             fanout = self.flow.fan_out(["quick", *NOTERS], str(notes), combine="FIRST_RESPONSE")
             _check(fanout.result(LIMIT), fanout, "quick")
+            time.sleep(GRACE)
         finally:
             gate.touch()
         held.result(LIMIT)
@@ -169,7 +172,9 @@ def build_writer(folder: Path) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     letters = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = Tokenizer(models.BPE({letter: at for at, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
