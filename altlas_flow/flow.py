@@ -25,6 +25,8 @@ from altlas_flow.settings import Settings
 if TYPE_CHECKING:
     from altlas_flow.dataframe.job import Job
     from altlas_flow.dataframe.report import Plan, RunSummary
+    from altlas_flow.dataframe.subject import Subject
+    from altlas_flow.pipeline.pipeline import Pipeline
 
 #: Seconds that the scheduler gets to say what is shown of a flow.
 REPR_LIMIT = 3.0
@@ -148,20 +150,23 @@ class Flow(Requests, Asking, Operations):
     def map(
         self,
         frame: Any,
-        model: str | ModelSpec,
+        model: str | ModelSpec | Pipeline,
         *,
         input: InputArgument,
         output: str | None = None,
         on_error: Literal["raise", "collect"] = "raise",
         batch: Literal["auto"] | int | None = None,
         parameters: Mapping[str, Any] | None = None,
+        part_rows: int | None = None,
+        max_in_flight: int | None = None,
     ) -> Any:
-        """Add a model's answers to a frame.
+        """Add the answers of a model or a pipeline to a frame.
 
         Parameters
         ----------
         frame : pandas.DataFrame or dask.dataframe.DataFrame
-        model : str or ModelSpec
+        model : str, ModelSpec or Pipeline
+            Of a pipeline with several outputs each becomes a column.
         input : str, list of str, or callable
             A column; several, which the model gets as one record (a text model: joined by newlines);
             or a function of the row as a record.
@@ -170,9 +175,13 @@ class Flow(Requests, Asking, Operations):
         on_error : "raise" or "collect"
             The first bad row raises, or has null and its error in the column ``<output>_error``.
         batch : int or "auto", optional
-            Rows a batch.
+            Rows a batch; a pipeline's stages say that for themselves.
         parameters : mapping, optional
-            Of the prediction.
+            Of the prediction; as `batch`.
+        part_rows : int, optional
+            Rows of a piece; of frames of pandas only, as the next.
+        max_in_flight : int, optional
+            Pieces under way at once; by default a few for each slot.
 
         Returns
         -------
@@ -181,17 +190,22 @@ class Flow(Requests, Asking, Operations):
 
         Raises
         ------
-        MissingColumn, EmptyInput, BadRow, ModelLoadError, NoEligibleNode
+        MissingColumn, EmptyInput, BadRow, ModelLoadError, NoEligibleNode, PipelineError
+
+        Notes
+        -----
+        Over a dask frame each stage of a pipeline goes where it can run, by the default strategy.
         """
         from altlas_flow.dataframe.mapping import Mapped
 
-        options = {"input": input, "output": output, "parameters": parameters, "batch": batch}
-        return self._job(Mapped, frame, model, on_error=on_error, **options).map()
+        subject = self._subject(model, parameters, batch)
+        options = {"part_rows": part_rows, "max_in_flight": max_in_flight}
+        return self._job(Mapped, frame, subject, input, output, on_error=on_error, **options).map()
 
     def run(
         self,
         source: Any,
-        model: str | ModelSpec,
+        model: str | ModelSpec | Pipeline,
         *,
         input: InputArgument,
         to: str | Path,
@@ -200,9 +214,10 @@ class Flow(Requests, Asking, Operations):
         batch: Literal["auto"] | int | None = None,
         parameters: Mapping[str, Any] | None = None,
         part_rows: int | None = None,
+        max_in_flight: int | None = None,
         progress: bool | None = None,
     ) -> RunSummary:
-        """Run a model over a source into a folder of Parquet parts, each committed as it is done.
+        """Run a model or a pipeline over a source into a folder of Parquet parts, each committed when done.
 
         Killed at any instant and started again, it does what is missing; nothing is done twice.
 
@@ -219,6 +234,9 @@ class Flow(Requests, Asking, Operations):
             Bad rows go to ``_dead_letters``, or the first one ends the job.
         part_rows : int, optional
             Rows of a part at most.
+        max_in_flight : int, optional
+            Parts under way at once, and with them what lies between the stages of a pipeline; by default a
+            few for each slot.
         progress : bool, optional
             By default shown in terminals and notebooks.
 
@@ -234,14 +252,15 @@ class Flow(Requests, Asking, Operations):
         """
         from altlas_flow.dataframe.job import Job
 
-        options = {"input": input, "output": output, "parameters": parameters, "batch": batch}
-        job = self._job(Job, source, model, on_error=on_error, part_rows=part_rows, **options)
+        subject = self._subject(model, parameters, batch)
+        options = {"part_rows": part_rows, "max_in_flight": max_in_flight}
+        job = self._job(Job, source, subject, input, output, on_error=on_error, **options)
         return job.run(to, progress=progress)
 
     def plan(
         self,
         source: Any,
-        model: str | ModelSpec,
+        model: str | ModelSpec | Pipeline,
         *,
         input: InputArgument,
         output: str | None = None,
@@ -266,8 +285,8 @@ class Flow(Requests, Asking, Operations):
         from altlas_flow.dataframe.job import Job
         from altlas_flow.dataframe.planning import plan
 
-        options = {"input": input, "output": output, "parameters": parameters, "batch": batch}
-        return plan(self._job(Job, source, model, **options), rows)
+        subject = self._subject(model, parameters, batch)
+        return plan(self._job(Job, source, subject, input, output), rows)
 
     def close(self) -> None:
         """Close what this flow started, and nothing else; may be called twice."""
@@ -277,9 +296,22 @@ class Flow(Requests, Asking, Operations):
             release(self._transport)
             self._connection.close()
 
-    def _job(self, kind: type[JobKind], source: Any, model: str | ModelSpec, **options: Any) -> JobKind:
-        options["parameters"] = dict(options["parameters"] or {})
-        return kind(self.client, self._settings, self._find(model), source, **options)
+    def _job(self, kind: type[JobKind], source: Any, subject: Subject, *args: Any, **options: Any) -> JobKind:
+        return kind(self.client, self._settings, subject, source, *args, **options)
+
+    def _subject(self, model: Any, parameters: Mapping[str, Any] | None, batch: Any) -> Subject:
+        """What is run over rows."""
+        from altlas_flow.dataframe.stages import PipelineSubject
+        from altlas_flow.dataframe.subject import ModelSubject
+        from altlas_flow.pipeline.pipeline import Pipeline
+
+        self._check_open()
+        if (made := getattr(model, "as_pipeline", None)) is not None:
+            model = made()
+        given = dict(parameters or {})
+        if isinstance(model, Pipeline):
+            return PipelineSubject(self.compile(model), given, batch)
+        return ModelSubject(self._find(model), given, batch)
 
     def _check_open(self) -> None:
         if self._closed:

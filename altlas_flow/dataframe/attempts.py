@@ -18,9 +18,9 @@ from altlas_flow.errors import OutputNotWritable
 
 __all__ = ["DEAD_LETTER_SCHEMA", "Attempt", "read_dead_letters", "write_attempt"]
 
-DEAD_LETTER_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("row_id", "phase", "error", "error_type", "model", "node", "input")]
-)
+_COLUMNS = ("row_id", "phase", "error", "error_type", "model", "node", "input", "stage")
+#: Of rows put aside; `stage` is null where a model was asked, and not a pipeline.
+DEAD_LETTER_SCHEMA = pa.schema([(name, pa.string()) for name in _COLUMNS])
 
 
 @dataclass(frozen=True)
@@ -98,5 +98,7 @@ def read_dead_letters(path: str | Path) -> pa.Table:
         if record.dead_letters:
             with contextlib.suppress(FileNotFoundError):  # withdrawn since
                 table = pq.ParquetFile(dead_letters_of(Path(path), part)).read()
+                if "stage" not in table.column_names:  # of a job before there were pipelines
+                    table = table.append_column("stage", pa.nulls(table.num_rows, pa.string()))
                 tables.append(table.cast(DEAD_LETTER_SCHEMA))
     return pa.concat_tables(tables)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from altlas_flow.dataframe.misfits import UNFIT, misfits, why
-from altlas_flow.dataframe.tasks import Rows
+from altlas_flow.dataframe.rows import Rows
 from altlas_flow.errors import SourceError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A checkpointed job: rows from a source through a model into a folder of Parquet parts.
+"""A checkpointed job: rows from a source through a model or a pipeline into a folder of Parquet parts.
 
 The client decides and commits, workers read, predict and write. Rows never pass through the client.
 """
@@ -20,15 +20,15 @@ import pyarrow as pa
 from dask.base import tokenize
 from distributed import Client
 
-from altlas_flow.cluster.connect import call_control
-from altlas_flow.cluster.keys import predict_key
+from altlas_flow.dataframe.answers import Ask, Probe, probed
 from altlas_flow.dataframe.columns import Input, named_columns, refuse_replaced
 from altlas_flow.dataframe.folder import Header, OutputFolder, read_header
 from altlas_flow.dataframe.report import Progress, RunSummary
+from altlas_flow.dataframe.rows import let_go
 from altlas_flow.dataframe.runner import Runner
-from altlas_flow.dataframe.tasks import Predict, Probe, describe_model, probe_rows
+from altlas_flow.dataframe.subject import Subject
 from altlas_flow.dataframe.units import Source, Unit, open_source
-from altlas_flow.dataframe.window import ask, eligible_slots
+from altlas_flow.dataframe.window import ask
 from altlas_flow.errors import (
     EmptyInput,
     InputError,
@@ -38,9 +38,6 @@ from altlas_flow.errors import (
     SpecError,
     one_line,
 )
-from altlas_flow.models.runtimes import runtime_class
-from altlas_flow.models.spec import ModelSpec
-from altlas_flow.models.types import declared_types
 from altlas_flow.settings import Settings
 
 #: Rows predicted ahead to learn the types of a function's answers; more, up to a limit, where all are bad.
@@ -56,34 +53,30 @@ SMALLEST_PART = 64
 
 @dataclass
 class Job:
-    """A model over a source, into a folder. `run` does it.
+    """A model or a pipeline over a source, into a folder. `run` does it.
 
     Parameters
     ----------
     client : distributed.Client
     settings : Settings
-    spec : ModelSpec
-        Resolved.
+    subject : Subject
     source : Any
         See `altlas_flow.Flow.run`.
     input : str, list of str, or callable
     output : str, optional
-    parameters : mapping
-    batch : int or "auto", optional
     on_error : "collect" or "raise"
-    part_rows : int, optional
+    part_rows, max_in_flight : int, optional
     """
 
     client: Client
     settings: Settings
-    spec: ModelSpec
+    subject: Subject
     source: Any
     input: Any
     output: str | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    batch: Literal["auto"] | int | None = None
     on_error: Literal["raise", "collect"] = "collect"
     part_rows: int | None = None
+    max_in_flight: int | None = None
     load_s: float = field(default=0.0, init=False)  # of the model, where this job had it loaded
 
     def run(self, to: str | Path, *, progress: bool | None = None) -> RunSummary:
@@ -104,7 +97,7 @@ class Job:
         what = self.predict_task()
         digest = self.digest(what)
         types = known or self.learn_types(source, what)
-        what = replace(what, types=types, learnt=self.spec.outputs is None)
+        what = replace(what, types=types, learnt=what.types is None)
         refuse_replaced(what.names(), self.output, source.columns)
         header = Header(
             tuple(name for name in source.columns if name not in what.names()),
@@ -118,7 +111,7 @@ class Job:
             },
             self._cut,
         )
-        summary = RunSummary(Path(to), str(self.spec), load_s=self.load_s)
+        summary = RunSummary(Path(to), str(self.subject), load_s=self.load_s)
         with ExitStack() as stack:
             folder = stack.enter_context(OutputFolder.open(to, header))
             runner = Runner(
@@ -126,12 +119,14 @@ class Job:
                 self.settings,
                 folder,
                 source,
+                self.subject,
                 what,
                 digest,
+                most=self.max_in_flight,
                 cuts=[cut for cut in self._cuts if cut != self._cut] + [self._cut],
             )
             stack.callback(runner.close)
-            bar = stack.enter_context(Progress(self.spec.id, source.rows, progress))
+            bar = stack.enter_context(Progress(self.subject.id, source.rows, progress))
             began = time.monotonic()
             runner.go(bar)
             runner.summarise(summary, time.monotonic() - began)
@@ -152,19 +147,18 @@ class Job:
         """Refuse arguments that cannot be meant, before anything is started."""
         if self.on_error not in ("raise", "collect"):
             raise InputError(f'on_error={self.on_error!r} is neither "raise" nor "collect": choose one')
-        for name, value in (("batch", self.batch), ("part_rows", self.part_rows)):
-            if value is None or (value == "auto" and name == "batch"):
+        for name, value in (("part_rows", self.part_rows), ("max_in_flight", self.max_in_flight)):
+            if value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name}={value!r} is no number of at least 1: give one, or leave it out")
         if self.output is not None and not (isinstance(self.output, str) and self.output):
             raise InputError(f"output={self.output!r} is no name of a column: give a text, or leave it out")
-        runtime_class(self.spec.runtime)
+        self.subject.check()
 
     def open(self, header: Header | None = None) -> Source:
         """The source as units, and how these are cut; an earlier run's `header` says how it was before."""
-        tokens = self.spec.runtime == "transformers"
-        largest = self.settings.part_rows_tokens if tokens else self.settings.part_rows
+        largest = self.largest_part
         note = header.input if header and isinstance(header.input, dict) else {}
         before = header.part_rows if header else 0
         # Units stay as they were: their fingerprints are those of the parts that are there.
@@ -199,82 +193,65 @@ class Job:
         self._cuts = [cut for cut in earlier if isinstance(cut, int) and cut > 0]
         self._cut = before or largest
         if rows and (not before or rows > MANY_PARTS * before):
-            slots = eligible_slots(self.client, self.spec)
+            slots = self.subject.slots(self.client)
             self._cut = min(largest, max(SMALLEST_PART, -(-rows // (slots * PARTS_PER_SLOT))))
         return self._cut
 
-    def predict_task(self) -> Predict:
-        """How rows are predicted; the types of the answers may still be unknown."""
-        types = declared_types(self.spec.outputs) if self.spec.outputs else None
-        return Predict(
-            self.spec,
-            self._input,
-            self.output,
-            types,
-            parameters=dict(self.parameters),
-            batch=self.batch,
-            on_error=self.on_error,
-        )
+    @property
+    def largest_part(self) -> int:
+        """Rows of a part at most, where the user does not say."""
+        return self.settings.part_rows_tokens if self.subject.tokens else self.settings.part_rows
 
-    def learn_types(self, source: Source, what: Predict) -> dict[str, pa.DataType]:
-        """Types of the answers: the model's word, or what it answers to the first rows."""
-        eligible_slots(self.client, self.spec)
+    def predict_task(self) -> Ask:
+        """How rows are predicted; the types of the answers may still be unknown."""
+        return self.subject.asked(self._input, self.output, self.on_error)
+
+    def learn_types(self, source: Source, what: Ask) -> dict[str, pa.DataType]:
+        """Types of the answers: the author's word, or what comes of the first rows."""
+        self.subject.slots(self.client)
         if what.types is not None:
             return dict(what.types)
-        # all nodes load at once, and one of them says what it answers with
-        nodes = call_control(self.client, "altlas_eligible", spec=self.spec.model_dump_json())["nodes"]
-        first, *others = [
-            self.client.submit(describe_model, self.spec, dict(self.parameters), key=self._key(), pure=False)
-            for _ in range(max(1, len(nodes)))
-        ]
-        try:
-            described = ask(first, self.settings.load_timeout)
-            types: dict[str, pa.DataType] | None = described["types"]
-            self.load_s = described["load_s"]
-        finally:
-            for other in others:  # a load that has begun goes on
-                other.release()
+        types, self.load_s = self.subject.describe(self.client, self.settings.load_timeout)
         if types is not None:
             return types
-        what, probed, why = replace(what, on_error="collect", output=None), 0, None
+        what, seen, why = replace(what, on_error="collect", output=None), 0, None
         for unit in source.units:
-            for probe in self._probes(unit, what, PROBE_LIMIT - probed):
-                probed += probe.rows_in
+            for probe in self._probes(unit, what, PROBE_LIMIT - seen):
+                seen += probe.rows_in
                 why = why or probe.fault
                 if probe.types is not None:
                     return probe.types
-            if probed >= PROBE_LIMIT:
+            if seen >= PROBE_LIMIT:
                 raise SpecError(
-                    f"model {self.spec.id!r} answered none of the first {probed:,} rows ({why}), so the "
-                    "type of its answers is unknown: mend the rows, or declare it, as in "
-                    'ModelSpec(outputs={"prediction": "string"})'
+                    f"{what.kind} {what.name!r} answered none of the first {seen:,} rows ({why}), so the "
+                    f"type of its answers is unknown: mend the rows, or declare it, as in {what.declare()}"
                 )
-        if not probed:
+        if not seen:
             raise EmptyInput("the input has no rows: there is nothing to predict; check the source")
         raise NothingPredicted(
-            f"model {self.spec.id!r} answered none of the {probed:,} rows ({why}): mend the rows, or choose "
+            f"{what.kind} {what.name!r} answered none of the {seen:,} rows ({why}): mend the rows, or choose "
             "another column"
         )
 
-    def _probes(self, unit: Unit, what: Predict, limit: int) -> Iterator[Probe]:
+    def _probes(self, unit: Unit, what: Ask, limit: int) -> Iterator[Probe]:
         """Predict the first rows of a unit, and more while these are wanted."""
         rows = unit.submit()
         try:
             start = 0
             while start < limit:
                 stop = min(start + (PROBE_STEP if start else PROBE_ROWS), limit)
-                future = self.client.submit(probe_rows, rows, start, stop, what, key=self._key(), pure=False)
+                future = self.subject.send(self.client, rows, start, stop, what, probed)
                 probe: Probe = ask(future, self.settings.load_timeout)
                 yield probe
                 if probe.rows_in < stop - start:
                     return
                 start = stop
         finally:
-            rows.release()
+            let_go(rows)
 
-    def digest(self, what: Predict) -> str:
-        """Fingerprint of what decides the answers: the model, its parameters, and its input."""
-        parts = [self.spec.fingerprint, dict(self.parameters), what.input.label()]
+    def digest(self, what: Ask) -> str:
+        """Fingerprint of what decides the answers: the model with its parameters, and its input."""
+        parts = [*self.subject.identity, what.input.label()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=tokenize).encode()).hexdigest()[:32]
 
     def _known_types(self, header: Header | None) -> dict[str, pa.DataType] | None:
@@ -283,9 +260,6 @@ class Job:
         if not isinstance(note, dict) or note.get("model") != self.digest(self.predict_task()):
             return None
         return _unpack(note.get("types"))
-
-    def _key(self) -> str:
-        return predict_key(self.spec.fingerprint)
 
 
 def _folder(given: str | Path) -> str | Path:

@@ -8,11 +8,11 @@ from typing import Any
 from distributed import Future
 
 from altlas_flow.cluster.plain import submit_task
+from altlas_flow.dataframe.answers import Ask, alone
 from altlas_flow.dataframe.job import Job
 from altlas_flow.dataframe.report import Plan, Tally
-from altlas_flow.dataframe.tasks import Predict, predict_rows
 from altlas_flow.dataframe.units import Source, measure
-from altlas_flow.dataframe.window import ask, eligible_slots
+from altlas_flow.dataframe.window import ask
 from altlas_flow.errors import EmptyInput, InputError
 
 
@@ -30,7 +30,7 @@ def plan(job: Job, rows: int) -> Plan:
     source = job.open()
     what = replace(job.predict_task(), on_error="collect")
     what = replace(what, types=job.learn_types(source, what))
-    slots = eligible_slots(job.client, job.spec)
+    slots = job.subject.slots(job.client)
     tally, sampled, faulty = Tally(), 0, 0
     futures = _sample(job, source, what, rows, slots)
     try:
@@ -48,7 +48,7 @@ def plan(job: Job, rows: int) -> Plan:
     load_s = max([job.load_s, *tally.load_s.values()])
     seconds = None if source.rows is None else source.rows / rate + load_s
     return Plan(
-        str(job.spec),
+        str(job.subject),
         source.rows,
         sampled,
         faulty,
@@ -61,7 +61,7 @@ def plan(job: Job, rows: int) -> Plan:
     )
 
 
-def _sample(job: Job, source: Source, what: Predict, rows: int, slots: int) -> list[Future[Any]]:
+def _sample(job: Job, source: Source, what: Ask, rows: int, slots: int) -> list[Future[Any]]:
     """Predictions of about `rows` rows from all over the source, at least two for each slot."""
     known, count = source.rows, len(source.units)
     wanted = 2 * slots if known is None else max(2 * slots, -(-rows * count // known))
@@ -82,9 +82,5 @@ def _sample(job: Job, source: Source, what: Predict, rows: int, slots: int) -> l
             size = take * (index + 1) // cuts - take * index // cuts
             start = measured.rows * index // cuts
             if size:
-                futures.append(
-                    job.client.submit(
-                        predict_rows, data, start, start + size, what, key=job._key(), pure=False
-                    )
-                )
+                futures.append(job.subject.send(job.client, data, start, start + size, what, alone))
     return futures

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+    from altlas_flow.pipeline.report import Report
+
 
 @dataclass
 class RunSummary:
@@ -41,6 +43,8 @@ class RunSummary:
         ``tokens`` or ``rows``: what `batch` counts; rows also where a number was asked for.
     truncated : int
         Inputs longer than the model reads, which were cut.
+    stages : Report or None
+        Of a pipeline: rows and time of each stage, in this run.
     """
 
     path: Path
@@ -58,6 +62,7 @@ class RunSummary:
     batch: dict[str, int] = field(default_factory=dict)
     unit: str = "rows"
     truncated: int = 0
+    stages: Report | None = None
 
     def table(self) -> list[tuple[str, str]]:
         """Lines of the summary: what, and how much."""
@@ -74,7 +79,8 @@ class RunSummary:
             if self.tokens_per_s:
                 lines.append(("tokens/s", f"{self.tokens_per_s:,.0f}"))
                 lines.append(("padding wasted", f"{self.padding:.1%}"))
-            lines.append(("batch budget", " and ".join(f"{b:,}" for b in budgets) + f" {self.unit}"))
+            if budgets:
+                lines.append(("batch budget", " and ".join(f"{b:,}" for b in budgets) + f" {self.unit}"))
             lines.append(("seconds loading", f"{self.load_s:.1f}"))
         if self.truncated:
             lines.append(("cut to length", f"{self.truncated:,}"))
@@ -82,17 +88,19 @@ class RunSummary:
         return lines
 
     def dead_letter_frame(self) -> pd.DataFrame:
-        """The rows put aside: row id, phase, error, type of error, model, node, start of the input."""
+        """The rows put aside: row id, phase, error, type of error, model, node, start of the input, stage."""
         from altlas_flow.dataframe.attempts import read_dead_letters
 
         frame: pd.DataFrame = read_dead_letters(self.path).to_pandas()
         return frame
 
     def __str__(self) -> str:
-        return _plain(self.table())
+        stages = f"\n\n{self.stages}" if self.stages is not None and self.rows_done else ""
+        return _plain(self.table()) + stages
 
     def _repr_html_(self) -> str:
-        return _html(self.table())
+        stages = self.stages._repr_html_() if self.stages is not None and self.rows_done else ""
+        return _html(self.table()) + stages
 
 
 @dataclass
@@ -127,6 +135,7 @@ class Plan:
     def table(self) -> list[tuple[str, str]]:
         """Lines of the plan: what, and how much."""
         budgets = " and ".join(f"{budget:,}" for budget in sorted(set(self.batch.values())))
+        budget = [("batch budget", f"{budgets} {self.unit}")] if budgets else []
         return [
             ("model", self.model),
             ("rows", "not known before they are read" if self.rows is None else f"{self.rows:,}"),
@@ -134,7 +143,7 @@ class Plan:
             ("slots", f"{self.slots:,}"),
             ("expected rows/s", f"{self.rows_per_s:,.1f}"),
             ("expected time", "unknown" if self.seconds is None else duration(self.seconds)),
-            ("batch budget", f"{budgets} {self.unit}"),
+            *budget,
             ("seconds loading", f"{self.load_s:.1f}"),
         ]
 
@@ -167,7 +176,8 @@ class Tally:
         self.truncated += stats["truncated"]
         self.predict_s[node] = self.predict_s.get(node, 0.0) + stats["predict_s"]
         self.load_s[node] = max(self.load_s.get(node, 0.0), stats["load_s"])
-        self.budget[node] = stats["budget"]
+        if stats["budget"]:
+            self.budget[node] = stats["budget"]
         if self.tokens and not stats["rows_limit"]:
             self.unit = "tokens"
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 from distributed import Client, Future
 
-from altlas_flow.cluster.plain import submit_rows, submit_task
+from altlas_flow.cluster.plain import submit_task
+from altlas_flow.dataframe.answers import Ask, Receipt
 from altlas_flow.dataframe.folder import OutputFolder, PartRecord
 from altlas_flow.dataframe.report import Progress, RunSummary, Tally
-from altlas_flow.dataframe.tasks import Predict, Receipt, make_part, predict_rows, write_part
+from altlas_flow.dataframe.rows import Given, let_go
+from altlas_flow.dataframe.subject import Subject
 from altlas_flow.dataframe.units import Part, Source, Unit, measure
 from altlas_flow.dataframe.window import Window
 from altlas_flow.errors import AltlasError, OutputMismatch, SourceError, one_line
@@ -29,11 +32,14 @@ class Runner:
     folder : OutputFolder
         Held by this job.
     source : Source
-    what : Predict
+    subject : Subject
+    what : Ask
     digest : str
-        Fingerprint of the model with its parameters and input.
+        Fingerprint of the subject with its parameters and input.
     cuts : sequence of int
         Rows of a part: what earlier runs cut units at, and last what new ones are cut at.
+    most : int, optional
+        Parts under way at once.
     """
 
     def __init__(
@@ -42,23 +48,30 @@ class Runner:
         settings: Settings,
         folder: OutputFolder,
         source: Source,
-        what: Predict,
+        subject: Subject,
+        what: Ask,
         digest: str,
         *,
         cuts: Sequence[int],
+        most: int | None = None,
     ) -> None:
         self.client, self.folder, self.source, self.what, self.digest = client, folder, source, what, digest
-        self.cuts = cuts
+        self.cuts, self.subject = cuts, subject
+        self.stages = subject.report()
         self.tally = Tally()
         self.window = Window(
-            client, what.spec, per_slot=settings.parts_in_flight, patience=settings.no_workers_timeout
+            client,
+            partial(subject.slots, client),
+            per_slot=settings.parts_in_flight,
+            patience=settings.no_workers_timeout,
+            most=most,
         )
         self.wanted: dict[str, tuple[str, str]] = {}
         self.skipped = 0
         self.rows_in = 0
         self._units = deque(source.units)
         self._parts: deque[Part] = deque()
-        self._reading: dict[Unit, Future[Any]] = {}
+        self._reading: dict[Unit, Given] = {}
         self._open_parts: Counter[Unit] = Counter()
         self._dropped = False
         self._schema: pa.Schema | None = None  # of the parts of this run, together
@@ -106,7 +119,7 @@ class Runner:
         """Give up what is under way, and let go of all rows on the cluster."""
         self.window.cancel()
         for rows in self._reading.values():
-            rows.release()
+            let_go(rows)
         self._reading.clear()
         self._units.clear()
         self._parts.clear()
@@ -119,10 +132,10 @@ class Runner:
 
         self.window.send(unit, submit)
 
-    def _rows(self, unit: Unit) -> Future[Any]:
-        """The task that reads a unit; again where its worker took the rows along."""
+    def _rows(self, unit: Unit) -> Given:
+        """The rows of a unit: the task that reads it, again where its worker took them along."""
         rows = self._reading.get(unit)
-        if rows is None or rows.status in ("lost", "cancelled", "error"):
+        if rows is None or (isinstance(rows, Future) and rows.status in ("lost", "cancelled", "error")):
             rows = self._reading[unit] = unit.submit()
         return rows
 
@@ -170,32 +183,9 @@ class Runner:
             self._reading.pop(unit, None)
 
     def _send(self, part: Part) -> None:
-        def submit() -> Future[Any]:
-            chunk = part.chunk
-            if chunk is not None and not (self.what.spec.resources or self.what.spec.labels):
-                return submit_rows(
-                    self.client,
-                    make_part,
-                    chunk,
-                    self.what,
-                    self.folder.attempts,
-                    part.name,
-                    fingerprint=self.what.spec.fingerprint,
-                    rows=part.stop - part.start,
-                )
-            rows = self._rows(part.unit)
-            predicted = submit_rows(
-                self.client,
-                predict_rows,
-                rows,
-                part.start,
-                part.stop,
-                self.what,
-                fingerprint=self.what.spec.fingerprint,
-                rows=part.stop - part.start,
-            )
-            return submit_task(self.client, write_part, predicted, self.folder.attempts, part.name)
-
+        rows = partial(self._rows, part.unit)
+        attempts = self.folder.attempts
+        submit = partial(self.subject.send_part, self.client, part, rows, self.what, attempts)
         self.window.send(part, submit)
 
     def _refuse_unlike(self, part: Part, receipt: Receipt) -> None:
@@ -239,6 +229,8 @@ class Runner:
         )
         self.folder.commit(record, receipt.attempt.path, receipt.dead.path if receipt.dead else None)
         self.tally.add(receipt.rows_in, receipt.stats)
+        if receipt.passed is not None:
+            self.stages.add_piece(receipt.passed.ends())
         self._open_parts[part.unit] -= 1
         if not self._open_parts[part.unit]:
             self._reading.pop(part.unit, None)
@@ -269,4 +261,4 @@ class Runner:
         summary.rows_per_s = tally.rows_in / max(seconds, 1e-9)
         summary.tokens_per_s = tally.tokens / max(seconds, 1e-9)
         summary.padding, summary.batch, summary.unit = tally.padding, dict(tally.budget), tally.unit
-        summary.truncated = tally.truncated
+        summary.truncated, summary.stages = tally.truncated, self.stages

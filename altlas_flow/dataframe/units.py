@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from distributed import Client, Future
 
-from altlas_flow.cluster.plain import scatter, submit_task
+from altlas_flow.cluster.plain import submit_task
 from altlas_flow.dataframe.frames import columns_of, frame_schema, keeps_index, to_rows
+from altlas_flow.dataframe.rows import Given, Rows, give, read_rows
 from altlas_flow.dataframe.sources import (
     Chunk,
     check_schemas,
@@ -29,7 +30,6 @@ from altlas_flow.dataframe.sources import (
     scan,
     short_names,
 )
-from altlas_flow.dataframe.tasks import Rows, read_rows
 from altlas_flow.dataframe.window import ask
 from altlas_flow.errors import EmptyInput, SourceError
 
@@ -57,7 +57,7 @@ class Unit:
     slug : str
         How the names of its parts start; the same for the same piece of the same input.
     submit : callable
-        Submits the task that yields its `Rows`.
+        Gives its `Rows`, as a rule as the task that reads them.
     measured : Measured or None
         None where only reading it tells.
     chunk : Chunk or None
@@ -65,7 +65,7 @@ class Unit:
     """
 
     slug: str
-    submit: Callable[[], Future[Any]]
+    submit: Callable[[], Given]
     first_row: int = 0
     measured: Measured | None = None
     chunk: Chunk | None = None
@@ -234,7 +234,7 @@ def _pandas_frame(client: Client, frame: pd.DataFrame, part_rows: int, needed: S
         units.append(
             Unit(
                 "frame",
-                partial(scatter, client, piece),
+                partial(give, client, piece),
                 start,
                 measure(piece),
             )

@@ -97,16 +97,27 @@ class Window:
     Parameters
     ----------
     client : distributed.Client
-    spec : ModelSpec
-        Whose eligible nodes give the number.
+    slots : callable
+        How many there are now for the work; raises `NoEligibleNode` where there is none.
     per_slot : int
         Pieces under way for each slot.
     patience : float
         Seconds without any node that could do the work before giving up.
+    most : int, optional
+        Pieces under way at once, however many slots there are.
     """
 
-    def __init__(self, client: Client, spec: ModelSpec, *, per_slot: int, patience: float) -> None:
-        self.client, self.spec, self.per_slot, self.patience = client, spec, per_slot, patience
+    def __init__(
+        self,
+        client: Client,
+        slots: Callable[[], int],
+        *,
+        per_slot: int,
+        patience: float,
+        most: int | None = None,
+    ) -> None:
+        self.client, self.per_slot, self.patience, self.most = client, per_slot, patience, most
+        self._slots = slots
         self._ended: queue.SimpleQueue[tuple[Any, Answer[Any]]] = queue.SimpleQueue()
         self._flying: dict[Any, tuple[Future[Any], Answer[Any], Callable[[], Future[Any]], int]] = {}
         self._loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop  # type: ignore[union-attr]
@@ -220,7 +231,8 @@ class Window:
         if self.client.status != "running":
             raise ClusterLost("the scheduler went away: start it again, and run the same again")
         try:
-            self._capacity = self.per_slot * eligible_slots(self.client, self.spec)
+            slots = self._slots()
+            self._capacity = self.most or self.per_slot * slots
             self._able_at = now
         except NoEligibleNode:
             if now - self._able_at > self.patience:

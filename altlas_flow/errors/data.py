@@ -60,15 +60,19 @@ class BadRow(InputError):
         The model's id.
     cause : str
         What went wrong, in one line.
+    stage : str, optional
+        Of a pipeline.
     """
 
-    def __init__(self, row_id: str, phase: str, model: str, cause: str) -> None:
+    def __init__(self, row_id: str, phase: str, model: str, cause: str, stage: str | None = None) -> None:
         self.row_id, self.phase, self.model, self.cause = row_id, phase, model, one_line(cause)
-        super().__init__(row_id, phase, model, self.cause)
+        self.stage = stage
+        super().__init__(row_id, phase, model, self.cause, stage)
 
     def text(self) -> str:
+        at = f" of stage {self.stage!r}" if self.stage else ""
         return (
-            f"row {self.row_id} failed at {self.phase} with model {self.model!r}: {self.cause}: "
+            f"row {self.row_id} failed at {self.phase}{at} with model {self.model!r}: {self.cause}: "
             'mend the row; flow.map and flow.run collect such rows with on_error="collect"'
         )
 

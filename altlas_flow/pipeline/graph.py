@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from distributed import Client, Future
 
 from altlas_flow.cluster.keys import ANNOTATION, passage_key, predict_key
 from altlas_flow.cluster.ledger import IN_SPAN
-from altlas_flow.pipeline.step import Compiled
+from altlas_flow.pipeline.stage import INPUT
+from altlas_flow.pipeline.step import Compiled, Step
 from altlas_flow.pipeline.tasks import run_stage
 
 
@@ -45,6 +47,37 @@ class Way:
     exclude: Mapping[str, frozenset[str]] | None = None
 
 
+@dataclass(frozen=True)
+class Own:
+    """What a caller has done before the first step of a piece, or after the last ones.
+
+    It becomes a task that runs anywhere; or a part of the one step's beside it, where that may run anywhere
+    as well: then Dask has one task less to think of.
+
+    Attributes
+    ----------
+    function : callable
+        After the last steps: it gets the `StageRows` of `steps` behind `args`.
+    args : tuple
+        Futures among them stand for their results.
+    steps : tuple of str
+        After the last steps: whose outcomes it takes.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    steps: tuple[str, ...] = ()
+
+    def task(self, key: str | None, *more: Any) -> Task:
+        """The task, or a piece of one."""
+        given = [TaskRef(one.key) if isinstance(one, Future) else one for one in self.args]
+        return Task(key, self.function, *given, *more)
+
+    def key(self) -> str:
+        """Known to the scheduler plugin for ours."""
+        return f"altlas-{self.function.__name__}-{uuid.uuid4().hex}"
+
+
 def send(
     client: Client,
     compiled: Compiled,
@@ -71,20 +104,85 @@ def send(
         Of each step; they have to be released, or what they stand for stays on the cluster.
     """
     wanted = list(compiled.steps if steps is None else steps)
-    name_of = predict_key if way.lenient else passage_key
-    keys = {name: name_of(compiled.steps[name].spec.fingerprint) for name in wanted}
-    layers: dict[str, Any] = {}
-    before: dict[str, set[str]] = {}
+    drawn = _Drawn(compiled, wanted, way)
     for name in wanted:
-        step = compiled.steps[name]
-        inner = [need for need in step.needs if need in keys]
-        given = [TaskRef(keys[need]) if need in keys else known[need] for need in step.needs]
-        task = Task(keys[name], run_stage, compiled.packed[name], way.lenient, way.priority, *given)
-        layers[keys[name]] = MaterializedLayer({keys[name]: task}, annotations=said_of(name, way))
-        before[keys[name]] = {keys[need] for need in inner}
-    graph = HighLevelGraph(layers, before)
-    futures = client.get(graph, list(keys.values()), sync=False, priority=way.priority)
-    return dict(zip(keys, futures, strict=True))
+        drawn.step(name, known)
+    futures = client.get(drawn.graph(), list(drawn.keys.values()), sync=False, priority=way.priority)
+    return dict(zip(drawn.keys, futures, strict=True))
+
+
+def send_through(client: Client, compiled: Compiled, first: Own, last: Own, way: Way) -> Future[Any]:
+    """Send a piece through all steps as one graph; what is between them goes as soon as it was used.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    compiled : Compiled
+    first : Own
+        Makes the `StageRows` that the pipeline is given.
+    last : Own
+        Takes outcomes of steps, and gives the result.
+    way : Way
+
+    Returns
+    -------
+    Future
+        Of the result.
+    """
+    drawn = _Drawn(compiled, compiled.steps, way)
+    takers = [step for step in compiled.steps.values() if INPUT in step.needs]
+    if len(takers) == 1 and _anywhere(takers[0]):
+        given: Any = first.task(None)
+    else:
+        given = drawn.own(first)
+    end = last.steps[0] if len(last.steps) == 1 else None
+    alone = end is not None and compiled.last == (end,) and _anywhere(compiled.steps[end])
+    for name in compiled.steps:
+        drawn.step(name, {INPUT: given}, then=last if alone and name == end else None)
+    result = drawn.keys[end] if alone and end else drawn.own(last).key
+    (future,) = client.get(drawn.graph(), [result], sync=False, priority=way.priority)
+    return future  # type: ignore[no-any-return]
+
+
+class _Drawn:
+    """The tasks of a piece, as they are drawn."""
+
+    def __init__(self, compiled: Compiled, steps: Iterable[str], way: Way) -> None:
+        self.compiled, self.way = compiled, way
+        name_of = predict_key if way.lenient else passage_key
+        self.keys = {name: name_of(compiled.steps[name].spec.fingerprint) for name in steps}
+        self._layers: dict[str, Any] = {}
+        self._before: dict[str, set[str]] = {}
+
+    def graph(self) -> HighLevelGraph:
+        return HighLevelGraph(self._layers, self._before)
+
+    def step(self, name: str, known: Mapping[str, Any], then: Own | None = None) -> None:
+        """Add a step; `then` is done in its task."""
+        keys, way = self.keys, self.way
+        needs = self.compiled.steps[name].needs
+        given = [TaskRef(keys[need]) if need in keys else known[need] for need in needs]
+        packed = self.compiled.packed[name]
+        key = keys[name] if then is None else None
+        task = Task(key, run_stage, packed, way.lenient, way.priority, *given)
+        if then is not None:
+            task = then.task(keys[name], task)
+        self._add(keys[name], task, said_of(name, way))
+
+    def own(self, own: Own) -> TaskRef:
+        """Add a task of the caller's."""
+        key = own.key()
+        self._add(key, own.task(key, *(TaskRef(self.keys[name]) for name in own.steps)), None)
+        return TaskRef(key)
+
+    def _add(self, key: str, task: Task, annotations: dict[str, Any] | None) -> None:
+        self._layers[key] = MaterializedLayer({key: task}, annotations=annotations)
+        self._before[key] = {str(one) for one in task.dependencies if one in self._layers}
+
+
+def _anywhere(step: Step) -> bool:
+    """Whether all workers can do a step, so that rows may be put together and written there too."""
+    return not (step.spec.resources or step.spec.labels)
 
 
 def said_of(name: str, way: Way) -> dict[str, Any]:

@@ -64,6 +64,9 @@ class Step:
     def label(self) -> list[Any]:
         """What decides its outputs, as JSON can hold it."""
         functions = [None if one is None else digest_callable(one) for one in (self.inputs, self.when)]
+        # a pydantic model is known by its schema: it fills caches of its own as it is used
+        schema = getattr(self.validator, "model_json_schema", None)
+        own = self.validator and (schema() if schema is not None else digest_callable(self.validator))
         return [
             self.name,
             self.spec.fingerprint,
@@ -71,6 +74,7 @@ class Step:
             list(self.labels),
             list(self.needs),
             functions,
+            own,
             self.optional,
             self.each,
         ]

@@ -369,7 +369,10 @@ class StageWork:
     def _fail(
         self, row: int, error: BaseException, *, cause: BaseException | None = None, phase: str = "predict"
     ) -> None:
-        typed = portable(self.step.spec.id, error)
+        if isinstance(error, AltlasError) and error.kinds:
+            typed = error  # it knows already what caused it
+        else:
+            typed = portable(self.step.spec.id, error)
         if cause is not None:
             typed.kinds = kinds_of(cause)
         self.faults.setdefault(row, Fault(self.step.name, self.step.spec.id, self.node, typed, phase))
