@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Sampler:
     pids : iterable of int
     """
 
-    def __init__(self, pids: Any) -> None:
+    def __init__(self, pids: Iterable[int]) -> None:
         import psutil
 
         self._processes = [psutil.Process(pid) for pid in pids]
@@ -82,16 +83,14 @@ class Sampler:
             self._over.wait(LOOK)
 
 
-def measure(folder: Path, inputs: int, bounded: bool) -> Peak:
-    """The peak of one pipeline over so many inputs, on workers that have just started.
+def measure(folder: Path, sizes: Sequence[int], bounded: bool) -> list[Peak]:
+    """The peaks of one pipeline over so many inputs, one after the other, on workers that have just started.
 
     Raises
     ------
     ValueError
         Where an answer is wrong.
     """
-    import pandas as pd
-
     import altlas_flow as af
 
     pipeline = af.Pipeline(
@@ -103,23 +102,26 @@ def measure(folder: Path, inputs: int, bounded: bool) -> Peak:
         id="bounded",
         outputs={"total": "double"},
     )
-    most = PIECES if bounded else UNBOUNDED
     # as Dask's nannies have it: what is freed goes back to the system
     environment = {"MALLOC_TRIM_THRESHOLD_": "65536"}
     with (
         _programs.cluster(folder, dict.fromkeys(WORKERS, environment)) as programs,
         af.connect(programs.scheduler_file) as flow,
     ):
-        flow.map(_frame(WARM_UP), pipeline, input="number", part_rows=ROWS, max_in_flight=PIECES)
-        frame: pd.DataFrame = _frame(inputs)
-        with Sampler(flow.client.run(os.getpid).values()) as sampler:
-            idle = sampler.now()
-            start = time.perf_counter()
-            found = flow.map(frame, pipeline, input="number", part_rows=ROWS, max_in_flight=most)
-            took = time.perf_counter() - start
-    expected = [2.0 * NUMBERS * number for number in range(inputs)]
-    if found["total"].tolist() != expected:
-        raise ValueError("the totals are wrong")
+        pids = flow.client.run(os.getpid).values()
+        _run(flow, pipeline, WARM_UP, PIECES, pids)
+        return [_run(flow, pipeline, inputs, PIECES if bounded else UNBOUNDED, pids) for inputs in sizes]
+
+
+def _run(flow: Any, pipeline: Any, inputs: int, most: int, pids: Iterable[int]) -> Peak:
+    frame = _frame(inputs)
+    with Sampler(pids) as sampler:
+        idle = sampler.now()
+        start = time.perf_counter()
+        found = flow.map(frame, pipeline, input="number", part_rows=ROWS, max_in_flight=most)
+        took = time.perf_counter() - start
+    if found["total"].tolist() != [2.0 * NUMBERS * number for number in range(inputs)]:
+        raise ValueError(f"the totals of {inputs:,} inputs are wrong")
     return Peak(sampler.most, idle, took)
 
 

@@ -116,7 +116,7 @@ def chain(chunk: int, timeout: float) -> Iterator[Chain]:
     with (
         dask.config.set({"altlas.envelope-rows": chunk}),
         af.connect(workers=WORKERS, threads_per_worker=1) as flow,
-        LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield Chain(flow, client, chunk, timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,9 @@ def test_every_contestant_of_the_chain_answers_each_input(flow: Any, name: str) 
 def test_the_growth_of_memory_is_told_as_a_ratio_and_for_each_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(folder: Path, inputs: int, bounded: bool) -> _bounded.Peak:
+    def measured(folder: Path, sizes: Sequence[int], bounded: bool) -> list[_bounded.Peak]:
         assert folder.is_dir()
-        return _bounded.Peak(300.0 if bounded else 300.0 + inputs, 280.0, 1.0)
+        return [_bounded.Peak(300.0 if bounded else 300.0 + inputs, 280.0, 1.0) for inputs in sizes]
 
     monkeypatch.setattr(_bounded, "measure", measured)
     found = Findings("composition", "")
