@@ -42,10 +42,10 @@ BENCHMARK = "composition"
 #: Argument -> its default, and that of --quick.
 _SIZES: dict[str, tuple[float, float]] = {
     "runs": (3, 1),
-    "rounds": (8, 4),
+    "rounds": (6, 3),
     "chunk": (256, 256),
     "memory_runs": (2, 1),
-    "hedging_seconds": (14.0, 6.0),
+    "hedging_seconds": (10.0, 5.0),
 }
 
 
@@ -107,15 +107,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--sections", type=_names, default=[*BARS], help=f"some of {','.join(BARS)} (default: all)"
     )
     parser.add_argument("--runs", type=int, help="of first, chain and hedging (default: 3; quick: 1)")
-    parser.add_argument("--rounds", type=int, help="of a run of first, and of losers (default: 8; quick: 4)")
+    parser.add_argument("--rounds", type=int, help="of a run of first, and of losers (default: 6; quick: 3)")
     parser.add_argument("--chunk", type=int, help="inputs to a piece of chain (default: 256)")
     parser.add_argument("--memory-runs", type=int, help="of memory (default: 2; quick: 1)")
     parser.add_argument(
-        "--hedging-seconds", type=float, help="of a run of each contestant of hedging (default: 14; quick: 6)"
+        "--hedging-seconds", type=float, help="of a run of each contestant of hedging (default: 10; quick: 5)"
     )
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one run of chain")
     parser.add_argument("--json", help="file for the figures, one JSON object a line")
-    parser.add_argument("--quick", action="store_true", help="within 90 seconds: small")
+    parser.add_argument("--quick", action="store_true", help="small, within two minutes")
     args = parser.parse_args(argv)
     for name, (full, quick) in _SIZES.items():
         if getattr(args, name) is None:
