@@ -169,6 +169,15 @@ def test_cascades_stand_in_cascades_and_in_pipelines(flow):
     assert ask(flow, pipeline, [0, 4, 6]).outputs == [1, "middle", 1]
 
 
+def test_over_frames_each_part_of_an_explained_answer_is_a_column(flow):
+    pd = pytest.importorskip("pandas")
+    cascade = af.cascade(lambda n: 1 - n / 10, lambda n: float(n), accept=0.7, explain=True)
+    found = flow.map(pd.DataFrame({"n": [1, 9, 2]}), cascade, input="n")
+    assert found["answer"].tolist() == [0.9, 9.0, 0.8]
+    assert found["answered_by"].tolist() == ["small", "large", "small"]
+    assert found["score"].tolist() == pytest.approx([0.9, 0.1, 0.8])
+
+
 # ---------------------------------------------------------------- calibration
 
 
