@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from altlas_flow.aggregation import average, vote
@@ -20,6 +20,9 @@ pytestmark = pytest.mark.timeout(60)
 SCORES = st.one_of(
     st.none(), st.just(math.nan), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.floats(0, 1)
 )
+# a busy machine is slow at drawing rows, too
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 WORTH = st.sampled_from([0.0, 0.5, 1.0])
 ROWS = st.lists(st.tuples(SCORES, WORTH, WORTH), min_size=1, max_size=30)
 
@@ -40,6 +43,7 @@ def curve(rows):
     return curve_of(*zip(*rows, strict=True))
 
 
+@unhurried
 @given(ROWS)
 def test_the_curve_tells_what_a_cascade_does_at_each_threshold(rows):
     points = curve(rows)
@@ -58,6 +62,7 @@ def chosen_for(points, target):
         return error
 
 
+@unhurried
 @given(ROWS, st.floats(0, 1))
 def test_a_share_is_never_exceeded_and_used_as_far_as_scores_allow(rows, wanted):
     found = chosen_for(curve(rows), wanted)
@@ -69,6 +74,7 @@ def test_a_share_is_never_exceeded_and_used_as_far_as_scores_allow(rows, wanted)
     assert share == found.share == max(possible)
 
 
+@unhurried
 @given(ROWS, st.floats(0, 1))
 def test_a_quality_is_reached_with_the_fewest_large_calls(rows, wanted):
     found = chosen_for(curve(rows), {"quality": wanted})
