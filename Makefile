@@ -17,12 +17,12 @@ TEXTS ?=
 COLUMN ?= text
 BENCH_FLAGS ?=
 
-.PHONY: help setup demo test test-all check bench bench-requests bench-operations bench-setup clean
+.PHONY: help setup demo test test-all check bench bench-requests bench-operations bench-composition bench-setup clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
-	@echo "also: make setup, make test-all, make bench-setup, make bench TEXTS=FILE COLUMN=NAME, make bench-requests, make bench-operations, make clean"
+	@echo "also: make setup, make test-all, make bench-setup, make bench TEXTS=FILE COLUMN=NAME, make bench-requests, make bench-operations, make bench-composition, make clean"
 
 setup: $(STAMP)
 
@@ -74,6 +74,9 @@ bench-requests: setup
 
 bench-operations: setup
 	@$(PY) benchmarks/operations.py $(BENCH_FLAGS)
+
+bench-composition: setup
+	@$(PY) benchmarks/composition.py $(BENCH_FLAGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

@@ -90,7 +90,8 @@ class Pipelines(ABC):
         self._check_open()
         of_requests(requests, dependencies)  # what is wrong with them is said before a file is read
         pipeline = of_requests([self._with_files(request) for request in requests], dependencies)
-        handle = self._ask_pipeline(pipeline, None, deadline=deadline, keep=True)
+        # the requests have their inputs: one row of nothing passes through
+        handle = self._ask_pipeline(pipeline, (), deadline=deadline, keep=True)
         return IndexedHandle(handle, list(requests))
 
     def _with_files(self, request: InferenceRequest) -> InferenceRequest:

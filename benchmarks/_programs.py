@@ -33,6 +33,11 @@ class Programs:
     scheduler: int
 
 
+def labelled(**labels: str) -> dict[str, str]:
+    """Environment variables of a worker that has these labels."""
+    return {"DASK_ALTLAS__LABELS": repr(labels)}
+
+
 @contextmanager
 def cluster(folder: Path, workers: Mapping[str, Mapping[str, str]]) -> Iterator[Programs]:
     """Start a scheduler and workers of one thread; end them.

@@ -54,3 +54,41 @@ def stamp(rows: list[Any]) -> list[Any]:
         stamped.append([row, time.time()])
         time.sleep(0.005)
     return stamped
+
+
+def dawdle(rows: list[Any], *, seconds: float) -> list[Any]:
+    """A model that only waits, once for all its rows, and cannot be interrupted."""
+    time.sleep(seconds)
+    return rows
+
+
+def note(rows: list[str], *, name: str) -> list[str]:
+    """A model that writes its name into the file that is its row: whoever wants to know sees that it ran."""
+    for row in rows:
+        with open(row, "a", encoding="utf-8") as stream:
+            stream.write(f"{name}\n")
+    return rows
+
+
+#: Numbers of 8 bytes that `blow_up` makes of one: 1 MB.
+NUMBERS = 125_000
+#: Seconds that `total` takes longer for a row than the stages before it: what they make piles up, if it may.
+TOTAL_SECONDS = 0.004
+
+
+def blow_up(row: float) -> Any:
+    """A stage whose output is 1 MB."""
+    import numpy as np
+
+    return np.full(NUMBERS, row)
+
+
+def double(row: Any) -> Any:
+    """A stage that takes 1 MB, and gives another."""
+    return row * 2
+
+
+def total(row: Any) -> float:
+    """A stage that gives one number for 1 MB."""
+    time.sleep(TOTAL_SECONDS)
+    return float(row.sum())

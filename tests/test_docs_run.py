@@ -1,4 +1,4 @@
-"""What the README shows works.
+"""What the README and the pages beside it show works.
 
 - The ```python blocks are run in their order, as one script, in an empty folder.
 - After it, in the same folder, each command line of ```console and ```bash blocks that begins with
@@ -30,7 +30,7 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+PAGES = ("README.md", "docs/composition.md", "docs/models.md")
 _BLOCK = re.compile(
     r"^(?:<!--(?P<note>[^\n]*?)-->\n)?```(?P<language>\w+)[^\n]*\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -86,16 +86,17 @@ def is_ours(command: str) -> bool:
     return command.startswith(("altlas-flow", "dask altlas"))
 
 
-@pytest.fixture(scope="module")
-def blocks() -> list[Block]:
-    assert README.is_file(), "there is no README.md"
-    return blocks_of(README.read_text(encoding="utf-8"))
+@pytest.fixture(scope="module", params=PAGES)
+def blocks(request: pytest.FixtureRequest) -> list[Block]:
+    page = ROOT / request.param
+    assert page.is_file(), f"there is no {request.param}"
+    return blocks_of(page.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, blocks: list[Block]) -> Path:
     """A folder with the files that the blocks ask for, in which all of them run."""
-    folder = tmp_path_factory.mktemp("readme")
+    folder = tmp_path_factory.mktemp("page")
     for name in sorted({name for block in blocks for name in block.files}):
         write_files(folder, name)
     return folder
@@ -147,27 +148,30 @@ def execute(command: list[str], folder: Path, timeout: float = 240) -> str:
     return done.stdout
 
 
-def test_the_readme_has_blocks_of_both_kinds(blocks):
+def test_the_readme_has_blocks_of_both_kinds():
+    check_kinds(blocks_of((ROOT / "README.md").read_text(encoding="utf-8")))
+
+
+def check_kinds(blocks: list[Block]) -> None:
     assert [block for block in python_of(blocks) if not block.skipped], "no ```python block that runs"
     assert [c for c, block in commands_of(blocks) if is_ours(c) and not block.skipped], "no command that runs"
 
 
 @pytest.mark.timeout(300)
-def test_python_blocks_and_commands_of_the_readme_run(blocks, folder):
+def test_python_blocks_and_commands_run(blocks, folder):
     parts = [block.body for block in python_of(blocks) if not block.skipped]
     assert parts
-    script = folder / "readme.py"
+    script = folder / "page.py"
     script.write_text("\n".join(parts), encoding="utf-8")
     execute([sys.executable, script.name], folder)
-    ours = [command for command, block in commands_of(blocks) if is_ours(command) and not block.skipped]
-    assert ours
-    for command in ours:
-        execute(["bash", "-c", f"set -euo pipefail\n{command}"], folder)
+    for command, block in commands_of(blocks):
+        if is_ours(command) and not block.skipped:
+            execute(["bash", "-c", f"set -euo pipefail\n{command}"], folder)
 
 
 def test_python_blocks_that_are_not_run_compile(blocks):
     for block in python_of(blocks):
-        compile(block.body, "README.md", "exec")
+        compile(block.body, "a page", "exec")
 
 
 def test_options_of_commands_that_are_not_run_exist(blocks, folder):
@@ -228,7 +232,7 @@ def test_blocks_are_found_with_their_comments_and_commands():
 
 def test_a_text_without_blocks_has_none_and_would_fail():
     with pytest.raises(AssertionError, match="no ```python block"):
-        test_the_readme_has_blocks_of_both_kinds(blocks_of("# Title\n\nText only.\n"))
+        check_kinds(blocks_of("# Title\n\nText only.\n"))
 
 
 def test_a_comment_that_is_not_understood_is_an_error():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from altlas_flow.errors import AltlasError, StageFailed, one_line
+from altlas_flow.pipeline.report import Report
 from altlas_flow.pipeline.rows import Fault, Note, StageRows
 from altlas_flow.pipeline.step import Compiled
 from altlas_flow.records import InferenceResponse, Trace
@@ -110,9 +111,18 @@ class PipelineResult(Mapping[str, InferenceResponse]):
         return self._notes
 
     @property
-    def pieces(self) -> Sequence[StageRows]:
-        """What was fetched of the piece that it travelled in."""
-        return list(self._rows.values())
+    def report(self) -> Report:
+        """Time and rows of each stage, of the piece that it travelled in: maybe with other requests."""
+        report = Report(self.pipeline)
+        report.add_piece(self._rows.values())
+        return report
+
+    def mermaid(self) -> str:
+        """The pipeline as Mermaid text, with time and rows of each stage."""
+        return self.pipeline.mermaid(self.report)
+
+    def _repr_html_(self) -> str:
+        return self.pipeline.svg(self.report)
 
     def _output(self, row: int) -> Any:
         values = [_value(self._rows[name], row) for name in self._compiled.ends]

@@ -31,6 +31,7 @@ from altlas_flow.errors import (
     located,
 )
 from altlas_flow.models.faults import of_the_node
+from altlas_flow.models.files import names_files
 from altlas_flow.models.host import ModelHost
 from altlas_flow.models.watch import Watch
 from altlas_flow.models.work import Predictions
@@ -223,7 +224,12 @@ class StageWork:
         cache = cache_for(self.step.cache)
         if cache is None:
             return self._ask(inputs, at, how)
-        keys = [key_of(self.step.spec.fingerprint, self.step.parameters, value) for value in inputs]
+        spec = self.step.spec
+        keys = [
+            # a file that is read here is not in the input that names it
+            None if names_files(spec, [value]) else key_of(spec.fingerprint, self.step.parameters, value)
+            for value in inputs
+        ]
         found = [ABSENT if key is None else cache.get(key) for key in keys]
         absent = [place for place, answer in enumerate(found) if answer is ABSENT]
         self.note.cached = frozenset(at[place] for place, answer in enumerate(found) if answer is not ABSENT)

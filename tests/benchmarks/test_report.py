@@ -15,6 +15,7 @@ from benchmarks import (
     _texts,
     _unequal,
     batch_inference,
+    composition,
     operations,
     overhead,
     requests,
@@ -211,6 +212,6 @@ def test_an_unknown_contestant_ends_with_code_2(capsys: pytest.CaptureFixture[st
     assert overhead.main(["--contestants", "nobody"]) == 2
     assert requests.main(["--contestants", "nobody"]) == 2
     assert capsys.readouterr().err.count("unknown contestant 'nobody'") == 3
-    for benchmark in (requests, operations):
+    for benchmark in (requests, operations, composition):
         assert benchmark.main(["--sections", "nothing"]) == 2
         assert "unknown section 'nothing'" in capsys.readouterr().err

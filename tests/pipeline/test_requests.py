@@ -425,3 +425,17 @@ def test_nothing_of_a_pipeline_stays_on_the_cluster(flow):
     while flow.client.run_on_scheduler(kept):
         assert time.monotonic() < end
         time.sleep(0.02)  # nothing announces it
+
+
+def test_what_was_done_is_shown_with_time_and_rows(flow):
+    pipeline = Pipeline(
+        [Stage("up", function=str.upper), Stage("<size>"[1:5], function=len, after="up")], id="<b>"
+    )
+    found = ask(flow, pipeline, ["a", "bc"])
+    assert [(stage.name, stage.rows, stage.failed) for stage in found.report.stages] == [
+        ("up", 2, 0),
+        ("size", 2, 0),
+    ]
+    html = found._repr_html_()
+    assert "<svg" in html and "2 rows" in html and "<b>" not in html
+    assert "2 rows" in found.mermaid()
