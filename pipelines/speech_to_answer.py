@@ -29,7 +29,6 @@ import click
 
 import altlas_flow as af
 from altlas_flow.errors import AltlasError
-from altlas_flow.pipeline.report import Report
 
 if not __package__:  # run as a file: its neighbours are found from the project's root, here and by workers
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -119,10 +118,8 @@ def main(audio: str | None, file: Path, scheduler: str | None, debug: bool) -> N
         raise SystemExit(2) from error
     click.echo(f"heard:  {found.outputs_of('hear')}")
     click.echo(f"answer: {found.outputs}\n")
-    report = Report(found.pipeline)
-    report.add_piece(found.pieces)
-    click.echo(f"{report}\n")
-    click.echo(found.pipeline.mermaid(report))
+    click.echo(f"{found.report}\n")
+    click.echo(found.mermaid())
 
 
 if __name__ == "__main__":
