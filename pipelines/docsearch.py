@@ -1,4 +1,7 @@
-"""Search the docstrings of the packages installed here: gather, embed, ask.
+"""Search the docstrings of the packages installed here: two pipelines, one over rows and one over questions.
+
+What is gathered passes through ``read -> embed -> index`` into a folder of vectors, and a question through
+``read -> embed -> search`` to the docstrings that are nearest to it.
 
 ::
 
@@ -6,6 +9,7 @@
     python pipelines/docsearch.py --query "join two tables on a key"
     python pipelines/docsearch.py --all                  # every docstring: half an hour on 2 cores
     python pipelines/docsearch.py --all --query "sparse matrices"
+    python pipelines/docsearch.py --show                 # both pipelines as Mermaid flowcharts
 
 The sources are read with `ast`, nothing is imported. What was embedded already is not embedded again.
 """
@@ -14,8 +18,10 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,12 +50,15 @@ if not __package__:  # run as a file: its neighbours are found from the project'
 from pipelines.docstrings import gather
 
 if TYPE_CHECKING:
-    from altlas_flow import ModelSpec, RunSummary
+    from altlas_flow import Flow, ModelSpec, Pipeline, RunSummary
 
 #: What `make demo` embeds: packages whose answers please, and so many of their docstrings that it
 #: ends within about two minutes on 2 cores.
 SLICE_PACKAGES = ("dask", "distributed", "numpy", "pandas")
 SLICE_ROWS = 3500
+
+#: Seconds that a question may take, with loading the model.
+LIMIT = 300.0
 
 #: What the demo asks at the end.
 EXAMPLES = (
@@ -118,27 +127,93 @@ def model_spec(name: str) -> ModelSpec:
     return af.ModelSpec(id="minilm", task="feature-extraction", source=str(MODEL_DIR))
 
 
-def embed(source: Path, to: Path, spec: ModelSpec, *, workers: int | None = None) -> RunSummary:
-    """Embed the docstrings of a folder on an embedded cluster; only what is missing is done.
+def words(texts: Sequence[str]) -> list[str]:
+    """What is embedded of texts: their words; how they were laid out says nothing to the model."""
+    return [" ".join(text.split()) for text in texts]
+
+
+def unit(vectors: Sequence[Any]) -> list[np.ndarray]:
+    """Vectors of length 1 as float32: the dot product of two of them is their cosine."""
+    found = np.asarray(vectors, dtype=np.float32)
+    return list(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12))
+
+
+def embedding(spec: ModelSpec) -> Pipeline:
+    """From a docstring to its vector in the index."""
+    return af.Pipeline(
+        [
+            af.Stage("read", function=words, batched=True),
+            af.Stage("embed", model=spec, after="read"),
+            af.Stage("index", function=unit, batched=True, after="embed"),
+        ],
+        id="docsearch",
+    )
+
+
+def asking(spec: ModelSpec, embedded: Path, *, top: int = 10) -> Pipeline:
+    """From a question to the `top` docstrings of a folder that are nearest to it."""
+    return af.Pipeline(
+        [
+            af.Stage("read", function=words, batched=True),
+            af.Stage("embed", model=spec, after="read"),
+            af.Stage(
+                "search",
+                function=nearest,
+                batched=True,
+                after="embed",
+                parameters={"folder": str(embedded.absolute()), "top": top},
+            ),
+        ],
+        id="ask",
+    )
+
+
+def nearest(vectors: Sequence[Any], *, folder: str, top: int) -> list[list[dict[str, Any]]]:
+    """For each vector the docstrings of a folder that are nearest to it, nearest first.
+
+    Raises
+    ------
+    OutputMismatch
+        Where the folder holds vectors of another length.
+    """
+    table = pq.read_table(folder, columns=["name", "file", "line", "text", "embedding"]).combine_chunks()
+    column = table.column("embedding").combine_chunks()
+    index = np.asarray(column.flatten(), dtype=np.float32).reshape(len(column), -1)
+    asked = np.stack(unit(vectors))
+    if asked.shape[1] != index.shape[1]:
+        raise OutputMismatch(
+            f"{folder} holds embeddings of {index.shape[1]} numbers, but the model makes {asked.shape[1]}: "
+            "give the model that it was made with (--model), or another folder (--to)"
+        )
+    answers = []
+    for scores in asked @ index.T:
+        best = np.argsort(-scores, kind="stable")[:top]
+        rows = table.select(["name", "file", "line", "text"]).take(best).to_pylist()
+        answers.append(
+            [{"score": float(score), **row} for score, row in zip(scores[best], rows, strict=True)]
+        )
+    return answers
+
+
+def embed(flow: Flow, source: Path, to: Path, spec: ModelSpec) -> RunSummary:
+    """Embed the docstrings of a folder; only what is missing is done.
 
     Parameters
     ----------
+    flow : Flow
     source : Path
         Folder of Parquet files with a column ``text``.
     to : Path
         Folder for the same rows with a column ``embedding``.
     spec : ModelSpec
         An embedding model.
-    workers : int, optional
-        How many; by default as many as the machine carries.
 
     Raises
     ------
     AltlasError
     """
-    with af.connect(workers=workers, models=(spec,)) as flow:
-        # Parts are small, so that no worker is left with a long one while the others are done.
-        return flow.run(str(source), spec, input="text", output="embedding", to=str(to), part_rows=512)
+    # Parts are small, so that no worker is left with a long one while the others are done.
+    return flow.run(str(source), embedding(spec), input="text", output="embedding", to=str(to), part_rows=512)
 
 
 @dataclass(frozen=True)
@@ -161,16 +236,19 @@ class Hit:
     summary: str
 
 
-def search(questions: Sequence[str], embedded: Path, spec: ModelSpec, *, top: int = 10) -> list[list[Hit]]:
+def search(
+    flow: Flow, questions: Sequence[str], embedded: Path, spec: ModelSpec, *, top: int = 10
+) -> list[list[Hit]]:
     """The `top` docstrings nearest to each question, nearest first.
 
     Parameters
     ----------
+    flow : Flow
     questions : sequence of str
     embedded : Path
         What `embed` wrote.
     spec : ModelSpec
-        The model that it was written with; it is loaded in this process, no cluster is needed.
+        The model that it was written with.
     top : int
         Answers to each question.
 
@@ -178,43 +256,48 @@ def search(questions: Sequence[str], embedded: Path, spec: ModelSpec, *, top: in
     ------
     SourceError
         Where nothing is embedded.
-    OutputMismatch
+    StageFailed
         Where the embeddings are another model's.
+    """
+    check_embedded(embedded)
+    answers = flow.submit(asking(spec, embedded, top=top), list(questions)).result(LIMIT).outputs
+    return [
+        [Hit(hit["score"], hit["name"], hit["file"], hit["line"], _first_line(hit["text"])) for hit in answer]
+        for answer in answers
+    ]
+
+
+@contextmanager
+def at_hand(spec: ModelSpec) -> Iterator[Flow]:
+    """A flow for one question: its worker is a thread of this process, which is there at once."""
+    from distributed import Client
+
+    with (
+        Client(
+            processes=False,
+            n_workers=1,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.ERROR,
+        ) as client,
+        af.connect(client, models=(spec,)) as flow,
+    ):
+        yield flow
+
+
+def check_embedded(embedded: Path) -> None:
+    """Refuse a folder with no vectors.
+
+    Raises
+    ------
+    SourceError
     """
     if not any(embedded.glob("part-*.parquet")):
         raise SourceError(f"nothing is embedded in {embedded}: run the pipeline without --query first")
-    table = pq.read_table(embedded, columns=["name", "file", "line", "text", "embedding"]).combine_chunks()
-    vectors = _normalised(_matrix(table.column("embedding").combine_chunks()))
-    asked = _normalised(np.asarray(spec.load().predict(list(questions)), dtype=np.float32))
-    if asked.shape[1] != vectors.shape[1]:
-        raise OutputMismatch(
-            f"{embedded} holds embeddings of {vectors.shape[1]} numbers, but model {spec.id!r} makes "
-            f"{asked.shape[1]}: give the model that it was made with (--model), or another folder (--to)"
-        )
-    answers = []
-    for scores in asked @ vectors.T:
-        nearest = np.argsort(-scores, kind="stable")[:top]
-        rows = table.select(["name", "file", "line", "text"]).take(nearest).to_pylist()
-        answers.append(
-            [
-                Hit(float(score), row["name"], row["file"], row["line"], _first_line(row["text"]))
-                for score, row in zip(scores[nearest], rows, strict=True)
-            ]
-        )
-    return answers
 
 
 def _first_line(text: str) -> str:
     return " ".join(text.partition("\n")[0].split())
-
-
-def _matrix(column: pa.Array) -> np.ndarray:
-    """Fixed-size lists as a float32 array of shape (rows, width)."""
-    return np.asarray(column.flatten(), dtype=np.float32).reshape(len(column), -1)
-
-
-def _normalised(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def show(question: str, hits: Sequence[Hit], console: Console) -> None:
@@ -243,6 +326,7 @@ def show(question: str, hits: Sequence[Hit], console: Console) -> None:
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Answers to a query.")
 @click.option("--workers", type=click.IntRange(min=1), help="Workers of the embedded cluster.")
 @click.option("--gather-only", is_flag=True, help="Write the docstrings, embed nothing.")
+@click.option("--show", "only_show", is_flag=True, help="Print both pipelines as Mermaid flowcharts.")
 @click.option("--debug", is_flag=True, help="Show where an error came from.")
 def main(debug: bool, **given: Any) -> None:
     """Embed the docstrings of the packages installed here, and search them."""
@@ -265,17 +349,25 @@ def run(
     top: int,
     workers: int | None,
     gather_only: bool,
+    only_show: bool,
 ) -> None:
     """What the command does; its parameters are the command's options."""
     # a slice never takes the place of everything, which took so much longer
     to = to or Path("docsearch", "all" if everything else "")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     embedded, note = to / "embedded", to / "_model.json"
+    if only_show:
+        spec = model_spec(model or "minilm")
+        for pipeline in (embedding(spec), asking(spec, embedded, top=top)):
+            click.echo(pipeline.mermaid())
+        return
     if query is not None:
         if not query.strip():
             raise InputError('there is nothing to search for: give words, as in --query "join two tables"')
-        name = model or _noted(note)
-        show(query, search([query], embedded, model_spec(name), top=top)[0], console)
+        spec = model_spec(model or _noted(note))
+        check_embedded(embedded)  # before a cluster is started for it
+        with at_hand(spec) as flow:
+            show(query, search(flow, [query], embedded, spec, top=top)[0], console)
         return
     name = model or "minilm"
     docstrings = gather(
@@ -287,11 +379,12 @@ def run(
     if gather_only:
         return
     spec = model_spec(name)
-    summary = embed(source, embedded, spec, workers=workers)
-    _replace(note, json.dumps({"model": name}).encode())
-    console.print(str(summary), markup=False, soft_wrap=True)
-    for question, hits in zip(EXAMPLES, search(EXAMPLES, embedded, spec, top=top), strict=True):
-        show(question, hits, console)
+    with af.connect(workers=workers, models=(spec,)) as flow:
+        summary = embed(flow, source, embedded, spec)
+        _replace(note, json.dumps({"model": name}).encode())
+        console.print(str(summary), markup=False, soft_wrap=True)
+        for question, hits in zip(EXAMPLES, search(flow, EXAMPLES, embedded, spec, top=top), strict=True):
+            show(question, hits, console)
     python = Path(sys.executable)
     words = [str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python)]
     words += ["pipelines/docsearch.py", "--to", str(to), "--query", '"..."']

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipelines.tiny_models import byte_tokenizer
+
 _TEXT = """the a of to and in is it you that he was for on are with as his they at be this from have or by
 one had not but what all were when we there can an your which their said if do will each about how up out
 them then she many some so these would other into has more her two like him see time could no make than
@@ -141,39 +143,6 @@ def build_linear(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-#: A chat template of the simplest kind.
-CHAT = (
-    "{% for message in messages %}{% if message['role'] not in ('user', 'assistant') %}"
-    "{{ raise_exception('roles are user and assistant') }}{% endif %}"
-    "{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant:"
-)
-
-
-def _byte_tokenizer(chat: bool) -> Any:
-    """One token for each byte, and some pairs; <s> before each text."""
-    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
-    from tokenizers.models import BPE
-    from transformers import PreTrainedTokenizerFast
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pairs = [("t", "h"), ("th", "e"), ("e", "r"), ("i", "n"), ("o", "n"), ("Ġ", "a")]
-    pieces = ["<pad>", "<s>", "</s>", *letters, *("".join(pair) for pair in pairs)]
-    tokenizer = Tokenizer(BPE({piece: at for at, piece in enumerate(pieces)}, pairs))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        model_max_length=10**30,
-    )
-    if chat:
-        fast.chat_template = CHAT
-    return fast
-
-
 def build_generator(
     folder: Path,
     *,
@@ -190,7 +159,7 @@ def build_generator(
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-    tokenizer = _byte_tokenizer(chat)
+    tokenizer = byte_tokenizer(chat)
     ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -8,6 +8,7 @@ import threading
 import time
 
 import dask
+import numpy as np
 import psutil
 import pytest
 
@@ -37,6 +38,7 @@ from altlas_flow.errors import (
     UnknownNode,
     UnknownTask,
 )
+from tests import hub_zoo, models_zoo
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -68,6 +70,12 @@ def waits(gates):
 
 def bloom(prompts, temperature=1.0):
     return [f"{prompt} ({temperature})" for prompt in prompts]
+
+
+def paint(prompts):
+    """Text to image: for each prompt one of its own, as uint8 of shape (8, 8, 3)."""
+    seeds = [list(prompt.encode()) for prompt in prompts]
+    return [np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8) for seed in seeds]
 
 
 def quick(texts):
@@ -255,6 +263,46 @@ async def test_several_models():
     }
     assert responses.outputs == found
     assert responses.missing == {} and responses.agreement is None
+
+
+@pytest.fixture
+def speaking(shared, tmp_path):
+    """The models of the pipeline: a Whisper and a Llama at toy size, and what paints."""
+    hear, speak = hub_zoo.build_speech(tmp_path / "whisper"), models_zoo.build_generator(tmp_path / "llama")
+    specs_of_it = [
+        af.ModelSpec(id="whisper-small", source=hear, task="automatic-speech-recognition"),
+        af.ModelSpec(id="llama-7b", source=speak, task="text-generation", parameters={"max_new_tokens": 8}),
+        af.ModelSpec(id="stable-diffusion", source=paint),
+    ]
+    for spec in specs_of_it:
+        shared.flow.register(spec, replace=True)
+    yield shared
+    shared.flow.register(af.ModelSpec(id="llama-7b", source=llama), replace=True)
+
+
+@pytest.mark.asyncio
+async def test_a_pipeline(speaking, tmp_path, monkeypatch):
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    (folder / "audio_data.wav").write_bytes(hub_zoo.wav(hub_zoo.tone()))
+    monkeypatch.chdir(folder)  # the folder that is allowed
+    orchestrator = get_distributed_model_orchestrator()
+    requests = [
+        InferenceRequest(model_id="whisper-small", inputs="audio_data.wav"),
+        InferenceRequest(model_id="llama-7b", inputs=""),
+        InferenceRequest(model_id="stable-diffusion", inputs=""),
+    ]
+    dependencies = [[], [0], [1]]
+    responses = await orchestrator.run_distributed_pipeline_inference(requests, dependencies)
+    assert [response.model_id for response in responses] == [request.model_id for request in requests]
+    heard, said = responses[0].outputs, responses[1].outputs
+    assert isinstance(heard, str) and heard
+    assert isinstance(said, str) and said
+    image = responses[-1].outputs
+    assert (image.shape, image.dtype) == ((8, 8, 3), np.uint8)
+    assert np.array_equal(image, paint([said])[0]), "what it painted is what was said"
+    catalog = speaking.flow.models()
+    assert [said] == catalog["llama-7b"].load().predict([heard])
 
 
 @pytest.mark.asyncio

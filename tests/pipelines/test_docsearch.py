@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from altlas_flow.errors import OutputNotWritable, SourceError
+import altlas_flow as af
+from altlas_flow.errors import OutputNotWritable, SourceError, StageFailed
 from pipelines import docsearch, docstrings
 from pipelines.docstrings import gather, read_docstrings
 
@@ -200,16 +201,58 @@ TEXTS = [
 ]
 
 
-def test_the_nearest_come_first_with_their_first_lines(tmp_path):
+def test_the_nearest_come_first_with_their_first_lines(flow, tmp_path):
     embedded = embedded_by_hand(tmp_path, TEXTS)
     joins, trigonometry = docsearch.search(
-        ["join tables", "Compute the sine."], embedded, docsearch.model_spec("minilm"), top=3
+        flow, ["join tables", "Compute the sine."], embedded, docsearch.model_spec("minilm"), top=3
     )
     assert (joins[0].name, joins[0].summary) == ("package.f0", "Merge two DataFrames on a key.")
     assert len(joins) == 3
     assert [hit.score for hit in joins] == sorted((hit.score for hit in joins), reverse=True)
     assert trigonometry[0].name == "package.f1"
     assert trigonometry[0].score == pytest.approx(1, abs=1e-5)
+
+
+def test_rows_pass_through_the_stages_and_have_the_vectors_that_the_model_gives(flow, tmp_path):
+    texts = [*TEXTS, "Merge two\n\n   DataFrames\ton a key.\n\nLike a database join.  "]
+    source = tmp_path / "docstrings"
+    source.mkdir()
+    pq.write_table(pa.table({"text": texts}), source / "package.parquet")
+    spec = docsearch.model_spec("minilm")
+    summary = docsearch.embed(flow, source, tmp_path / "embedded", spec)
+    assert [(stage.name, stage.rows) for stage in summary.stages.stages] == [
+        ("read", 5),
+        ("embed", 5),
+        ("index", 5),
+    ]
+    column = pq.read_table(tmp_path / "embedded").column("embedding")
+    assert column.type == pa.list_(pa.float32(), 384)
+    found = np.asarray(column.to_pylist())
+    assert np.allclose(found, spec.load().predict(texts), atol=1e-5)
+    assert np.allclose(found[0], found[4], atol=1e-5), "how a text is laid out changes nothing"
+
+
+def test_what_is_indexed_has_length_1_and_nothing_stays_nothing():
+    long, none = docsearch.unit([np.array([3.0, 4.0]), np.zeros(2)])
+    assert long.tolist() == pytest.approx([0.6, 0.8]) and none.tolist() == [0, 0]
+    assert long.dtype == np.float32
+
+
+def test_vectors_of_another_model_are_told_apart_in_one_line(flow, tmp_path):
+    embedded = embedded_by_hand(tmp_path, TEXTS)
+    spec = af.ModelSpec(id="three-numbers", source=lambda rows: np.ones((len(rows), 3), np.float32))
+    with pytest.raises(StageFailed, match=r"stage 'search' failed: .* 384 numbers, but the model makes 3"):
+        docsearch.search(flow, ["anything"], embedded, spec)
+
+
+def test_show_prints_both_pipelines():
+    done = invoke("--show")
+    assert done.exit_code == 0
+    first, second = done.output.split("flowchart LR")[1:]
+    assert [re.findall(r'"(\w+)<br/>', chart) for chart in (first, second)] == [
+        ["read", "embed", "index"],
+        ["read", "embed", "search"],
+    ]
 
 
 def invoke(*arguments: str) -> Result:
@@ -254,6 +297,8 @@ def test_a_second_run_embeds_nothing_again_and_a_query_answers(tmp_path):
         done = invoke("--to", str(tmp_path), "--limit", "24", "--workers", "2")
         assert done.exit_code == 0, done.output
         assert "24 docstrings" in done.output
+        # what the stages took, where there was anything to do
+        assert ("pipeline docsearch: 24 rows in " in done.output) == (not parts)
         for question in docsearch.EXAMPLES:
             assert question in done.output
         parts.append({path.name: path.stat().st_mtime_ns for path in (tmp_path / "embedded").glob("part-*")})
