@@ -82,8 +82,8 @@ def quick(texts):
     return ["quick" for _ in texts]
 
 
-def slow(texts):
-    time.sleep(1.5)
+def slow(texts, seconds=1.5):
+    time.sleep(seconds)
     return ["slow" for _ in texts]
 
 
@@ -329,9 +329,10 @@ async def test_racing_without_stopping_early_waits_until_the_timeout():
     responses = await orchestrator.run_optimized_parallel_inference(request, models, early_stopping=False)
     assert responses.outputs == {"model2": "quick", "model3": "slow"}
     assert "it cannot" in responses.missing["model1"]
-    responses = await orchestrator.run_optimized_parallel_inference(request, models, "1000ms", False)
+    late = InferenceRequest(inputs="x", parameters={"model3": {"seconds": 4.0}})
+    responses = await orchestrator.run_optimized_parallel_inference(late, models, "3000ms", False)
     assert responses.outputs == {"model2": "quick"}
-    assert "within 1 s" in responses.missing["model3"]
+    assert "within 3 s" in responses.missing["model3"]
     with pytest.raises(NoQuorum, match=r"within 0\.3 s"):
         await orchestrator.run_optimized_parallel_inference(request, ["model3"], timeout=0.3)
     own = InferenceRequest(inputs="x", deadline=0.2)  # sooner than the timeout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,10 +35,9 @@ def check(file: str, catalog: str | None) -> None:
     from altlas_flow.errors import PipelineError
     from altlas_flow.models.spec import ModelSpec
     from altlas_flow.pipeline.flat import flatten
-    from altlas_flow.pipeline.pipeline import Pipeline
     from altlas_flow.pipeline.step import compile_pipeline
 
-    found = Pipeline.load(file)
+    found = _load(file)
     known = {**_builtin(), **_given(catalog)}
     absent: dict[str, None] = {}
 
@@ -79,9 +79,8 @@ def check(file: str, catalog: str | None) -> None:
 def show(file: str, form: str) -> None:
     """Print the graph of FILE. Needs no cluster."""
     from altlas_flow.pipeline.flat import flatten
-    from altlas_flow.pipeline.pipeline import Pipeline
 
-    found = Pipeline.load(file)
+    found = _load(file)
     if form == "text":
         click.echo(_stages(flatten(found)[0]))
     else:
@@ -110,9 +109,8 @@ def run(
     file: str, source: str, column: str, to: str, on_error: str, max_in_flight: int | None, **options: Any
 ) -> None:
     """Run FILE over files into a folder of Parquet parts. Run again, it does what is missing."""
-    from altlas_flow.pipeline.pipeline import Pipeline
 
-    found = Pipeline.load(file)
+    found = _load(file)
     asked: dict[str, Any] = {
         "model": found,
         "input": column,
@@ -124,6 +122,18 @@ def run(
     with quiet_client(), jobs.flow_with(_ids(found), options) as flow:
         summary = flow.run(source, **asked)
     jobs.show(summary)
+
+
+def _load(file: str) -> Pipeline:
+    """The pipeline of a file; functions that it names are also looked for in the working directory.
+
+    Embedded workers look there, too: they are started with ``python -m``.
+    """
+    from altlas_flow.pipeline.pipeline import Pipeline
+
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return Pipeline.load(file)
 
 
 def _ids(found: Pipeline) -> list[str]:
