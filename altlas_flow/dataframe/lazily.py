@@ -58,7 +58,7 @@ def partition_inputs(frame: pd.DataFrame, what: Through, index: int) -> StageRow
 def stage_partition(packed: Packed, *upstream: StageRows) -> StageRows:
     """Do one stage for the rows of a partition."""
     try:
-        return run_stage(packed, True, 0, *upstream)
+        return run_stage(packed, True, 0, range(len(upstream)), *upstream)
     except HostClosed as error:
         raise Reschedule() from error  # on another node, where this one is about to go
 

@@ -37,6 +37,8 @@ class Way:
         Names of strategies, by step; others are placed by the default.
     exclude : mapping of str to set of str
         Nodes that a step has failed on.
+    kept : frozenset of str
+        Steps whose outputs are fetched.
     """
 
     rows: int
@@ -45,6 +47,7 @@ class Way:
     solo: bool = False
     strategies: Mapping[str, str] | None = None
     exclude: Mapping[str, frozenset[str]] | None = None
+    kept: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,9 @@ class _Drawn:
         given = [TaskRef(keys[need]) if need in keys else known[need] for need in needs]
         packed = self.compiled.packed[name]
         key = keys[name] if then is None else None
-        task = Task(key, run_stage, packed, way.lenient, way.priority, *given)
+        shared = self.compiled.shared | way.kept
+        copied = tuple(at for at, need in enumerate(needs) if need in shared)
+        task = Task(key, run_stage, packed, way.lenient, way.priority, copied, *given)
         if then is not None:
             task = then.task(keys[name], task)
         self._add(keys[name], task, said_of(name, way))

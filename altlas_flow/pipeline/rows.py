@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import cloudpickle
 import numpy as np
 
 from altlas_flow.errors import AltlasError
@@ -13,6 +15,10 @@ from altlas_flow.errors import AltlasError
 #: Why a stage did not run for a row.
 SKIPPED = "skipped: when= said no"
 FOLLOWS = "skipped: all that it depends on was"
+
+
+#: Types of values that nobody can write into.
+CONSTANT = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,15 @@ class StageRows:
         note = Note(fault.model, fault.node, forgiven=faults if optional else {})
         return cls([None] * count, {} if optional else faults, notes={**notes, fault.stage: note})
 
+    def copied(self) -> StageRows:
+        """The same with outputs that may be written into."""
+        outputs = self.outputs
+        if isinstance(outputs, np.ndarray):
+            outputs = outputs.copy()
+        elif not set(map(type, outputs)) <= CONSTANT:
+            outputs = [_copy(value) for value in outputs]
+        return replace(self, outputs=outputs)
+
     def __len__(self) -> int:
         return len(self.outputs)
 
@@ -112,6 +127,13 @@ class StageRows:
         from dask.sizeof import sizeof
 
         return int(object.__sizeof__(self) + sizeof(self.outputs))
+
+
+def _copy(value: Any) -> Any:
+    if type(value) in CONSTANT:
+        return value
+    # what passes between stages can be pickled: it may have to go to another worker
+    return value.copy() if isinstance(value, np.ndarray) else pickle.loads(cloudpickle.dumps(value))
 
 
 def together(upstream: Iterable[StageRows]) -> dict[str, Note]:

@@ -292,7 +292,13 @@ class Piece:
         self.sender, self.lane, self.handles = sender, lane, handles
         self._wanted = set(handles)
         rows = StageRows([value for handle in handles for value in handle._inputs])
-        way = Way(len(rows), INTERACTIVE + lane.priority, solo=handles[0]._alone, strategies=lane.strategies)
+        way = Way(
+            len(rows),
+            INTERACTIVE + lane.priority,
+            solo=handles[0]._alone,
+            strategies=lane.strategies,
+            kept=frozenset(lane.keep),
+        )
         self._passage = Passage(
             sender.client,
             sender.settings,

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -107,6 +108,12 @@ class Compiled:
         """64 hexadecimal digits of what decides the outputs."""
         text = json.dumps([[step.label() for step in self.steps.values()], self.ends], default=tokenize)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @functools.cached_property
+    def shared(self) -> frozenset[str]:
+        """Steps, and the input, whose outputs more than one step gets, or a step and whoever asked."""
+        uses = Counter([need for step in self.steps.values() for need in step.needs] + list(self.ends))
+        return frozenset(name for name, count in uses.items() if count > 1)
 
     def specs(self) -> list[ModelSpec]:
         """The models of all steps, each once."""

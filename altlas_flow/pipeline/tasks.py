@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -48,7 +48,13 @@ _opened: OrderedDict[bytes, Step] = OrderedDict()
 _lock = Lock()
 
 
-def run_stage(packed: Packed, lenient: bool, priority: int, *upstream: StageRows | Packed) -> StageRows:
+def run_stage(
+    packed: Packed,
+    lenient: bool,
+    priority: int,
+    copied: Collection[int],
+    *upstream: StageRows | Packed,
+) -> StageRows:
     """Do one stage for the rows of a piece; takes a slot of the worker's host.
 
     Parameters
@@ -59,6 +65,8 @@ def run_stage(packed: Packed, lenient: bool, priority: int, *upstream: StageRows
         Faults of the node are those of their rows; otherwise they are raised, for another node may do it.
     priority : int
         Of its batches on the host.
+    copied : collection of int
+        Places of what others get as well: a model may write into its inputs.
     *upstream : StageRows
         What it depends on; `Packed` where it came from the client.
 
@@ -72,7 +80,10 @@ def run_stage(packed: Packed, lenient: bool, priority: int, *upstream: StageRows
     said = (worker.state.tasks[key].annotations or {}).get(ANNOTATION) or {}
     # out of the worker's thread pool before any waiting, as parts of frames and envelopes do
     secede()
-    given = [one.open() if isinstance(one, Packed) else one for one in upstream]
+    given = [
+        one.open() if isinstance(one, Packed) else one.copied() if at in copied else one
+        for at, one in enumerate(upstream)
+    ]
     host = plugin.host
     assert host is not None
     work = StageWork(opened(packed), given, host, str(worker.name))

@@ -89,6 +89,30 @@ def test_arrays_pass_as_they_are(flow):
     assert isinstance(found, np.ndarray) and found.tolist() == [0, 2, 4]
 
 
+def test_a_stage_that_writes_into_its_input_changes_nothing_for_others(flow):
+    def spoil(given):
+        given.append("spoilt")
+        return len(given)
+
+    def spoil_array(given):
+        given[:] = -1
+        return int(given.sum())
+
+    pipeline = Pipeline(
+        [
+            Stage("words", function=str.split),
+            Stage("first", function=spoil, after="words"),
+            Stage("second", function=spoil, after="words"),
+            Stage("array", function=lambda text: np.arange(len(text))),
+            Stage("third", function=spoil_array, after="array"),
+        ]
+    )
+    found = ask(flow, pipeline, ["a b", "c"], keep=["words", "array"])
+    assert found.outputs_of("words") == [["a", "b"], ["c"]]
+    assert [array.tolist() for array in found.outputs_of("array")] == [[0, 1, 2], [0]]
+    assert found.outputs == [{"first": 3, "second": 3, "third": -3}, {"first": 2, "second": 2, "third": -1}]
+
+
 def test_a_batched_function_gets_a_list(flow):
     pipeline = Pipeline([Stage("rank", function=lambda rows: [len(rows)] * len(rows), batched=True, batch=4)])
     assert ask(flow, pipeline, [None] * 4).outputs == [4] * 4
