@@ -36,7 +36,7 @@ class StageReport:
     forgiven : int
         Rows that an optional stage gave None for, wherever they had failed.
     seconds, queue : float
-        On the nodes, over all pieces; of which they waited for a slot.
+        On the nodes, over all pieces; that they waited there for a slot before.
     load : float
         The longest that a node spent loading its model.
     tries : int

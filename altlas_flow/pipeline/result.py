@@ -180,7 +180,7 @@ class PipelineResult(Mapping[str, InferenceResponse]):
             node_id=note.node or None,
             outputs=self.outputs_of(stage) if kept and error is None else None,
             error=error,
-            latency=note.seconds,
+            latency=note.seconds + note.queue,
             queue_time=note.queue,
             load_time=note.load,
             batch_size=note.rows,

@@ -60,7 +60,7 @@ class Note:
     began : float
         Seconds since the epoch, of its node's clock.
     seconds, queue, load : float
-        That it took on its node in all; of which it waited for a slot, and loaded the model.
+        That it took on its node; that it waited there for a slot before; that loading the model took.
     tries : int
     trace : mapping
         Why it went where it went.

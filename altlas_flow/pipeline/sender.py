@@ -403,7 +403,7 @@ class Piece:
         now = self.sender.clock()
         notes = {name: note for one in rows.values() for name, note in one.notes.items()}
         self.sender._pace.observe(
-            compiled.fingerprint, sum(counts), sum(note.seconds - note.queue for note in notes.values())
+            compiled.fingerprint, sum(counts), sum(note.seconds for note in notes.values())
         )
         start = 0
         for handle, count in zip(self.handles, counts, strict=True):

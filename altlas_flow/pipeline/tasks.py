@@ -193,7 +193,7 @@ class StageWork:
                     self._fail(row, error)
             else:
                 outputs = self._spread(found, at)
-        self.note.seconds = time.perf_counter() - started
+        self.note.seconds = max(0.0, time.perf_counter() - started - self.note.queue)
         return self._close(outputs)
 
     def _close(self, outputs: Any) -> StageRows:
