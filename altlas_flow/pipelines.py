@@ -21,7 +21,7 @@ from altlas_flow.pipeline.step import Compiled, compile_pipeline
 from altlas_flow.records import InferenceRequest
 
 #: Pipelines that are kept ready to be sent.
-READY = 100
+READY = 32
 
 
 class Pipelines(ABC):
@@ -53,7 +53,9 @@ class Pipelines(ABC):
         key = (id(pipeline), tuple(specs.values()))
         with self._compiling:
             found = self._compiled.get(key)
-            if found is None:
+            if found is not None:
+                self._compiled.move_to_end(key)
+            else:
                 found = self._compiled[key] = compile_pipeline(pipeline, self._find)
                 while len(self._compiled) > READY:
                     self._compiled.popitem(last=False)
@@ -91,7 +93,7 @@ class Pipelines(ABC):
         of_requests(requests, dependencies)  # what is wrong with them is said before a file is read
         pipeline = of_requests([self._with_files(request) for request in requests], dependencies)
         # the requests have their inputs: one row of nothing passes through
-        handle = self._ask_pipeline(pipeline, (), deadline=deadline, keep=True)
+        handle = self._ask_pipeline(pipeline, (), deadline=deadline, keep=True, once=True)
         return IndexedHandle(handle, list(requests))
 
     def _with_files(self, request: InferenceRequest) -> InferenceRequest:
@@ -116,7 +118,14 @@ class Pipelines(ABC):
         priority: int = 0,
         deadline: float | None = None,
         keep: bool | str | Iterable[str] = False,
+        once: bool = False,
+        **more: Any,
     ) -> PipelineHandle:
+        if more:
+            raise BadRequest(
+                f"pipeline {pipeline.id!r}: {', '.join(more)} is no option of a request to a pipeline (those "
+                "are priority, deadline, keep): parameters are for its stages"
+            )
         if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > PRIORITIES:
             raise BadRequest(
                 f"priority={priority!r} is no whole number from -{PRIORITIES} to {PRIORITIES}: give one, "
@@ -126,11 +135,11 @@ class Pipelines(ABC):
             raise BadRequest(
                 f"pipeline {pipeline.id!r} takes an input, which is missing: flow.submit(pipeline, inputs)"
             )
-        compiled = self.compile(pipeline)
+        compiled = compile_pipeline(pipeline, self._find) if once else self.compile(pipeline)
         if pipeline.needs_input:
             inputs = self._read(compiled, inputs)
         return sender_for(self._transport).submit(
-            compiled, inputs, priority=priority, keep=_kept(compiled, keep), deadline=deadline
+            compiled, inputs, priority=priority, keep=_kept(compiled, keep), deadline=deadline, once=once
         )
 
 

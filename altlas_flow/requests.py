@@ -13,6 +13,7 @@ from altlas_flow.cluster.client.transport import Transport
 from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded, SourceError
 from altlas_flow.models.files import names_files, read_inputs
 from altlas_flow.models.spec import ModelSpec, import_object
+from altlas_flow.pipeline.handle import PipelineHandle, PipelineHandles
 from altlas_flow.pipeline.pipeline import Pipeline, as_pipeline
 from altlas_flow.pipelines import Pipelines
 from altlas_flow.records import InferenceRequest, RetryPolicy
@@ -137,21 +138,34 @@ class Requests(Pipelines):
             lane, given, deadline=within, retry=retry, idempotent=idempotent, hedge=hedge
         )
 
+    @overload
+    def submit_many(
+        self, requests: Pipeline, inputs: Iterable[Any] | None = None, **options: Any
+    ) -> PipelineHandles: ...
+
+    @overload
     def submit_many(
         self,
         requests: Iterable[InferenceRequest] | str | ModelSpec,
         inputs: Iterable[Any] | None = None,
+        **options: Any,
+    ) -> Handles: ...
+
+    def submit_many(
+        self,
+        requests: Any,
+        inputs: Iterable[Any] | None = None,
         *,
         raise_on_error: bool = False,
         **options: Any,
-    ) -> Handles:
-        """Ask for many predictions, of one model or of several.
+    ) -> Handles | PipelineHandles:
+        """Ask for many predictions, of one model or pipeline, or of several models.
 
         Parameters
         ----------
-        requests : iterable of InferenceRequest, or a model
+        requests : iterable of InferenceRequest, a model or a pipeline
         inputs : iterable, optional
-            With a model: one request for each.
+            With a model or a pipeline: one request for each.
         raise_on_error : bool
             Raise the first error, in order; by default each is in its response.
         **options
@@ -159,12 +173,17 @@ class Requests(Pipelines):
 
         Returns
         -------
-        Handles
+        Handles or PipelineHandles
             A sequence of handles; ``.result()``, or awaited: responses in the order of the requests. One that
             fails does not fail the others.
         """
         self._check_open()
         given: Any = requests
+        if (pipeline := as_pipeline(requests)) is not None:
+            if inputs is None or isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
+                raise BadRequest("submit_many(pipeline, inputs) needs a list of inputs, one for each request")
+            asked_all = [self.submit(pipeline, item, **options) for item in inputs]
+            return PipelineHandles(asked_all, raise_on_error=raise_on_error)
         if isinstance(requests, (str, ModelSpec)):
             if inputs is None or isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
                 raise BadRequest("submit_many(model, inputs) needs a list of inputs, one for each request")

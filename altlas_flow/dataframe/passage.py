@@ -19,7 +19,7 @@ from altlas_flow.dataframe.answers import Answers, Ask, Bad, Passed, Predicted, 
 from altlas_flow.dataframe.columns import Input, infer_types, to_columns
 from altlas_flow.dataframe.rows import Rows, taken
 from altlas_flow.errors import AltlasError, InputError, describe, located
-from altlas_flow.pipeline.flat import WITHIN
+from altlas_flow.pipeline.flat import may_fail
 from altlas_flow.pipeline.rows import Fault, Note, StageRows, together
 from altlas_flow.pipeline.stage import INPUT
 
@@ -147,15 +147,9 @@ def lasting_faults(results: Sequence[StageRows], what: Through) -> dict[int, Fau
             add(row, fault)
     for note in together(results).values():
         for row, fault in note.forgiven.items():
-            if not _may_fail(fault.stage, what.optional):
+            if not may_fail(fault.stage, what.optional):
                 add(row, fault)
     return found
-
-
-def _may_fail(stage: str, optional: frozenset[str]) -> bool:
-    """Whether a step, or a pipeline that it is in, is optional."""
-    names = stage.split(WITHIN)
-    return any(WITHIN.join(names[:count]) in optional for count in range(1, len(names) + 1))
 
 
 def _answers(

@@ -40,6 +40,11 @@ class StageFailed(RequestError):
         self.stage, self.reason = stage, reason
         super().__init__(stage, reason)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # what came of the other stages stays here: it may hold functions that do not travel
+        state = {name: value for name, value in self.__dict__.items() if name not in ("result", "responses")}
+        return type(self), self.args, state
+
     def text(self) -> str:
         """What `str` makes one line of."""
         return f"stage {self.stage!r} failed: {self.reason}"

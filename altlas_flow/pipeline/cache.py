@@ -17,6 +17,7 @@ from dask.base import tokenize
 from dask.sizeof import sizeof
 
 from altlas_flow.errors import AltlasError
+from altlas_flow.pipeline.rows import writable
 from altlas_flow.records.jsonable import decode, encode
 
 #: Bytes of answers that a worker remembers.
@@ -27,8 +28,10 @@ ABSENT: Any = object()
 
 def key_of(fingerprint: str, parameters: Mapping[str, Any], value: Any) -> str | None:
     """What is asked as a name: 64 hexadecimal digits; None where nothing tells it from something else."""
+    # a record may be read in the order of its columns, which its token does not tell
+    order = list(value) if isinstance(value, Mapping) else None
     try:
-        content = tokenize(value, dict(sorted(parameters.items())), ensure_deterministic=True)
+        content = tokenize(order, value, dict(sorted(parameters.items())), ensure_deterministic=True)
     except Exception:
         # objects that Dask cannot name the same way twice refuse with errors of their own
         return None
@@ -85,6 +88,10 @@ class Folder:
     def _file(self, key: str) -> Path:
         return self._path / key[:2] / f"{key[2:]}.json"
 
+    def has(self, key: str) -> bool:
+        """Whether there is a file for an answer."""
+        return self._file(key).is_file()
+
     def get(self, key: str) -> Any:
         """An answer, or ABSENT, also where its file is damaged."""
         try:
@@ -122,15 +129,19 @@ class Cache:
     def get(self, key: str) -> Any:
         """An answer, or ABSENT."""
         found = self._memory.get(key)
-        if found is ABSENT and self._folder is not None:
-            found = self._folder.get(key)
-            if found is not ABSENT:
-                self._memory.put(key, found)
-        return found
+        if self._folder is not None:
+            if found is ABSENT:
+                found = self._folder.get(key)
+                if found is not ABSENT:
+                    self._memory.put(key, found)
+            elif not self._folder.has(key):
+                self._folder.put(key, found)  # it was kept in memory alone so far
+        # a copy: whoever gets it may write into it
+        return found if found is ABSENT else writable(found)
 
     def put(self, key: str, answer: Any) -> None:
         """Keep an answer."""
-        self._memory.put(key, answer)
+        self._memory.put(key, writable(answer))
         if self._folder is not None:
             self._folder.put(key, answer)
 

@@ -72,3 +72,9 @@ def _close(stage: Stage, name: str, ends: tuple[str, ...], found: list[Placed]) 
 def same(value: Any) -> Any:
     """What it is given."""
     return value
+
+
+def may_fail(step: str, optional: frozenset[str]) -> bool:
+    """Whether a step, or a pipeline that it is in, is optional."""
+    names = step.split(WITHIN)
+    return any(WITHIN.join(names[:count]) in optional for count in range(1, len(names) + 1))

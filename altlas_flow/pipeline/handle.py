@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future as Done
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,8 @@ class PipelineHandle:
         self._weight = 0.0
         self._deadline: float | None = None
         self._timer: Any = None
-        self._running = self._alone = False
+        self._running = self._alone = self._single = False
+        self._waiters: list[Any] = []
         self._deaths = self._moves = 0  # workers that died while it ran, and under its piece
         self._piece: Any = None  # the piece that it travels in
         self._done: Done[PipelineResult] = Done()
@@ -65,6 +66,10 @@ class PipelineHandle:
     def done(self) -> bool:
         """Whether it is completed, failed or cancelled."""
         return self._done.done()
+
+    def stream(self) -> Any:
+        """Refused: the answer of a pipeline does not come in pieces."""
+        raise BadRequest("the answer of a pipeline does not come in pieces: stream its last model by itself")
 
     def cancel(self) -> bool:
         """Give it up; whether that changed anything."""
@@ -129,10 +134,20 @@ class PipelineHandle:
 
     async def settled(self) -> PipelineResult:
         """As `response`, awaited."""
+        await self.over()
+        return self._outcome()
+
+    async def over(self) -> None:
+        """As `wait`, awaited."""
         if not self._done.done():
             # whoever gives up waiting leaves the answer to those who still wait
-            await asyncio.wait({asyncio.wrap_future(_watched(self._done))})
-        return self._outcome()
+            loop = asyncio.get_running_loop()
+            over: asyncio.Future[None] = loop.create_future()
+            if self._sender.when_over(self, (loop, over)):
+                try:
+                    await over
+                finally:
+                    self._sender.forget(self, (loop, over))
 
     def _outcome(self) -> PipelineResult:
         error = self._done.exception()
@@ -142,18 +157,6 @@ class PipelineHandle:
 
     def __repr__(self) -> str:
         return f"<PipelineHandle {self.request_id} of {self.model_id}: {self.status}>"
-
-
-def _watched(done: Done[Any]) -> Done[None]:
-    """Ends with `done`, and leaves it alone when it is cancelled itself."""
-    watcher: Done[None] = Done()
-
-    def tell(_: Done[Any]) -> None:
-        if watcher.set_running_or_notify_cancel():
-            watcher.set_result(None)
-
-    done.add_done_callback(tell)
-    return watcher
 
 
 def _fresh(error: BaseException) -> BaseException:
@@ -170,3 +173,68 @@ def late(handle: PipelineHandle, seconds: float) -> AltlasError:
     return DeadlineExceeded(
         f"request {handle.request_id} to pipeline {handle.model_id!r} was not answered within {seconds:.3g} s"
     )
+
+
+class PipelineHandles(Sequence[PipelineHandle]):
+    """Several requests to a pipeline, in the order in which they were given; awaitable like one.
+
+    Parameters
+    ----------
+    handles : sequence of PipelineHandle
+    raise_on_error : bool
+        Raise the first error, in order.
+    """
+
+    def __init__(self, handles: Sequence[PipelineHandle], *, raise_on_error: bool = False) -> None:
+        self._handles, self._raise = list(handles), raise_on_error
+
+    def result(self, timeout: float | None = None) -> list[PipelineResult]:
+        """All results, in order; waits for them.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds for all of them together.
+
+        Raises
+        ------
+        TimeoutError
+        StageFailed
+            With ``raise_on_error``; else a result has it as its ``error``.
+        AltlasError
+            Where one could not be run at all.
+        """
+        if self._handles:
+            clock = self._handles[0]._sender.clock
+            ends = None if timeout is None else clock() + timeout
+            for handle in self._handles:
+                handle.wait(None if ends is None else max(0.0, ends - clock()))
+        return self._outcomes()
+
+    def cancel(self) -> int:
+        """Give up what is not over; how many that were."""
+        return sum(handle.cancel() for handle in self._handles)
+
+    def __await__(self) -> Generator[Any, None, list[PipelineResult]]:
+        return self._await().__await__()
+
+    async def _await(self) -> list[PipelineResult]:
+        for handle in self._handles:
+            await handle.over()
+        return self._outcomes()
+
+    def _outcomes(self) -> list[PipelineResult]:
+        found = [handle._outcome() for handle in self._handles]
+        if self._raise:
+            for one in found:
+                one.raise_for_error()
+        return found
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._handles[at]
+
+    def __repr__(self) -> str:
+        return f"<PipelineHandles: {len(self)} requests, {sum(handle.done() for handle in self)} over>"

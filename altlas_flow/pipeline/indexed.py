@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from altlas_flow.errors import BadRequest, PipelineError
+from altlas_flow.errors import BadRequest, InputError, PipelineError, one_line
 from altlas_flow.pipeline.handle import PipelineHandle
 from altlas_flow.pipeline.pipeline import Pipeline
 from altlas_flow.pipeline.result import PipelineResult
@@ -18,6 +18,8 @@ from altlas_flow.records import InferenceRequest, InferenceResponse
 
 #: ``{0.outputs}``, ``{0.outputs[label]}``, ``{0.outputs[2]}``
 _REFERENCE = re.compile(r"\{(\d+)\.outputs((?:\[[^\[\]{}]+\])*)\}")
+#: What looks like a reference, and is none.
+_NEARLY = re.compile(r"\{\d+\.[^{}]*\}")
 _PART = re.compile(r"\[([^\[\]{}]+)\]")
 
 
@@ -92,6 +94,11 @@ def _stage(at: int, request: InferenceRequest, after: Sequence[int], *, each: bo
             raise BadRequest(f"requests[{at}] has no inputs, and depends on nothing that would fill them")
         inputs: Any = by_index if len(after) > 1 else None
     else:
+        if (wrong := nearly(given)) is not None:
+            raise BadRequest(
+                f"requests[{at}]: {wrong} refers to nothing: write {{0.outputs}}, {{0.outputs[key]}} or "
+                "{0.outputs[2]}"
+            )
         for one in sorted(references(given)):
             if one not in after:
                 raise BadRequest(
@@ -127,6 +134,16 @@ def references(value: Any) -> set[int]:
     if isinstance(value, (list, tuple)):
         return set().union(*map(references, value))
     return set()
+
+
+def nearly(value: Any) -> str | None:
+    """What in inputs looks like a reference, and is none."""
+    if isinstance(value, str):
+        return next((one for one in _NEARLY.findall(value) if not _REFERENCE.fullmatch(one)), None)
+    items = (
+        value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    )
+    return next((wrong for item in items if (wrong := nearly(item)) is not None), None)
 
 
 def by_index(outputs: Mapping[str, Any]) -> dict[int, Any]:
@@ -169,8 +186,13 @@ class Filled:
 
 def _referred(match: re.Match[str], outputs: Mapping[str, Any]) -> Any:
     found = outputs[match[1]]
-    for part in _PART.findall(match[2]):
-        found = found[int(part) if isinstance(found, (list, tuple, np.ndarray)) else part]
+    try:
+        for part in _PART.findall(match[2]):
+            found = found[int(part) if isinstance(found, (list, tuple, np.ndarray)) else part]
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{match[0]} is not there: the outputs of {match[1]} are {one_line(repr(outputs[match[1]]), 80)}"
+        ) from error
     return found
 
 
@@ -207,6 +229,15 @@ class IndexedHandle:
             Its ``responses`` are those of all requests.
         """
         return self._outcome(self.handle.response(timeout), raise_on_error)
+
+    def response(self, timeout: float | None = None) -> list[InferenceResponse]:
+        """As `result`, but what failed is not raised: it is in the responses."""
+        return self.result(timeout, raise_on_error=False)
+
+    @property
+    def status(self) -> str:
+        """``pending``, ``running``, ``completed``, ``error`` or ``cancelled``."""
+        return self.handle.status
 
     def done(self) -> bool:
         """Whether it is over."""

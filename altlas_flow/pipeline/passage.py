@@ -37,6 +37,8 @@ from altlas_flow.settings import Settings
 
 #: Seconds between two looks whether the scheduler is there.
 LOOK = 1.0
+#: Seconds that a report of what came before a failure may take.
+REPORT = 5.0
 #: How often a piece may be sent again because nodes went away with it.
 MOVES = 20
 
@@ -57,6 +59,10 @@ class Died(Exception):
         super().__init__(stage, rows, error)
 
 
+class Unreadable(Exception):
+    """Something in a piece cannot be opened where it is needed: each request has to go by itself."""
+
+
 class Passage:
     """Takes a piece of rows through a pipeline.
 
@@ -70,6 +76,8 @@ class Passage:
     way : Way
     wanted : iterable of str
         Steps whose outputs are fetched, beside the last ones.
+    several : bool
+        Whether it holds more than one request: what cannot be opened may be that of one of them.
     sent : callable
         Called when tasks have been sent.
     let_go : callable, optional
@@ -90,6 +98,7 @@ class Passage:
         way: Way,
         wanted: Iterable[str] = (),
         *,
+        several: bool = False,
         sent: Callable[[], None] = lambda: None,
         let_go: Callable[[Iterable[Future[Any]]], None] | None = None,
     ) -> None:
@@ -100,7 +109,7 @@ class Passage:
         self._known: dict[str, Any] = {}
         self._tries: Counter[str] = Counter()
         self._moves = 0
-        self._sent, self._let_go = sent, let_go or release
+        self._sent, self._let_go, self._several = sent, let_go or release, several
         self._spent: list[Future[Any]] = []
 
     async def go(self, weight: float = 0.0) -> dict[str, StageRows]:
@@ -166,6 +175,8 @@ class Passage:
                 raise outcome
             elif self.futures[name].status == "finished":
                 # it was made, and cannot be opened here
+                if self._several:
+                    raise Unreadable(name)
                 error = ClusterError(f"the output of stage {name!r} cannot be read: {describe(outcome)}")
                 self._done[name] = self._failed(name, error)
 
@@ -222,6 +233,8 @@ class Passage:
             raise Died(name, error.started, error)
         if isinstance(error, AltlasError):
             return error
+        if self._several:
+            raise Unreadable(name)
         return ClusterError(f"it failed on a worker: {describe(error) if error else 'with no error'}")
 
     def _elsewhere(self, name: str, error: AltlasError) -> bool:
@@ -267,8 +280,8 @@ class Passage:
             task = submit_task(self.client, notes_of, *there)
             self._spent.append(task)
             try:
-                found.update(await fetch(self.client, task, self.settings))
-            except (AltlasError, CancelledError, OSError):
+                found.update(await asyncio.wait_for(fetch(self.client, task, self.settings), REPORT))
+            except (AltlasError, CancelledError, OSError, TimeoutError):
                 return found  # a report lacks them, the answers do not
         return found
 
@@ -294,6 +307,19 @@ async def fetch(client: Client, future: Future[Any], settings: Settings) -> Any:
     Exception
         What the task raised.
     """
+    # Dask's own tasks that wait would complain when they are cancelled: first its word is waited for
+    state: Any = future._state
+    said = asyncio.ensure_future(state.wait())
+    try:
+        while not future.done():
+            await asyncio.wait({said}, timeout=LOOK)
+            if client.status != "running":
+                raise ClusterLost("the scheduler went away: connect again with af.connect(), and ask again")
+    finally:
+        said.cancel()
+    if future.status == "error":
+        exception: Any = await future._exception()
+        raise exception
     limit = 1.5 * settings.heartbeat_timeout
     while True:
         gathering, finished = asyncio.ensure_future(client._gather(future)), 0.0

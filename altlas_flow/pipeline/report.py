@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from altlas_flow.errors import one_line
-from altlas_flow.pipeline.flat import Placed, flatten, same
+from altlas_flow.pipeline.flat import WITHIN, Placed, flatten, same
 from altlas_flow.pipeline.pipeline import Pipeline
 from altlas_flow.pipeline.rows import Fault, Note, StageRows
 from altlas_flow.records.table import Table
@@ -34,7 +34,7 @@ class StageReport:
     failed : int
         Rows that failed here first, and that it did not forgive itself.
     forgiven : int
-        Rows that an optional stage gave None for, wherever they had failed.
+        Rows that failed here, or in the pipeline that this is, and that an optional stage gave None for.
     seconds, queue : float
         On the nodes, over all pieces; that they waited there for a slot before.
     load : float
@@ -75,7 +75,6 @@ class StageReport:
         self.rows += note.rows
         self.cached += len(note.cached)
         self.skipped += len(note.skipped)
-        self.forgiven += len(note.forgiven)
         self.seconds += note.seconds
         self.queue += note.queue
         self.load = max(self.load, note.load)
@@ -87,6 +86,11 @@ class StageReport:
     def to_dict(self) -> dict[str, Any]:
         """Its fields, as JSON can hold them."""
         return {**vars(self), "nodes": dict(self.nodes)}
+
+
+def _inside(name: str, fault: Fault) -> bool:
+    """Whether it was in the pipeline of that name that a row failed."""
+    return fault.stage.startswith(name + WITHIN)
 
 
 class Report:
@@ -165,12 +169,13 @@ class Report:
             _sort_in(faults, end.faults.items())
         for name, note in notes.items():
             # what failed before an optional stage has failed there all the same
-            others = [(row, fault) for row, fault in note.forgiven.items() if fault.stage != name]
-            _sort_in(faults, others)
+            mine = {row: one for row, one in note.forgiven.items() if one.stage == name or _inside(name, one)}
+            _sort_in(faults, [item for item in note.forgiven.items() if item[0] not in mine])
             own = self._stages.setdefault(name, StageReport(name))
             own.add(note)
-            if note.forgiven:
-                _remember(own, next(iter(note.forgiven.values())))
+            own.forgiven += len(mine)
+            if mine:
+                _remember(own, next(iter(mine.values())))
         for name, failed in faults.items():
             stage = self._stages.setdefault(name, StageReport(name))
             stage.failed += len(failed)

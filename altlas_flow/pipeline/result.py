@@ -8,10 +8,50 @@ from typing import Any
 import numpy as np
 
 from altlas_flow.errors import AltlasError, StageFailed, one_line
+from altlas_flow.pipeline.flat import may_fail
 from altlas_flow.pipeline.report import Report
 from altlas_flow.pipeline.rows import Fault, Note, StageRows
 from altlas_flow.pipeline.step import Compiled
 from altlas_flow.records import InferenceResponse, Trace
+
+
+class PieceOutcome:
+    """What became of a piece, shared by the results of the requests in it; no outputs.
+
+    Parameters
+    ----------
+    compiled : Compiled
+    rows : mapping of str to StageRows
+        Outcomes of the steps that were fetched.
+    """
+
+    def __init__(self, compiled: Compiled, rows: Mapping[str, StageRows]) -> None:
+        self.compiled = compiled
+        self.count = max((len(one) for one in rows.values()), default=0)
+        self.notes: dict[str, Note] = {}
+        self.faults: dict[str, dict[int, Fault]] = {name: one.faults for name, one in rows.items()}
+        self.first: dict[int, Fault] = {}  # by row: where it failed first
+        for one in rows.values():
+            self.notes.update(one.notes)
+        order = {name: place for place, name in enumerate(compiled.steps)}
+        # what failed before an optional step, and may not, has failed all the same
+        forgiven = [note.forgiven.items() for note in self.notes.values()]
+        lasting = [
+            (row, fault)
+            for items in forgiven
+            for row, fault in items
+            if not may_fail(fault.stage, compiled.optional)
+        ]
+        for row, fault in [*lasting, *(item for one in self.faults.values() for item in one.items())]:
+            known = self.first.get(row)
+            if known is None or order[fault.stage] < order[known.stage]:
+                self.first[row] = fault
+
+    def report(self) -> Report:
+        """Time and rows of each stage."""
+        report = Report(self.compiled.pipeline)
+        report.add_piece([StageRows([None] * self.count, self.first, notes=self.notes)])
+        return report
 
 
 class PipelineResult(Mapping[str, InferenceResponse]):
@@ -19,12 +59,13 @@ class PipelineResult(Mapping[str, InferenceResponse]):
 
     Parameters
     ----------
-    compiled : Compiled
+    piece : PieceOutcome
+        Of the piece that the request travelled in.
     request_id : str
-    rows : dict of str to StageRows
-        Outcomes of the steps that were fetched.
+    outputs : mapping of str to list or numpy.ndarray
+        Outputs of this request's rows, of the steps that were fetched.
     at : range
-        Rows of this request in the piece that it travelled in.
+        Rows of this request in the piece.
     many : bool
         Whether it was asked with a list of inputs.
     latency : float
@@ -39,40 +80,30 @@ class PipelineResult(Mapping[str, InferenceResponse]):
 
     def __init__(
         self,
-        compiled: Compiled,
+        piece: PieceOutcome,
         request_id: str,
-        rows: Mapping[str, StageRows],
+        outputs: Mapping[str, Any],
         at: range,
         *,
         many: bool = False,
         latency: float = 0.0,
     ) -> None:
         self.request_id, self.latency = request_id, latency
-        self.pipeline = compiled.pipeline
-        self._compiled, self._rows, self._at, self._many = compiled, dict(rows), at, many
-        self._notes: dict[str, Note] = {}
-        self._faults: dict[int, Fault] = {}  # by row: the first one of each
-        for one in rows.values():
-            self._notes.update(one.notes)
-        order = {name: place for place, name in enumerate(compiled.steps)}
-        for one in rows.values():
-            for row in at:
-                fault = one.faults.get(row)
-                known = self._faults.get(row)
-                if fault is not None and (known is None or order[fault.stage] < order[known.stage]):
-                    self._faults[row] = fault
+        self.pipeline = piece.compiled.pipeline
+        self._piece, self._compiled = piece, piece.compiled
+        self._outputs, self._at, self._many = outputs, at, many
         self._responses: dict[str, InferenceResponse] = {}
 
     @property
     def ok(self) -> bool:
         """Whether no stage failed, but for optional ones."""
-        return not self._faults
+        return not any(row in self._piece.first for row in self._at)
 
     @property
     def error(self) -> StageFailed | None:
         """The first failure: of the first row, at the first stage."""
         for row in self._at:
-            if (fault := self._faults.get(row)) is not None:
+            if (fault := self._piece.first.get(row)) is not None:
                 return failure(fault)
         return None
 
@@ -102,20 +133,18 @@ class PipelineResult(Mapping[str, InferenceResponse]):
         KeyError
             Where there is no such stage, or its outputs stayed on the cluster.
         """
-        found = [_value(self._rows[stage], row) for row in self._at]
+        found = [self._value(stage, row) for row in self._at]
         return found if self._many else found[0]
 
     @property
     def notes(self) -> Mapping[str, Note]:
         """How each stage came by its outputs; other requests may have travelled in the same piece."""
-        return self._notes
+        return self._piece.notes
 
     @property
     def report(self) -> Report:
         """Time and rows of each stage, of the piece that it travelled in: maybe with other requests."""
-        report = Report(self.pipeline)
-        report.add_piece(self._rows.values())
-        return report
+        return self._piece.report()
 
     def mermaid(self) -> str:
         """The pipeline as Mermaid text, with time and rows of each stage."""
@@ -124,8 +153,15 @@ class PipelineResult(Mapping[str, InferenceResponse]):
     def _repr_html_(self) -> str:
         return self.pipeline.svg(self.report)
 
+    def _value(self, stage: str, row: int) -> Any:
+        if row in self._piece.faults[stage]:
+            return None
+        value = self._outputs[stage][row - self._at.start]
+        # a row of an array is a view of all of it
+        return value.copy() if isinstance(value, np.ndarray) and value.base is not None else value
+
     def _output(self, row: int) -> Any:
-        values = [_value(self._rows[name], row) for name in self._compiled.ends]
+        values = [self._value(name, row) for name in self._compiled.ends]
         if self.pipeline.single:
             return values[0]
         return dict(zip(self.pipeline.output, values, strict=True))
@@ -144,10 +180,10 @@ class PipelineResult(Mapping[str, InferenceResponse]):
         return len(self._compiled.steps)
 
     def _response(self, stage: str) -> InferenceResponse:
-        step, note = self._compiled.steps[stage], self._notes.get(stage)
+        step, note = self._compiled.steps[stage], self.notes.get(stage)
         metadata: dict[str, Any] = {"stage": stage}
         error = self._error_of(stage, note)
-        kept = stage in self._rows
+        kept = stage in self._outputs
         if note is None:
             return InferenceResponse.build(
                 f"{self.request_id}/{stage}", step.spec.id, error=error, tries=0, metadata=metadata
@@ -178,7 +214,8 @@ class PipelineResult(Mapping[str, InferenceResponse]):
             f"{self.request_id}/{stage}",
             step.spec.id,
             node_id=note.node or None,
-            outputs=self.outputs_of(stage) if kept and error is None else None,
+            # of a list of inputs, those that did not fail
+            outputs=self.outputs_of(stage) if kept and (error is None or self._many) else None,
             error=error,
             latency=note.seconds + note.queue,
             queue_time=note.queue,
@@ -192,12 +229,13 @@ class PipelineResult(Mapping[str, InferenceResponse]):
     def _error_of(self, stage: str, note: Note | None) -> AltlasError | None:
         """Of the stage itself as it is; where an earlier one failed, which."""
         for row in self._at:
-            fault = self._rows[stage].faults.get(row) if stage in self._rows else self._faults.get(row)
+            known = self._piece.faults.get(stage, self._piece.first)
+            fault = known.get(row)
             if fault is None:
                 continue
             if fault.stage == stage:
                 return fault.error
-            if stage in self._rows or note is None or self._follows(stage, fault.stage):
+            if stage in self._outputs or note is None or self._follows(stage, fault.stage):
                 return failure(fault)
         return None
 
@@ -229,11 +267,3 @@ def failure(fault: Fault) -> StageFailed:
     error.kinds = fault.error.kinds
     error.__cause__ = fault.error
     return error
-
-
-def _value(rows: StageRows, row: int) -> Any:
-    if row in rows.faults:
-        return None
-    value = rows.outputs[row]
-    # a row of an array is a view of all of it
-    return value.copy() if isinstance(value, np.ndarray) and value.base is not None else value

@@ -117,7 +117,7 @@ class StageRows:
         if isinstance(outputs, np.ndarray):
             outputs = outputs.copy()
         elif not set(map(type, outputs)) <= CONSTANT:
-            outputs = [_copy(value) for value in outputs]
+            outputs = [writable(value) for value in outputs]
         return replace(self, outputs=outputs)
 
     def __len__(self) -> int:
@@ -129,7 +129,8 @@ class StageRows:
         return int(object.__sizeof__(self) + sizeof(self.outputs))
 
 
-def _copy(value: Any) -> Any:
+def writable(value: Any) -> Any:
+    """A value that may be written into: a copy, where it can be written into at all."""
     if type(value) in CONSTANT:
         return value
     # what passes between stages can be pickled: it may have to go to another worker

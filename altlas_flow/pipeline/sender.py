@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from distributed import Future
 
 from altlas_flow.cluster.client.fate import DEATHS
 from altlas_flow.cluster.client.lanes import Pace
 from altlas_flow.cluster.client.named import named_strategy
 from altlas_flow.cluster.client.posting import INTERACTIVE, weight_of
-from altlas_flow.cluster.client.transport import Transport
+from altlas_flow.cluster.client.transport import Transport, notify
 from altlas_flow.cluster.packed import Packed
 from altlas_flow.errors import (
     AltlasError,
@@ -38,9 +39,9 @@ from altlas_flow.errors import (
 from altlas_flow.models.memory import estimate
 from altlas_flow.pipeline.graph import Way
 from altlas_flow.pipeline.handle import PipelineHandle, late
-from altlas_flow.pipeline.passage import MOVES, Died, Passage, release
-from altlas_flow.pipeline.result import PipelineResult
-from altlas_flow.pipeline.rows import StageRows
+from altlas_flow.pipeline.passage import MOVES, Died, Passage, Unreadable, release
+from altlas_flow.pipeline.result import PieceOutcome, PipelineResult
+from altlas_flow.pipeline.rows import StageRows, writable
 from altlas_flow.pipeline.step import Compiled
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ PER_SLOT = 2
 #: Seconds after which pieces are forgotten where none leaves meanwhile.
 LET_GO = 0.05
 #: Kinds of requests that are kept ready.
-LANES = 100
+LANES = 32
 #: Seconds after which it is asked again how many slots there are.
 FRESH = 5.0
 
@@ -69,7 +70,13 @@ class Lane:
     in_flight: int = 0
     strategies: Mapping[str, str] = field(default_factory=dict)
     preparing: bool = False
+    once: bool = False  # its pipeline is not asked again
     asked: float = float("-inf")  # when its places were
+
+    @property
+    def name(self) -> str:
+        """By which it is remembered how long its rows take."""
+        return str(id(self.compiled))
 
 
 class PipelineSender:
@@ -102,9 +109,24 @@ class PipelineSender:
         priority: int = 0,
         keep: tuple[str, ...] = (),
         deadline: float | None = None,
+        once: bool = False,
         request_id: str | None = None,
     ) -> PipelineHandle:
         """Send a request; never blocks.
+
+        Parameters
+        ----------
+        compiled : Compiled
+        inputs : Any
+            A list: that many rows.
+        priority : int
+        keep : tuple of str
+            Steps whose outputs are wanted beside those of the pipeline.
+        deadline : float, optional
+            Seconds.
+        once : bool
+            Whether the pipeline will not be asked again: nothing of it is kept.
+        request_id : str, optional
 
         Raises
         ------
@@ -116,8 +138,10 @@ class PipelineSender:
         key = (id(compiled), priority, keep)
         with self._lock:
             lane = self._lanes.get(key)
-            if lane is None:
-                lane = self._lanes[key] = Lane(compiled, priority, keep)
+            if lane is not None:
+                self._lanes[key] = self._lanes.pop(key)  # the latest one last
+            else:
+                lane = self._lanes[key] = Lane(compiled, priority, keep, once=once)
                 while len(self._lanes) > LANES:
                     del self._lanes[next(iter(self._lanes))]
             if self.open >= self.settings.waiting_limit and self.settings.overload == "raise":
@@ -140,14 +164,30 @@ class PipelineSender:
                 return False
             self._handles.discard(handle)
             self.open -= 1
+            waiters, handle._waiters = handle._waiters, []
         handle._inputs = []
         if isinstance(outcome, PipelineResult):
             handle._done.set_result(outcome)
         else:
             handle._done.set_exception(outcome)
+        notify(waiters)
         with contextlib.suppress(RuntimeError):  # the loop is closed: so is everything else
             self._call(self._unwanted, handle)
         return True
+
+    def when_over(self, handle: PipelineHandle, waiter: Any) -> bool:
+        """Have `waiter` (event loop, asyncio future) woken when a request is over; False where it is."""
+        with self._lock:
+            if handle not in self._handles:
+                return False
+            handle._waiters.append(waiter)
+            return True
+
+    def forget(self, handle: PipelineHandle, waiter: Any) -> None:
+        """Whoever waited has given up."""
+        with self._lock:
+            if waiter in handle._waiters:
+                handle._waiters.remove(waiter)
 
     def fail_all(self, error: AltlasError) -> None:
         """End every request that is under way."""
@@ -181,6 +221,16 @@ class PipelineSender:
             piece.left(handle)
 
     def _pump(self, lane: Lane) -> None:
+        """Send what may go; a fault of ours ends what waits in this lane, and nothing else."""
+        try:
+            self._send(lane)
+        except Exception as error:
+            logger.exception("a piece could not be sent")
+            self._refuse(
+                lane, ClusterError(f"sending failed ({describe(error)}): this is a fault of altlas_flow")
+            )
+
+    def _send(self, lane: Lane) -> None:
         if lane.waiting and not lane.preparing and self.clock() - lane.asked > FRESH:
             lane.preparing, lane.asked = True, self.clock()
             self._start(self._prepare(lane))
@@ -188,17 +238,26 @@ class PipelineSender:
             handles = self._take(lane)
             if not handles:
                 break
+            try:
+                piece = Piece(self, lane, handles)
+            except Exception:
+                self._back(lane, handles)  # where whoever sends ends them
+                raise
             lane.in_flight += 1
-            self._start(Piece(self, lane, handles).go())
+            self._start(piece.go())
+        if lane.once and not lane.waiting and not lane.in_flight:
+            with self._lock:
+                self._lanes = {key: one for key, one in self._lanes.items() if one is not lane}
 
     def _take(self, lane: Lane) -> list[PipelineHandle]:
-        rows = self._pace.size(lane.compiled.fingerprint, len(lane.waiting), lane.places)
+        rows = self._pace.size(lane.name, len(lane.waiting), lane.places)
         taken: list[PipelineHandle] = []
         room = float(self.settings.scatter_size)
         while lane.waiting and rows > 0:
             handle = lane.waiting[0]
             if not handle.done():
-                if taken and (handle._alone or taken[0]._alone or handle._weight > room):
+                alone = handle._alone or handle._single
+                if taken and (alone or taken[0]._alone or taken[0]._single or handle._weight > room):
                     break
                 taken.append(handle)
                 rows -= handle._rows
@@ -291,7 +350,10 @@ class Piece:
     def __init__(self, sender: PipelineSender, lane: Lane, handles: list[PipelineHandle]) -> None:
         self.sender, self.lane, self.handles = sender, lane, handles
         self._wanted = set(handles)
-        rows = StageRows([value for handle in handles for value in handle._inputs])
+        # as they are now: a request that ends meanwhile lets go of its inputs
+        inputs = [handle._inputs for handle in handles]
+        self._counts = [len(one) for one in inputs]
+        rows = StageRows(_apart([value for one in inputs for value in one]))
         way = Way(
             len(rows),
             INTERACTIVE + lane.priority,
@@ -306,6 +368,7 @@ class Piece:
             rows,
             way,
             lane.keep,
+            several=len(handles) > 1,
             sent=sender.flush,
             let_go=sender.let_go,
         )
@@ -325,17 +388,26 @@ class Piece:
     async def go(self) -> None:
         """Take the piece through, and give each request its outcome."""
         sender, lane = self.sender, self.lane
+        self._task = asyncio.current_task()
         for handle in self.handles:
             handle._running, handle._piece = True, self
-        self._task = asyncio.current_task()
+            if handle.done():  # before it could tell this piece
+                handle._piece = None
+                self._wanted.discard(handle)
         weight = sum(handle._weight for handle in self.handles)
-        counts = [handle._rows for handle in self.handles]
+        counts = self._counts
         try:
             # what may be what kills workers goes one at a time, or it would take the others of its kind along
+            if not self._wanted:
+                return
             async with sender.quarantine if self.handles[0]._alone else contextlib.nullcontext():
                 rows = await self._passage.go(weight)
         except Died as died:
             self._again(died, counts)
+        except Unreadable:
+            for handle in self.handles:
+                handle._single = True
+            sender._back(lane, [handle for handle in self.handles if not handle.done()])
         except BadRequest as error:
             self._without_bad(error)
         except AltlasError as error:
@@ -399,28 +471,37 @@ class Piece:
             self.sender.end(handle, error)
 
     def _deliver(self, rows: Mapping[str, StageRows], counts: list[int]) -> None:
-        compiled = self.lane.compiled
         now = self.sender.clock()
-        notes = {name: note for one in rows.values() for name, note in one.notes.items()}
-        self.sender._pace.observe(
-            compiled.fingerprint, sum(counts), sum(note.seconds for note in notes.values())
-        )
+        piece = PieceOutcome(self.lane.compiled, rows)
+        took = sum(note.seconds for note in piece.notes.values())
+        self.sender._pace.observe(self.lane.name, sum(counts), took)
         start = 0
         for handle, count in zip(self.handles, counts, strict=True):
             at = range(start, start + count)
             start += count
             if not handle.done():
-                self.sender.end(
-                    handle,
-                    PipelineResult(
-                        compiled,
-                        handle.request_id,
-                        rows,
-                        at,
-                        many=handle._many,
-                        latency=now - handle._submitted,
-                    ),
-                )
+                # its own rows alone: the others of the piece must not live as long as they do
+                own = {name: _part(one.outputs, at) for name, one in rows.items()}
+                latency = now - handle._submitted
+                result = PipelineResult(piece, handle.request_id, own, at, many=handle._many, latency=latency)
+                self.sender.end(handle, result)
+
+
+def _part(outputs: Any, at: range) -> Any:
+    part = outputs[at.start : at.stop]
+    return part.copy() if isinstance(part, np.ndarray) else part
+
+
+def _apart(values: list[Any]) -> list[Any]:
+    """Values of requests, none of them another one's, too: a model may write into them."""
+    if len(set(map(id, values))) == len(values):
+        return values
+    seen: set[int] = set()
+    found = []
+    for value in values:
+        found.append(writable(value) if id(value) in seen else value)
+        seen.add(id(value))
+    return found
 
 
 _senders: WeakKeyDictionary[Transport, PipelineSender] = WeakKeyDictionary()

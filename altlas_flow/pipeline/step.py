@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dask.base import tokenize
-
 from altlas_flow.cluster.packed import Packed
 from altlas_flow.errors import AltlasError, PipelineError, SpecError, describe, one_line
 from altlas_flow.models.digest import digest_callable
@@ -65,20 +63,21 @@ class Step:
     def label(self) -> list[Any]:
         """What decides its outputs, as JSON can hold it."""
         functions = [None if one is None else digest_callable(one) for one in (self.inputs, self.when)]
-        # a pydantic model is known by its schema: it fills caches of its own as it is used
-        schema = getattr(self.validator, "model_json_schema", None)
-        own = self.validator and (schema() if schema is not None else digest_callable(self.validator))
         return [
             self.name,
-            self.spec.fingerprint,
-            dict(self.parameters),
+            self.asked,
+            digest_callable(dict(self.parameters)),
             list(self.labels),
             list(self.needs),
             functions,
-            own,
             self.optional,
-            self.each,
         ]
+
+    @functools.cached_property
+    def asked(self) -> str:
+        """What is asked of each input, its parameters left out: answers of equal ones may be used again."""
+        parts = [self.spec.fingerprint, self.each, validator_digest(self.validator)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +105,13 @@ class Compiled:
     @functools.cached_property
     def fingerprint(self) -> str:
         """64 hexadecimal digits of what decides the outputs."""
-        text = json.dumps([[step.label() for step in self.steps.values()], self.ends], default=tokenize)
+        text = json.dumps([[step.label() for step in self.steps.values()], self.ends])
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @functools.cached_property
+    def optional(self) -> frozenset[str]:
+        """Steps without which others do."""
+        return frozenset(name for name, step in self.steps.items() if step.optional)
 
     @functools.cached_property
     def shared(self) -> frozenset[str]:
@@ -224,6 +228,18 @@ def _check_keywords(stage: Stage, function: Any) -> None:
             f"stage {stage.name!r}: its function cannot be called with one input and parameters "
             f"{one_line(repr(dict(stage.parameters)), 80)}: {error}"
         ) from error
+
+
+def validator_digest(validator: Any) -> str:
+    """What tells a validator from others; empty where there is none."""
+    rules = getattr(validator, "__pydantic_decorators__", None)
+    if rules is None:
+        return "" if validator is None else digest_callable(validator)
+    # a pydantic model fills caches of its own as it is used: it is known by its fields and by its rules
+    fields = {name: repr(one) for name, one in getattr(validator, "model_fields", {}).items()}
+    kinds = ("validators", "field_validators", "root_validators", "model_validators")
+    found = [one.func for kind in kinds for one in getattr(rules, kind, {}).values()]
+    return digest_callable([validator.__qualname__, fields, [getattr(one, "__func__", one) for one in found]])
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,10 @@ from altlas_flow.pipeline.cache import ABSENT, cache_for, key_of
 from altlas_flow.pipeline.rows import SKIPPED, Fault, Note, StageRows, Taken, take, together
 from altlas_flow.pipeline.step import Failed, Step
 
-#: Steps that a worker keeps opened.
-OPENED = 256
+#: Steps that a worker keeps opened, and bytes of one that it does not.
+OPENED, LARGE = 256, 100_000
 #: Types of answers that any process can open.
-PLAIN = frozenset({str, bytes, int, float, bool, type(None), np.ndarray})
+SIMPLE = frozenset({str, bytes, int, float, bool, type(None)})
 
 _opened: OrderedDict[bytes, Step] = OrderedDict()
 _lock = Lock()
@@ -152,8 +152,12 @@ def opened(packed: Packed) -> Step:
         found = _opened.get(packed.data)
         if found is None:
             found = _opened[packed.data] = packed.open()
-            if len(_opened) > OPENED:
+            if len(packed.data) > LARGE:
+                del _opened[packed.data]  # as with inputs that stand in it: it will not come again
+            elif len(_opened) > OPENED:
                 _opened.popitem(last=False)
+        else:
+            _opened.move_to_end(packed.data)
         return found
 
 
@@ -224,6 +228,8 @@ class StageWork:
                     continue
                 inputs.append(value if step.inputs is None else step.inputs(value))
                 at.append(row)
+            except InputError as error:
+                self._fail(row, error, phase="input")
             except Exception as error:
                 # functions of the user's own may fail on a row in any way
                 which = "inputs=" if len(inputs) == len(at) and step.when is None else "when= or inputs="
@@ -238,7 +244,7 @@ class StageWork:
         spec = self.step.spec
         keys = [
             # a file that is read here is not in the input that names it
-            None if names_files(spec, [value]) else key_of(spec.fingerprint, self.step.parameters, value)
+            None if names_files(spec, [value]) else key_of(self.step.asked, self.step.parameters, value)
             for value in inputs
         ]
         found = [ABSENT if key is None else cache.get(key) for key in keys]
@@ -275,11 +281,15 @@ class StageWork:
         """Predict rows, those whose errors the stage names again."""
         step = self.step
         rows = [(value,) for value in inputs] if step.boxed else inputs
+        limit = step.retry.tries or 1
         answers: Any = None
         todo: list[int] | None = None  # places; None: all
-        for tries in range(1, (step.retry.tries or 1) + 1):
+        for tries in range(1, limit + 1):
             self.note.tries = tries
             asked = rows if todo is None else [rows[place] for place in todo]
+            if tries < limit:
+                # a try that fails may have written into them
+                asked = StageRows(asked).copied().outputs
             result = self._host_predict(asked, at if todo is None else [at[place] for place in todo], how)
             outputs, errors = result.outputs, dict[int, BaseException](result.errors)
             if step.boxed and not isinstance(outputs, np.ndarray):
@@ -299,7 +309,7 @@ class StageWork:
             if not how.lenient:
                 self._refuse_faults_of_the_node(failed)
             again = [place for place, error in failed.items() if _named(step, error)]
-            last = tries >= (step.retry.tries or 1)
+            last = tries >= limit
             for place, error in failed.items():
                 if last or place not in again:
                     self._fail(at[place], error)
@@ -359,14 +369,21 @@ class StageWork:
 
     def _sendable(self, answers: Any, at: Sequence[int]) -> Any:
         """The answers, without those that no other process could open."""
-        if isinstance(answers, np.ndarray) or set(map(type, answers)) <= PLAIN:
+        if isinstance(answers, np.ndarray):
+            if not answers.dtype.hasobject:
+                return answers
+            answers = list(answers)
+        if set(map(type, answers)) <= SIMPLE:
             return answers
         for place, answer in enumerate(answers):
             if at[place] in self.faults:
                 answers[place] = None  # it may hold an error of the user's own
                 continue
+            if _is_plain(answer):
+                continue
             try:
-                Packed.of(answer)
+                # opened as well: what fails there would cost others theirs
+                Packed.of(answer).open()
             except Exception as error:
                 # a model may answer with anything at all
                 answers[place] = None
@@ -401,3 +418,13 @@ def _named(step: Step, error: BaseException) -> bool:
     if isinstance(error, AltlasError):
         kinds.update(error.kinds)
     return bool(kinds.intersection(step.retry.on)) or isinstance(error, (DeadlineExceeded, InvalidAnswer))
+
+
+def _is_plain(answer: Any) -> bool:
+    """Whether any process can open an answer: a plain value, or a list or record of such."""
+    if isinstance(answer, np.ndarray):
+        return not answer.dtype.hasobject
+    kind = type(answer)
+    if kind is dict:
+        return all(type(key) is str for key in answer) and set(map(type, answer.values())) <= SIMPLE
+    return kind in SIMPLE or (kind in (list, tuple) and set(map(type, answer)) <= SIMPLE)

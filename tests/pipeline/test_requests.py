@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 
 import numpy as np
@@ -17,6 +18,7 @@ from altlas_flow.errors import (
     StageFailed,
     UnknownModel,
 )
+from tests.laboratory import until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -334,6 +336,7 @@ def test_a_cancelled_pipeline_starts_no_further_stage(flow, tmp_path):
     assert handle.cancel() and not handle.cancel()
     with pytest.raises(RequestCancelled):
         handle.result(LIMIT)
+    until_all_is_forgotten(flow)
     gate.touch()
     assert ask(flow, chain(len), "ab").outputs == 2
     assert handle.status == "cancelled" and not seen.exists()
@@ -437,18 +440,141 @@ def test_any_graph_is_what_a_plain_evaluation_gives(flow, seed):
     assert found.ok == all(value is not None for one in expected for value in one.values())
 
 
+def passages(dask_scheduler):
+    return [str(key) for key in dask_scheduler.tasks if str(key).startswith("altlas-passage")]
+
+
+def until_all_is_forgotten(flow):
+    until(lambda: not flow.client.run_on_scheduler(passages))
+
+
 def test_nothing_of_a_pipeline_stays_on_the_cluster(flow):
     ask(flow, chain(str.upper, len), ["a"] * 100)
+    until_all_is_forgotten(flow)
 
-    def kept(dask_scheduler):
-        return [str(key) for key in dask_scheduler.tasks if str(key).startswith("altlas-passage")]
 
-    import time
+def test_a_result_holds_its_own_rows_alone(flow):
+    pipeline = chain(lambda value: [value] * 10)
+    results = [handle.result(LIMIT) for handle in [flow.submit(pipeline, at) for at in range(200)]]
+    assert max(one["s0"].batch_size for one in results) > 1, "none travelled together"
+    assert all(len(one._outputs["s0"]) == 1 for one in results)
 
-    end = time.monotonic() + LIMIT
-    while flow.client.run_on_scheduler(kept):
-        assert time.monotonic() < end
-        time.sleep(0.02)  # nothing announces it
+
+def test_requests_that_carry_one_object_do_not_see_what_others_do_to_it(flow):
+    def grows(given):
+        given["l"].append(1)
+        return len(given["l"])
+
+    shared = {"l": []}
+    pipeline = chain(grows)
+    assert ask(flow, pipeline, [shared, shared, shared]).outputs == [1, 1, 1]
+    handles = [flow.submit(pipeline, shared) for _ in range(30)]
+    assert {handle.result(LIMIT).outputs for handle in handles} == {1}
+
+
+def test_a_try_again_gets_what_the_first_one_got(flow):
+    def pops(given):
+        if len(given) == 3:
+            given.pop()
+            raise ValueError("once")
+        return given
+
+    with pytest.raises(StageFailed, match="once"):
+        ask(flow, Pipeline([Stage("s", function=pops, retry=2)]), [[1, 2, 3]])
+
+
+def test_a_failure_before_an_optional_stage_is_a_failure(flow):
+    pipeline = Pipeline(
+        [
+            Stage("a", function=lambda value: 1 / value),
+            Stage("b", function=str, after="a", optional=True),
+            Stage("c", function=str, after="b"),
+        ]
+    )
+    for keep in (False, True):
+        with pytest.raises(StageFailed, match="'a' failed"):
+            flow.submit(pipeline, 0, keep=keep).result(LIMIT)
+    assert flow.submit(pipeline, [0, 1]).response(LIMIT).outputs == ["None", "1.0"]
+
+
+def test_known_answers_are_those_of_the_same_question(flow):
+    inputs = ["ab", "c", "def"]
+    assert ask(flow, Pipeline([Stage("s", function=len, cache=True, each=True)]), [inputs]).outputs == [
+        [2, 1, 3]
+    ]
+    assert ask(flow, Pipeline([Stage("s", function=len, cache=True)]), [inputs]).outputs == [3]
+    pipeline = Pipeline([Stage("s", function=len, cache=True, validator=lambda size: size != 3)])
+    with pytest.raises(StageFailed, match="not valid"):
+        ask(flow, pipeline, [inputs])
+    spoilt = Pipeline(
+        [
+            Stage("make", function=lambda text: list(text), cache=True),
+            Stage("spoil", function=lambda letters: letters.append("x") or len(letters), after="make"),
+        ]
+    )
+    assert [ask(flow, spoilt, "ab").outputs for _ in range(4)] == [3, 3, 3, 3]
+
+
+class Shut:
+    """Pickles, and cannot be opened."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_one_that_cannot_be_opened_costs_the_others_nothing(flow):
+    pipeline = chain(lambda value: value, lambda value: Shut() if value == 3 else value)
+    handles = [flow.submit(pipeline, Shut() if at == 5 else at) for at in range(8)]
+    found = [handle.response(LIMIT) for handle in handles]
+    assert [one.ok for one in found] == [at not in (3, 5) for at in range(8)]
+    assert [one.outputs for one in found if one.ok] == [0, 1, 2, 4, 6, 7]
+
+
+@pytest.mark.parametrize("parameters", [{"k": {(1, 2): 3}}, {"k": {1: "a"}}], ids=["tuple", "int"])
+def test_parameters_of_any_kind_go_and_cost_others_nothing(flow, parameters):
+    def kinds(value, k=None):
+        return sorted(map(str, k))
+
+    for _ in range(2):
+        pipeline = Pipeline([Stage("s", function=kinds, parameters=parameters)])
+        assert ask(flow, pipeline, 1).outputs == sorted(map(str, parameters["k"]))
+
+
+def test_many_requests_to_a_pipeline_fail_each_for_itself(flow):
+    pipeline = Pipeline([Stage("n", function=int)])
+    found = flow.submit_many(pipeline, ["1", "x", "3"]).result(LIMIT)
+    assert [one.outputs for one in found] == [1, None, 3] and [one.ok for one in found] == [True, False, True]
+    with pytest.raises(StageFailed):
+        flow.submit_many(pipeline, ["x"], raise_on_error=True).result(LIMIT)
+
+    async def go():
+        return await flow.submit_many(pipeline, ["4"])
+
+    assert asyncio.run(go())[0].outputs == 4
+
+
+def test_a_failed_pipeline_pickles_without_what_others_made(flow):
+    with pytest.raises(StageFailed) as caught:
+        ask(flow, chain(lambda value: 1 / value), 0)
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert (error.stage, error.result, error.nodes) == ("s0", None, caught.value.nodes)
+
+
+def test_waiting_that_is_given_up_leaves_nothing(flow, tmp_path):
+    gate = tmp_path / "gate"
+    handle = flow.submit(chain(until_there), str(gate))
+
+    async def poll():
+        for _ in range(20):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(handle.settled(), 0.005)
+
+    try:
+        asyncio.run(poll())
+        assert not handle._waiters
+    finally:
+        gate.touch()
+    assert handle.result(LIMIT).ok
 
 
 def test_what_was_done_is_shown_with_time_and_rows(flow):
