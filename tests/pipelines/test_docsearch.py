@@ -290,6 +290,7 @@ def test_it_runs_as_a_file_and_gathers_the_same_twice(tmp_path):
     assert seen[0] == seen[1]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_second_run_embeds_nothing_again_and_a_query_answers(tmp_path):
     parts = []
