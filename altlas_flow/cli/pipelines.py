@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -60,7 +61,7 @@ def check(file: str, catalog: str | None) -> None:
         raise PipelineError(f"{file}: {error}") from error
     placed, ends = flatten(found)
     if absent:
-        raise PipelineError(f"{file}: {_unknown(absent, known, placed)}")
+        raise PipelineError(f"{file}: {_unknown(absent, [*_own(file), *known], placed)}")
     click.echo(
         f"pipeline {found.id}: {len(placed)} stage{'s' * (len(placed) != 1)}, output {', '.join(ends)}"
     )
@@ -155,7 +156,15 @@ def _builtin() -> dict[str, ModelSpec]:
     return builtin_models()
 
 
-def _unknown(absent: Iterable[str], known: Iterable[str], placed: Sequence[Placed]) -> str:
+def _own(file: str) -> list[str]:
+    """Ids of the recipes in a pipeline file that has been read before, used or not."""
+    from altlas_flow.pipeline.marked import read
+
+    said = read(Path(file)).value.get("models") or {}
+    return list(said) if isinstance(said, dict) else [one["id"] for one in said if "id" in one]
+
+
+def _unknown(absent: Iterable[str], known: Sequence[str], placed: Sequence[Placed]) -> str:
     """What to say of models that stages name, and nothing here knows."""
     from altlas_flow.errors import names
 

@@ -186,12 +186,13 @@ class Pipeline(Sequence[Stage]):
     def _declared(self, outputs: Any) -> dict[str, str]:
         if not isinstance(outputs, Mapping):
             raise PipelineError(
-                f"pipeline {self.id!r}: outputs={one_line(repr(outputs), 60)} is no mapping of columns to types"
+                f"pipeline {self.id!r}: outputs={one_line(repr(outputs), 60)} is no mapping of columns to "
+                "types: give one"
             )
         if not self.single and (unknown := [name for name in outputs if name not in self.output]):
             raise PipelineError(
-                f"pipeline {self.id!r}: outputs= declares {names(map(repr, unknown))}, which is no output of it "
-                f"(there are {names(self.output)}): declare these, in this order"
+                f"pipeline {self.id!r}: outputs= declares {names(map(repr, unknown))}, which is no output of "
+                f"it (there are {names(self.output)}): declare these, in this order"
             )
         return dict(outputs)
 
