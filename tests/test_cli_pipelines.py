@@ -94,10 +94,19 @@ def test_check_lists_stages_and_models(here):
     assert lines[-1] == "model upper: function from shouting:loud"
 
 
-def test_check_says_which_models_only_a_cluster_can_know(here, tmp_path):
+def test_check_refuses_models_that_nothing_here_knows(here, tmp_path):
     file = tmp_path / "p.yaml"
     file.write_text("stages: {a: {model: mine, parameters: {any: 1}}}")
-    assert "model mine: not known here; give --catalog" in ask("check", file)
+    text = refused("check", file)
+    assert "p.yaml: stage 'a': model 'mine' is not known here (" in text
+    assert ": give --catalog, or register it under models: in the file (known: " in text
+    own = '{"runtime": "function", "source": "shouting:loud"}'
+    for models in (f'{{"upper": {own}}}', f'[{{"id": "upper", {own[1:]}]'):
+        file.write_text(f'{{"models": {models}, "stages": {{"a": {{"model": "uper"}}}}}}')
+        assert "model 'uper' is not known here (did you mean 'upper'?)" in refused("check", file)
+    file.write_text("stages: {a: {model: mien}, b: {model: nobody}}")
+    text = refused("check", file, "--catalog", "catalog.yaml")
+    assert "'mien' is not known here (did you mean 'mine'?); stage 'b': model 'nobody' is not known" in text
     (tmp_path / "known.yaml").write_text("stages: {a: {model: mine}}")
     text = ask("check", tmp_path / "known.yaml", "--catalog", "catalog.yaml")
     assert "model mine: function from shouting:loud" in text

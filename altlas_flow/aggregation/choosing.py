@@ -23,6 +23,8 @@ _STRATEGIES: dict[ResultAggregationStrategy, Callable[[], Aggregator]] = {
 }
 #: What makes them: `af.vote` is taken for `af.vote()`.
 MAKERS = tuple(_STRATEGIES.values())
+#: By the names that files give them: ``vote``.
+_BY_NAME: dict[str, Callable[[], Aggregator]] = {made.__name__: made for made in MAKERS}
 
 
 def aggregator_of(combine: Any, default: str = ResultAggregationStrategy.ALL_RESPONSES) -> Aggregator:
@@ -31,7 +33,8 @@ def aggregator_of(combine: Any, default: str = ResultAggregationStrategy.ALL_RES
     Parameters
     ----------
     combine : Aggregator, ResultAggregationStrategy, str, Stacking, callable or None
-        A function is one of the outputs by model.
+        A function is one of the outputs by model. A text is the name of a strategy, or what makes its
+        aggregator: ``"MAJORITY_VOTE"``, ``"vote"``.
     default : str
         The strategy that None stands for.
 
@@ -44,6 +47,8 @@ def aggregator_of(combine: Any, default: str = ResultAggregationStrategy.ALL_RES
     if isinstance(combine, Aggregator):
         return combine
     if isinstance(combine, str):
+        if (named := _BY_NAME.get(combine)) is not None:
+            return named()
         try:
             return _STRATEGIES[ResultAggregationStrategy(combine)]()
         except ValueError:
@@ -54,5 +59,5 @@ def aggregator_of(combine: Any, default: str = ResultAggregationStrategy.ALL_RES
         return Ensemble(combine)
     raise BadRequest(
         f"combine={one_line(repr(combine), 60)} is none: give an aggregator such as af.vote(), a function of "
-        f"the outputs by model, or one of {names(ResultAggregationStrategy)}"
+        f"the outputs by model, or one of {names([*_BY_NAME, *ResultAggregationStrategy], 20)}"
     )

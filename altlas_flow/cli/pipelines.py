@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +34,10 @@ def pipeline() -> None:
 @jobs.catalog_option
 @one_line_errors
 def check(file: str, catalog: str | None) -> None:
-    """Check FILE, functions and parameters of models included, and list its stages. Needs no cluster."""
+    """Check FILE, functions and parameters of models included, and list its stages. Needs no cluster.
+
+    Models that stages name have to stand in FILE, in the catalog, or be built in.
+    """
     from altlas_flow.errors import PipelineError
     from altlas_flow.models.spec import ModelSpec
     from altlas_flow.pipeline.flat import flatten
@@ -46,7 +52,7 @@ def check(file: str, catalog: str | None) -> None:
             return model
         if model in known:
             return known[model]
-        absent[model] = None  # a cluster may know it: its parameters are checked there
+        absent[model] = None  # told at the end: what is wrong in the file itself comes first
         return ModelSpec(id=model, runtime="function", source="of:cluster")
 
     try:
@@ -54,15 +60,15 @@ def check(file: str, catalog: str | None) -> None:
     except PipelineError as error:
         raise PipelineError(f"{file}: {error}") from error
     placed, ends = flatten(found)
+    if absent:
+        raise PipelineError(f"{file}: {_unknown(absent, [*_own(file), *known], placed)}")
     click.echo(
         f"pipeline {found.id}: {len(placed)} stage{'s' * (len(placed) != 1)}, output {', '.join(ends)}"
     )
     click.echo(_stages(placed))
     specs = [step.spec for one, step in zip(placed, compiled.steps.values(), strict=True) if one.stage.model]
-    for spec in {spec.fingerprint: spec for spec in specs if spec.id not in absent}.values():
+    for spec in {spec.fingerprint: spec for spec in specs}.values():
         click.echo(f"model {spec}")
-    for model in absent:
-        click.echo(f"model {model}: not known here; give --catalog, or run it on a cluster that knows it")
 
 
 @pipeline.command()
@@ -148,6 +154,28 @@ def _builtin() -> dict[str, ModelSpec]:
     from altlas_flow.models.catalog import builtin_models
 
     return builtin_models()
+
+
+def _own(file: str) -> list[str]:
+    """Ids of the recipes in a pipeline file that has been read before, used or not."""
+    from altlas_flow.pipeline.marked import read
+
+    said = read(Path(file)).value.get("models") or {}
+    return list(said) if isinstance(said, dict) else [one["id"] for one in said if "id" in one]
+
+
+def _unknown(absent: Iterable[str], known: Sequence[str], placed: Sequence[Placed]) -> str:
+    """What to say of models that stages name, and nothing here knows."""
+    from altlas_flow.errors import names
+
+    said = []
+    for model in absent:
+        stage = next(one.name for one in placed if one.stage.model == model)
+        near = get_close_matches(model, known, 1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        said.append(f"stage {stage!r}: model {model!r} is not known here{meant}")
+    advice = f"give --catalog, or register it under models: in the file (known: {names(known)})"
+    return f"{'; '.join(said[:5])}: {advice}"
 
 
 def _given(catalog: str | None) -> dict[str, ModelSpec]:

@@ -133,8 +133,10 @@ def read_file(path: str, settings: Settings) -> bytes:
     try:
         real = Path(os.path.realpath(Path(checked_path(path)).expanduser()))
         folder = _allowed(real, settings.allowed_folders)
+        if real in map(_real, settings.allowed_folders):
+            _check_regular(os.stat(real).st_mode, shown)
         if folder is None:
-            allowed = names([repr(name) for name in settings.allowed_folders])
+            allowed = names([repr(str(one)) for one in map(_real, settings.allowed_folders)])
             raise FileRefused(
                 f"{shown} is in no folder that is read from here (allowed: {allowed}): move it there, or "
                 "add its folder to altlas.allowed-folders"
@@ -151,17 +153,23 @@ def read_file(path: str, settings: Settings) -> bytes:
 def _allowed(real: Path, folders: Sequence[str]) -> Path | None:
     """The allowed folder, links followed, that a path lies in."""
     for name in folders:
-        folder = Path(os.path.realpath(Path(name).expanduser()))
+        folder = _real(name)
         if folder in real.parents:
             return folder
     return None
 
 
+def _real(name: str) -> Path:
+    """Where a folder of the setting is, links followed."""
+    return Path(os.path.realpath(Path(name).expanduser()))
+
+
 def _check_regular(mode: int, shown: str) -> None:
     # before it is opened: to open a device may do something
     if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
-        raise FileRefused(f"{shown} is {kind}: give a regular file")
+        if stat.S_ISDIR(mode):
+            raise FileRefused(f"{shown} is a folder: name a file in it")
+        raise FileRefused(f"{shown} is a pipe, a socket or a device: give a regular file")
 
 
 @contextmanager

@@ -258,6 +258,10 @@ class Cascade:
     def __repr__(self) -> str:
         small = ", ".join(_shown(stage) for stage in self.small)
         judge = self.judge
+        if judge.threshold == math.inf and (self.curve or not callable(judge.accept)):
+            return (
+                f"<Cascade {self.id}: always the large one, {_shown(self.large)}: none of {small} is enough>"
+            )
         if callable(judge.accept):
             where = f"accept= refuses it, or its score is below {judge.threshold:.6g}"
         else:

@@ -27,12 +27,14 @@ class Pipeline(Sequence[Stage]):
         The stage whose output is the pipeline's; several: a dict by their names. By default the stages that
         no other one depends on.
     outputs : mapping of str to str, optional
-        Columns of an answer and their Arrow types, as for a `ModelSpec`; by default learnt from first rows.
+        Columns of an answer and their Arrow types, as for a `ModelSpec`; of several outputs by the names of
+        their stages. By default learnt from first rows.
 
     Raises
     ------
     PipelineError
-        Where stages depend on each other in a circle, on one that is not there, or two have one name.
+        Where stages depend on each other in a circle, on one that is not there, two have one name, or
+        `output` or `outputs` names what is not there.
 
     Examples
     --------
@@ -76,7 +78,7 @@ class Pipeline(Sequence[Stage]):
         self._stages = [self._by_name[name] for name in in_order(needs)]
         self.output = self._output(output)
         self.single = len(self.output) == 1
-        self.outputs = dict(outputs) if outputs is not None else None
+        self.outputs = None if outputs is None else self._declared(outputs)
 
     @classmethod
     def load(cls, path: str | Path) -> Pipeline:
@@ -180,6 +182,19 @@ class Pipeline(Sequence[Stage]):
         if not wanted:
             raise PipelineError(f"pipeline {self.id!r}: output= names no stage")
         return wanted
+
+    def _declared(self, outputs: Any) -> dict[str, str]:
+        if not isinstance(outputs, Mapping):
+            raise PipelineError(
+                f"pipeline {self.id!r}: outputs={one_line(repr(outputs), 60)} is no mapping of columns to "
+                "types: give one"
+            )
+        if not self.single and (unknown := [name for name in outputs if name not in self.output]):
+            raise PipelineError(
+                f"pipeline {self.id!r}: outputs= declares {names(map(repr, unknown))}, which is no output of "
+                f"it (there are {names(self.output)}): declare these, in this order"
+            )
+        return dict(outputs)
 
     def __getitem__(self, at: Any) -> Any:
         return self._by_name[at] if isinstance(at, str) else self._stages[at]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from altlas_flow.aggregation import Stacking, aggregator_of
+from altlas_flow.aggregation import Aggregator, Stacking, aggregator_of
 from altlas_flow.aggregation.choosing import MAKERS
 from altlas_flow.errors import BadRequest, PipelineError, SpecError, one_line
 from altlas_flow.models.spec import ModelSpec, import_object
@@ -56,6 +56,7 @@ class Stage:
         the outputs by stage, or ``"package.module:name"``. To an aggregator, a stage that was skipped, and
         an optional one that failed, has no answer.
     pipeline : Pipeline, optional
+        Or what makes one, such as a cascade. In results its stages are named after this one: ``name.stage``.
     after : str or sequence of str
         The stages that it depends on; ``"input"`` is what the pipeline is given. By default that alone.
     inputs : callable or str, optional
@@ -139,9 +140,12 @@ class Stage:
         if len(given) != 1:
             what = " and ".join(given) if given else "none"
             raise self._wrong(f"it takes one of {', '.join(KINDS)}, and has {what}")
-        after = (self.after,) if isinstance(self.after, str) else tuple(self.after or (INPUT,))
+        given_after: Any = INPUT if self.after is None else self.after
+        if isinstance(given_after, str) or not isinstance(given_after, Iterable):
+            given_after = (given_after,)
+        after = tuple(given_after) or (INPUT,)
         if not all(isinstance(one, str) for one in after):
-            raise self._wrong("after= takes names of stages")
+            raise self._wrong(f"after={one_line(repr(self.after), 80)} names no stages: give their names")
         if twice := [one for one in after if after.count(one) > 1]:
             raise self._wrong(f"it names {twice[0]!r} twice in after=")
         self._set(after=after)
@@ -167,7 +171,9 @@ class Stage:
 
     def _check_kinds(self) -> None:
         if self.model is not None and not isinstance(self.model, (str, ModelSpec)):
-            raise self._wrong(f"model={one_line(repr(self.model), 80)} is neither an id nor a ModelSpec")
+            raise self._wrong(
+                f"model={one_line(repr(self.model), 80)} is neither an id nor a ModelSpec{self._meant()}"
+            )
         for item in ("function", "inputs", "when"):
             self._set(**{item: self._callable(item, getattr(self, item))})
         self._set(combine=self._combination())
@@ -178,13 +184,26 @@ class Stage:
         if self.kind == "combine" and self.parameters:
             raise self._wrong("an aggregator takes no parameters=: give them to it when it is made")
         if self.kind == "pipeline":
-            from altlas_flow.pipeline.pipeline import Pipeline
+            from altlas_flow.pipeline.pipeline import as_pipeline
 
-            if not isinstance(self.pipeline, Pipeline):
+            made = as_pipeline(self.pipeline)
+            if made is None:
                 raise self._wrong(f"pipeline={one_line(repr(self.pipeline), 80)} is no Pipeline")
+            self._set(pipeline=made)
             for item in OF_WORK:
                 if getattr(self, item) not in (None, False, {}):
                     raise self._wrong(f"{item}= is for the stages of the pipeline in it: give it to them")
+
+    def _meant(self) -> str:
+        """Which keyword what was given as a model belongs to, where one can tell."""
+        from altlas_flow.pipeline.pipeline import as_pipeline
+
+        given: Any = self.model
+        if as_pipeline(given) is not None:
+            return ": give it as pipeline="
+        if isinstance(given, (Aggregator, Stacking)) or any(given is made for made in MAKERS):
+            return ": give it as combine="
+        return ": give it as function=" if callable(given) else ""
 
     def _callable(self, item: str, value: Any) -> Any:
         if isinstance(value, str):

@@ -129,6 +129,10 @@ def test_several_columns_are_a_text_of_lines(model: LoadedModel) -> None:
         ({"messages": "hello"}, "list of dicts with role and content"),
         ({"messages": [{"role": "user"}]}, "list of dicts with role and content"),
         ({"messages": [{"role": "king", "content": "hello"}]}, "roles are user and assistant"),
+        ({"role": "user", "content": "hello"}, "give a chat as {'messages': [...]}"),
+        ([{"role": "user", "content": "hello"}], "give a chat as {'messages': [...]}"),
+        ({"message": HELLO["messages"]}, "did you mean 'messages'?"),
+        ({"message": HELLO["messages"][0]}, "did you mean 'messages'?"),
         ("half \ud800", "cannot be tokenised"),
     ],
 )

@@ -135,7 +135,11 @@ def test_what_is_no_row_is_the_fault_of_its_row(saved, digits):
     assert all(isinstance(fault, InputError) for fault in prepared.faults.values())
     assert "null" in str(prepared.faults[1])
     assert "has shape (63,), and the model takes 64 numbers in a row" in str(prepared.faults[4])
+    assert "wrap it in a list of rows, or give an array" in str(prepared.faults[7])
     assert prepared.costs is None
+    several = runtime.prepare([DIGITS.data[:3]], {}).faults[0]
+    assert "has shape (3, 64), which is 3 rows: several rows are a list: list(x)" in str(several)
+    assert not runtime.prepare(list(DIGITS.data[:3]), {}).faults
 
 
 def test_a_row_that_the_estimator_refuses_is_found_in_its_batch(saved, digits):

@@ -33,7 +33,7 @@ class GenerationRuntime(BaseRuntime):
 
     A row is a text, or a chat: a dict with ``messages``, a list of dicts with ``role`` and ``content``,
     which goes through the model's own chat template. Any other dict (several input columns) is the text
-    of its values, one a line.
+    of its values, one a line; one with ``role`` and ``content`` is a message without its chat, and a fault.
 
     Parameters of a prediction: ``temperature`` (0, the default: always the likeliest token), ``top_k``,
     ``top_p``, ``seed``, ``max_new_tokens`` and ``stop``; see `Sampling`. The same seed gives the same text
@@ -130,6 +130,8 @@ class GenerationRuntime(BaseRuntime):
 
     def _prompt(self, row: Any, asked: int | None) -> Prompt:
         chat = isinstance(row, dict) and "messages" in row
+        if not chat and (meant := unlike_chat(row)) is not None:
+            raise InputError(meant)
         text = self._rendered(row["messages"]) if chat else text_of_row(row)
         try:
             # a template has the special tokens in it
@@ -154,7 +156,7 @@ class GenerationRuntime(BaseRuntime):
     def _rendered(self, messages: Any) -> str:
         """A chat as the text that the model was trained on."""
         found = as_list(messages) if hasattr(messages, "__len__") and not isinstance(messages, str) else None
-        if not found or not all(isinstance(one, dict) and {"role", "content"} <= set(one) for one in found):
+        if not found or not all(map(is_message, found)):
             raise InputError(
                 "the input's 'messages' are a list of dicts with role and content, such as "
                 '[{"role": "user", "content": "..."}]'
@@ -196,6 +198,28 @@ class GenerationRuntime(BaseRuntime):
     def memory(self) -> int:
         """Bytes of the parameters and buffers; the keys and values of a batch come on top (see `Decoder`)."""
         return getattr(self, "_bytes", 0)
+
+
+def unlike_chat(row: Any) -> str | None:
+    """What to say of a row that is a chat, but for its form; None where it is something else."""
+    if is_message(row):
+        return "the input is one message of a chat: give a chat as {'messages': [...]}, a list of them all"
+    if isinstance(row, (list, tuple)) and row and all(map(is_message, row)):
+        return "the input is a list of messages: give a chat as {'messages': [...]}"
+    if isinstance(row, dict):
+        for name, value in row.items():
+            several = isinstance(value, (list, tuple, np.ndarray)) and len(value) > 0
+            if is_message(value) or (several and all(isinstance(one, dict) for one in value)):
+                return (
+                    f"the input has a chat as {one_line(repr(name), 40)}, which is no key: did you mean "
+                    "'messages'? give a chat as {'messages': [...]}"
+                )
+    return None
+
+
+def is_message(value: Any) -> bool:
+    """Whether it is what chats are lists of."""
+    return isinstance(value, dict) and {"role", "content"} <= set(value)
 
 
 def kept_bytes(config: Any, size: int) -> int:

@@ -103,7 +103,16 @@ def _numbers(row: Any, count: int | None) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise InputError(f"the input is a {type(row).__name__}, not numbers")
     if array.ndim == 0:
+        if count is not None and count != 1:
+            raise InputError(
+                f"the input is one number, and the model takes {count} in a row: one row is one input: wrap "
+                "it in a list of rows, or give an array"
+            )
         array = array.reshape(1)
+    if count is not None and array.ndim == 2 and array.shape[1] == count:
+        raise InputError(
+            f"the input has shape {array.shape}, which is {len(array)} rows: several rows are a list: list(x)"
+        )
     if count is not None and array.shape != (count,):
         raise InputError(f"the input has shape {array.shape}, and the model takes {count} numbers in a row")
     return array
