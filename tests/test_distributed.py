@@ -309,6 +309,8 @@ async def test_a_pipeline(speaking, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("shared")
 async def test_racing_models():
     orchestrator = get_enhanced_orchestrator()
+    # known to the scheduler, it leaves before the slow one, which might else have its slot
+    await orchestrator.run_distributed_inference(InferenceRequest(model_id="model2", inputs="warm"))
     request = InferenceRequest(inputs="Quick question")
     responses = await orchestrator.run_optimized_parallel_inference(
         request, model_ids=["model1", "model2", "model3"], timeout=5.0, early_stopping=True
@@ -325,6 +327,7 @@ async def test_racing_models():
 @pytest.mark.usefixtures("shared")
 async def test_racing_without_stopping_early_waits_until_the_timeout():
     orchestrator, request = get_enhanced_orchestrator(), InferenceRequest(inputs="x")
+    await orchestrator.run_distributed_inference(InferenceRequest(model_id="model2", inputs="warm"))
     models = ["model1", "model2", "model3"]
     responses = await orchestrator.run_optimized_parallel_inference(request, models, early_stopping=False)
     assert responses.outputs == {"model2": "quick", "model3": "slow"}
