@@ -15,6 +15,8 @@ PREDICT, REQUEST, PASSAGE = "altlas-predict-", "altlas-request-", "altlas-passag
 ANNOTATION = "altlas"
 #: Dask's span of all requests: name and id.
 SPAN = "altlas-requests"
+#: Operation on a worker's stream: end what is being fetched from another worker, which is silent.
+HANG_UP = "altlas-hang-up"
 #: Digits of a model's fingerprint that a key carries.
 DIGITS = 16
 

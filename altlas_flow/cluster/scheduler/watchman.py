@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.core import Status
 from distributed.scheduler import heartbeat_interval
 
-from altlas_flow.cluster.keys import is_envelope
+from altlas_flow.cluster.keys import HANG_UP, is_envelope
 from altlas_flow.cluster.scheduler.placer import Placer
 
 if TYPE_CHECKING:
@@ -95,4 +95,15 @@ class Watchman:
                 for ts in ws.has_what:
                     if is_envelope(ts.key) and len(ts.who_has or ()) == 1:
                         self._fell(ts.key, [wants.client_key for wants in ts.who_wants or ()], str(ws.name))
+                self._hang_up(address)
                 logger.warning("worker %s is silent for %.1f s: its %d tasks move", ws.name, limit, moved)
+
+    def _hang_up(self, silent: str) -> None:
+        """End what other workers are fetching from a silent one.
+
+        Dask waits for that for ever, and makes nothing anew on a worker that is fetching it. What the
+        scheduler itself waits for goes on: it may be what blocks the worker.
+        """
+        for node in self.placer.roster:
+            if node.address != silent:
+                self.scheduler.worker_send(node.address, {"op": HANG_UP, "address": silent})

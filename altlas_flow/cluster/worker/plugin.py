@@ -8,6 +8,7 @@ import pickle
 import platform
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +17,7 @@ from distributed import Worker, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from altlas_flow._version import __version__
-from altlas_flow.cluster.keys import DIGITS, is_envelope
+from altlas_flow.cluster.keys import DIGITS, HANG_UP, is_envelope
 from altlas_flow.cluster.worker.gate import close_worker
 from altlas_flow.cluster.worker.gauges import Gauges
 from altlas_flow.cluster.worker.gpus import claim_gpus
@@ -114,7 +115,8 @@ class HostPlugin(WorkerPlugin):
             changed=self._models_changed,
         )
         worker.metrics["altlas"] = self._metrics
-        worker.stream_handlers.update({CANCEL: self.cancel, LISTEN: self.listen})
+        hang_up = partial(_hang_up, worker)
+        worker.stream_handlers.update({CANCEL: self.cancel, LISTEN: self.listen, HANG_UP: hang_up})
         worker.handlers.update({"altlas_load": self.load, "altlas_unload": self.unload})
         if self.roles:
             close_worker(worker)
@@ -142,7 +144,7 @@ class HostPlugin(WorkerPlugin):
     def teardown(self, worker: Worker) -> None:
         """Called by Dask when the worker closes."""
         worker.metrics.pop("altlas", None)
-        for operation in (CANCEL, LISTEN):
+        for operation in (CANCEL, LISTEN, HANG_UP):
             worker.stream_handlers.pop(operation, None)
         if self.host is not None:
             # Waiting for batches and freeing weights takes seconds, which the worker's event loop has not:
@@ -285,6 +287,11 @@ class HostPlugin(WorkerPlugin):
             "gpu_usage": self._gpus.read(),
             **state,
         }
+
+
+def _hang_up(worker: Worker, address: str, **kwargs: Any) -> None:
+    """End what is being fetched from a worker that is silent: what waits for it is made anew."""
+    worker.rpc.remove(address, reason="it is silent")
 
 
 def current_plugin() -> HostPlugin:

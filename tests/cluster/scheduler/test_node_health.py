@@ -170,6 +170,22 @@ def test_a_frame_is_mapped_with_the_right_rows_though_a_worker_falls_silent(pair
 
 
 @pytest.mark.parametrize("stand", [stopped, blocked])
+def test_what_another_worker_was_fetching_from_a_worker_that_falls_silent_is_made_anew(pair, tmp_path, stand):
+    """Dask's workers wait for ever for data of one that has stopped, and make nothing anew meanwhile."""
+    client, home = pair.client, pair.address_of("a")
+    made = client.submit(
+        jobs.upper, ["text"], key=f"altlas-made-{uuid.uuid4().hex}", workers=[home], allow_other_workers=True
+    )
+    made.result(LIMIT)
+    with stand(pair, "a", tmp_path):
+        elsewhere = {"workers": [pair.address_of("b")], "key": f"altlas-fetches-{uuid.uuid4().hex}"}
+        fetches = client.submit(jobs.upper, made, pure=False, **elsewhere)
+        assert fetches.result(LIMIT / 2) == ["TEXT"]
+    pair.until(lambda info: not info["silent"])
+    assert over(pair)
+
+
+@pytest.mark.parametrize("stand", [stopped, blocked])
 def test_large_inputs_that_were_sent_ahead_to_a_worker_that_falls_silent_are_answered_elsewhere(
     pair, stage, stand
 ):
