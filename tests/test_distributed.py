@@ -311,7 +311,8 @@ async def test_racing_models():
     orchestrator = get_enhanced_orchestrator()
     # known to the scheduler, it leaves before the slow one, which might else have its slot
     await orchestrator.run_distributed_inference(InferenceRequest(model_id="model2", inputs="warm"))
-    request = InferenceRequest(inputs="Quick question")
+    # far slower than a laden machine is late
+    request = InferenceRequest(inputs="Quick question", parameters={"model3": {"seconds": 4.5}})
     responses = await orchestrator.run_optimized_parallel_inference(
         request, model_ids=["model1", "model2", "model3"], timeout=5.0, early_stopping=True
     )

@@ -97,6 +97,26 @@ def lab(flow):
 # ---------------------------------------------------------------- answers
 
 
+def test_a_model_does_not_wait_behind_another_that_was_asked_the_same(tmp_path):
+    """Both nodes are busy by then: the one where something has run for a while is done sooner."""
+    (tmp_path / "before").mkdir()
+    (tmp_path / "beside").mkdir()
+    before, beside = Gates(tmp_path / "before"), Gates(tmp_path / "beside")
+    quick = answering("quick")
+    with laboratory(named("ab")) as lab:
+        try:
+            running = lab.flow.submit(before.model("before"), "x")
+            until(lambda: before.began("before"))
+            asked = lab.flow.fan_out([beside.model("slow"), quick], "x", combine="first")
+            until(lambda: beside.began("slow"))
+            before.open()
+            assert asked.result(LIMIT).outputs == "quick"
+            assert running.result(LIMIT).node_id != beside.began("slow")
+        finally:
+            before.open()
+            beside.open()
+
+
 def test_all_are_asked_and_an_error_of_one_costs_the_others_nothing(flow):
     cat, bad, dog = answering("cat"), failing(), answering("dog")
     found = flow.ask([cat, bad, dog], "x")

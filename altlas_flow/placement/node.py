@@ -39,6 +39,8 @@ class Node:
         Rows, and pieces of work, in flight.
     backlog : float
         Seconds of work that are expected in flight.
+    given : float
+        When it was given the newest of it; 0 where nothing is in flight.
     busy : dict of str to float
         When the batch of each slot began that is known to run: time of decisions, seconds.
     latency : dict of str to Latency
@@ -66,6 +68,7 @@ class Node:
     rows: int = 0
     tasks: int = 0
     backlog: float = 0.0
+    given: float = 0.0
     busy: dict[str, float] = field(default_factory=dict)
     latency: dict[str, Latency] = field(default_factory=dict)
     times: dict[str, Times] = field(default_factory=dict)
@@ -87,11 +90,12 @@ class Node:
         """Bytes that more models may take without any being unloaded; None where that is unbounded."""
         return None if self.memory is None else self.memory - self.used
 
-    def begin(self, rows: int, seconds: float) -> None:
-        """Count in a piece of work of so many rows, expected to take `seconds`."""
+    def begin(self, rows: int, seconds: float, now: float = 0.0) -> None:
+        """Count in a piece of work of so many rows, expected to take `seconds`, that is given `now`."""
         self.rows += rows
         self.tasks += 1
         self.backlog += seconds
+        self.given = now
 
     def end(self, rows: int, seconds: float) -> None:
         """Count it out again, with the figures that it was counted in with."""
@@ -99,6 +103,8 @@ class Node:
         self.tasks = max(self.tasks - 1, 0)
         # an idle node owes nothing: sums of fractions do not come back to zero by themselves
         self.backlog = max(self.backlog - seconds, 0.0) if self.tasks else 0.0
+        if not self.tasks:
+            self.given = 0.0
 
     def hold(self, model: str, size: int | None) -> None:
         """Note that a model is loaded and takes `size` bytes, or, with None, that it is not."""

@@ -27,7 +27,8 @@ GIB = 2**30
 BUSY, WASTE, LOADING, LEFT, LABEL = 10_000.0, 100.0, 10.0, 5.0, 0.5
 LABELS = 9
 
-#: Score, what counts between equal scores, a random number, and which of the nodes it is.
+#: Score, what counts between equal scores, and then: a random number, or where work is in flight since when
+#: the newest is, for what was given longer ago is over sooner; and which of the nodes it is.
 Entry = tuple[float, float, float, int]
 
 
@@ -56,14 +57,18 @@ def round_robin(asked: Asked, nodes: Sequence[Node], memory: Memory) -> list[Sco
 def least_loaded(asked: Asked, nodes: Sequence[Node], memory: Memory) -> list[Scored]:
     """Fewest rows in flight for its slots; between equals most bytes of the inputs, then at random.
 
+    Between nodes that are equally busy, the one that was given something longest ago: it is the likelier one
+    to be done soon, and models that are asked the same at once do not queue behind one another.
+
     Bad where nodes are unequally fast and much is in flight: it counts rows, not their time. The
     score is the load, rows for each slot.
     """
     draw, local = memory.rng.random, asked.local
     if not local:
-        return _ranked([(node.load, 0.0, draw(), i) for i, node in enumerate(nodes)], nodes)
+        return _ranked([(node.load, 0.0, node.given or draw(), i) for i, node in enumerate(nodes)], nodes)
     return _ranked(
-        [(node.load, -local.get(node.address, 0), draw(), i) for i, node in enumerate(nodes)], nodes
+        [(node.load, -local.get(node.address, 0), node.given or draw(), i) for i, node in enumerate(nodes)],
+        nodes,
     )
 
 
@@ -99,7 +104,7 @@ def capability_based(asked: Asked, nodes: Sequence[Node], memory: Memory) -> lis
             score += LEFT
         elif left > 0:
             score += LEFT * left / (left + GIB)
-        entries.append((score, node.rows / slots, draw(), i))
+        entries.append((score, node.rows / slots, node.given or draw(), i))
     return _ranked(entries, nodes)
 
 
@@ -143,7 +148,7 @@ def latency_optimized(asked: Asked, nodes: Sequence[Node], memory: Memory) -> li
         if total:
             there = get_local(node.address)
             score += fetching if there is None else max(total - there, 0) / bandwidth
-        entries.append((score, node.rows / slots, draw(), i))
+        entries.append((score, node.rows / slots, node.given or draw(), i))
     return _ranked(entries, nodes)
 
 
@@ -162,7 +167,7 @@ def model_specific(asked: Asked, nodes: Sequence[Node], memory: Memory) -> list[
         else:
             lacking = 0 if node.memory is None else needed - (node.memory - node.used)
             score = 1.0 + lacking / GIB if lacking > 0 else 1.0
-        entries.append((score, node.load, draw(), i))
+        entries.append((score, node.load, node.given or draw(), i))
     return _ranked(entries, nodes)
 
 

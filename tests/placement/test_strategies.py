@@ -200,6 +200,22 @@ def test_least_loaded_takes_fewest_rows_a_slot_then_most_of_the_inputs(some, see
     assert local[chosen.address] == max(local[node.address] for node in equals)
 
 
+@pytest.mark.parametrize("strategy", [least_loaded, capability_based, latency_optimized, model_specific])
+def test_between_nodes_that_are_equally_busy_the_one_that_was_given_something_longest_ago(strategy):
+    some = [Node(name) for name in "abc"]
+    for now, node in enumerate(some[::-1], 1):
+        node.begin(1, 0.5, float(now))
+    assert first(strategy, Asked("m", Needs(), now=4.0), some, memory()).address == "c"
+    some[2].begin(1, 0.5, 4.0)
+    some[2].end(1, 0.5)  # what it was given first is over, the newest is not
+    assert first(strategy, Asked("m", Needs(), now=5.0), some, memory()).address == "b"
+    for node in some:
+        node.end(1, 0.5)
+    assert {first(strategy, Asked("m", Needs()), some, memory(seed)).address for seed in range(40)} == set(
+        "abc"
+    )
+
+
 # ---------------------------------------------------------------- capabilities
 
 

@@ -333,7 +333,7 @@ class Placer:
         assignment.trial = node.address if choice.trial else None
         assignment.seconds = assignment.rows * self._seconds(asked, node)
         # it counts from here: its siblings are placed before any of them counts as processing
-        node.begin(assignment.rows, assignment.seconds)
+        node.begin(assignment.rows, assignment.seconds, asked.now)
         self.roster.moved(node.address)
         self.on.setdefault(node.address, set()).add(ts.key)
         said = assignment.because(choice, used, notes, asked.now)
