@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import logging
 import warnings
 from pathlib import Path
@@ -19,9 +18,34 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Whose Python classes are trusted. Compiled ones are not, beyond what skops trusts: their content is not
-#: checked, and a crafted file could crash the worker, or read its memory.
-LIBRARIES = ("sklearn", "numpy", "scipy")
+#: What fitted estimators hold beside what skops trusts, and was looked through: written in Python, read by
+#: setting attributes alone, and harmless where a file has it called in place of a function, with whatever.
+#: Everything else is named by the user: classes of SciPy run text of their state, those of NumPy write files,
+#: and of compiled ones the content is not checked: it could crash the worker, or read its memory.
+REVIEWED = frozenset(
+    f"sklearn.{module}.{name}"
+    for module, found in {
+        "_loss.loss": "HalfTweedieLoss HalfTweedieLossIdentity",
+        "calibration": "_CalibratedClassifier _SigmoidCalibration",
+        "gaussian_process._gpc": "_BinaryGaussianProcessClassifierLaplace",
+        "gaussian_process.kernels": (
+            "CompoundKernel ConstantKernel DotProduct ExpSineSquared Exponentiation Matern PairwiseKernel "
+            "Product RBF RationalQuadratic Sum WhiteKernel"
+        ),
+        "impute._iterative": "IterativeImputer _ImputerTriplet",
+        "metrics._scorer": "_PassthroughScorer",
+        "model_selection._search_successive_halving": "HalvingGridSearchCV HalvingRandomSearchCV",
+        "model_selection._split": (
+            "GroupKFold GroupShuffleSplit KFold LeaveOneGroupOut LeaveOneOut LeavePGroupsOut LeavePOut "
+            "PredefinedSplit RepeatedKFold RepeatedStratifiedKFold ShuffleSplit StratifiedGroupKFold "
+            "StratifiedKFold StratifiedShuffleSplit TimeSeriesSplit"
+        ),
+        "multiclass": "_ConstantPredictor",
+        "neural_network._stochastic_optimizers": "AdamOptimizer SGDOptimizer",
+        "utils._bunch": "Bunch",
+    }.items()
+    for name in found.split()
+)
 _PICKLES = (*PICKLES, ".joblib", ".pickle", ".gz", ".z")
 #: How pickles begin, of protocol 2 and later.
 _PICKLED = b"\x80"
@@ -96,7 +120,7 @@ def read_model(spec: ModelSpec, file: Path) -> Any:
         try:
             unknown = skops.get_untrusted_types(file=str(file))
             used = [name for name in unknown if name in allowed]
-            trusted = [name for name in unknown if name in allowed or _is_plain_class(name)]
+            trusted = [name for name in unknown if name in allowed or name in REVIEWED]
             if refused := [name for name in unknown if name not in trusted]:
                 raise UnsafeModel(
                     f"model {spec.id!r}: {file} holds {names(refused, 10)}, which could run code, or crash "
@@ -120,22 +144,3 @@ def read_model(spec: ModelSpec, file: Path) -> Any:
     if used:
         logger.warning("model %r: %s is trusted, as its spec says", spec.id, names(used, 10))
     return model
-
-
-def _is_plain_class(name: str) -> bool:
-    """Whether a name is that of a class of one of `LIBRARIES` that is written in Python."""
-    module, _, last = name.rpartition(".")
-    if module.partition(".")[0] not in LIBRARIES:
-        return False
-    try:
-        found = getattr(importlib.import_module(module), last, None)
-    except Exception:
-        # some modules cannot be imported here, and say so in their own ways
-        logger.debug("%s cannot be imported", module, exc_info=True)
-        return False
-    if not inspect.isclass(found) or found.__module__.partition(".")[0] not in LIBRARIES:
-        return False
-    try:
-        return inspect.getsourcefile(found) is not None
-    except TypeError:
-        return False  # built in
