@@ -24,14 +24,14 @@ from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits, load_iris
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier, StackingClassifier, VotingClassifier
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier, TweedieRegressor
 from sklearn.metrics import pairwise
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.utils import Bunch
 
@@ -223,6 +223,23 @@ def test_what_a_file_would_have_called_is_refused(saved, tmp_path):
         with pytest.raises(UnsafeModel, match=text):
             saved(model)
     assert victim.read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("hidden", ["alone", "in a pipeline", "in an array", "in a record"])
+def test_a_vectoriser_that_would_open_files_is_refused(saved, hidden):
+    reader = CountVectorizer(input="filename", vocabulary=["a"])
+    if hidden == "alone":
+        model = reader
+    elif hidden == "in a pipeline":
+        model = make_pipeline(FunctionTransformer(), FeatureUnion([("a", reader)]))
+    else:
+        model = FunctionTransformer()
+        parts = np.array([None, reader], dtype=object)
+        model.note = parts if hidden == "in an array" else {"a": [(reader,)]}
+    with pytest.raises(
+        UnsafeModel, match=r"CountVectorizer .*input='filename'.*opens files.*input='content'"
+    ):
+        saved(model)
 
 
 def test_no_module_is_imported_because_a_file_names_it(saved, tmp_path):

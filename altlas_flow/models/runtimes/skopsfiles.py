@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import warnings
 from pathlib import Path
 from threading import Lock
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile
+
+import numpy as np
 
 from altlas_flow.errors import SpecError, UnsafeModel, names, one_line
 from altlas_flow.models.runtimes.common import PICKLES, missing_source
@@ -49,6 +53,8 @@ REVIEWED = frozenset(
 _PICKLES = (*PICKLES, ".joblib", ".pickle", ".gz", ".z")
 #: How pickles begin, of protocol 2 and later.
 _PICKLED = b"\x80"
+#: What holds nothing of a file, or leads out of it to the whole process.
+_OUTSIDE = (type, ModuleType, FunctionType, str, bytes, int, float)
 
 _loading = Lock()  # what is warned of is caught for the whole process
 
@@ -101,7 +107,7 @@ def read_model(spec: ModelSpec, file: Path) -> Any:
     SpecError
         Where scikit-learn or skops is not installed, or the option ``trusted`` is no list of names.
     UnsafeModel
-        Where it has other types.
+        Where it has other types, or would open files that rows name.
     OSError
         Where it cannot be read.
     """
@@ -127,6 +133,7 @@ def read_model(spec: ModelSpec, file: Path) -> Any:
                     f"the worker: if you trust the file, say so with options={{'trusted': {refused}}}"
                 )
             model = skops.load(str(file), trusted=trusted)
+            _refuse_readers(spec, file, model)
         except (UnsafeModel, MemoryError):
             raise
         except BadZipFile as error:
@@ -144,3 +151,25 @@ def read_model(spec: ModelSpec, file: Path) -> Any:
     if used:
         logger.warning("model %r: %s is trusted, as its spec says", spec.id, names(used, 10))
     return model
+
+
+def _refuse_readers(spec: ModelSpec, file: Path, model: Any) -> None:
+    """Vectorisers that take rows for paths: whoever asks the model could read any file of the worker."""
+    seen: set[int] = set()
+    todo: list[Any] = [model]
+    while todo:
+        found = todo.pop()
+        if id(found) in seen or isinstance(found, _OUTSIDE):
+            continue
+        seen.add(id(found))
+        if hasattr(type(found), "build_analyzer"):
+            given = getattr(found, "input", "content")
+            if not (type(given) is str and given == "content"):
+                raise UnsafeModel(
+                    f"model {spec.id!r}: {file} holds a {type(found).__name__} with "
+                    f"input={one_line(repr(given), 40)}, which opens files that rows name: save it with "
+                    "input='content', and give texts"
+                )
+        todo += gc.get_referents(found)
+        if isinstance(found, np.ndarray) and found.dtype.hasobject:
+            todo += found.ravel().tolist()  # the collector does not know what is in an array
