@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
+import pickle
+import sys
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -13,15 +15,18 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import cloudpickle
+import numpy as np
 from dask.base import tokenize
-from dask.sizeof import sizeof
 
 from altlas_flow.errors import AltlasError
-from altlas_flow.pipeline.rows import writable
-from altlas_flow.records.jsonable import decode, encode
+from altlas_flow.pipeline.rows import CONSTANT
+from altlas_flow.records.jsonable import decode, encode_exact
 
 #: Bytes of answers that a worker remembers.
 MEMORY = 256 * 2**20
+#: Bytes that an answer takes beside its own: its key, and its place among the others.
+PLACE = 350
 #: Stands for no answer, which None may be.
 ABSENT: Any = object()
 
@@ -38,8 +43,32 @@ def key_of(fingerprint: str, parameters: Mapping[str, Any], value: Any) -> str |
     return hashlib.sha256(f"{fingerprint}:{type(value).__qualname__}:{content}".encode()).hexdigest()
 
 
+class _Pickled(bytes):
+    """An answer that is kept pickled: so it is known what it takes, and nobody else can write into it."""
+
+
+def _packed(answer: Any) -> tuple[Any, int]:
+    """An answer as memory keeps it, and the bytes that this takes."""
+    kind = type(answer)
+    if kind in CONSTANT:
+        return answer, sys.getsizeof(answer)
+    if kind is np.ndarray and not answer.dtype.hasobject:
+        kept = answer.copy()
+        return kept, sys.getsizeof(kept)  # it owns what it shows
+    pickled = _Pickled(cloudpickle.dumps(answer))
+    return pickled, sys.getsizeof(pickled)
+
+
+def _opened(kept: Any) -> Any:
+    """What was packed, as a copy: whoever gets it may write into it."""
+    kind = type(kept)
+    if kind is _Pickled:
+        return pickle.loads(kept)
+    return kept.copy() if kind is np.ndarray else kept
+
+
 class Memory:
-    """The latest answers, as many as fit.
+    """The latest answers, as many as fit; copies go in, and copies come out.
 
     Parameters
     ----------
@@ -59,15 +88,20 @@ class Memory:
             if found is None:
                 return ABSENT
             self._kept.move_to_end(key)
-            return found[0]
+        return _opened(found[0])
 
     def put(self, key: str, answer: Any) -> None:
         """Keep an answer; the oldest go."""
-        size = int(sizeof(answer)) + 200
+        with self._lock:
+            if key in self._kept:
+                return
+        # not under the lock: large ones take their time
+        kept, size = _packed(answer)
+        size += PLACE
         with self._lock:
             if key in self._kept or size > self._room:
                 return
-            self._kept[key] = answer, size
+            self._kept[key] = kept, size
             self._used += size
             while self._used > self._room:
                 _, (_, gone) = self._kept.popitem(last=False)
@@ -103,10 +137,13 @@ class Folder:
             return ABSENT  # not there, torn, or of something else: it is predicted, and written anew
 
     def put(self, key: str, answer: Any) -> None:
-        """Write an answer, in one step; one that JSON cannot hold, or that finds no room, is left out."""
+        """Write an answer, in one step.
+
+        One that JSON would not give back as it is, types and all, or that finds no room, is left out.
+        """
         file = self._file(key)
         try:
-            text = json.dumps({"key": key, "answer": encode(answer, "answer")})
+            text = json.dumps({"key": key, "answer": encode_exact(answer, "answer")})
             file.parent.mkdir(parents=True, exist_ok=True)
             handle, aside = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
         except (OSError, ValueError, TypeError, AltlasError):
@@ -136,12 +173,11 @@ class Cache:
                     self._memory.put(key, found)
             elif not self._folder.has(key):
                 self._folder.put(key, found)  # it was kept in memory alone so far
-        # a copy: whoever gets it may write into it
-        return found if found is ABSENT else writable(found)
+        return found
 
     def put(self, key: str, answer: Any) -> None:
         """Keep an answer."""
-        self._memory.put(key, writable(answer))
+        self._memory.put(key, answer)
         if self._folder is not None:
             self._folder.put(key, answer)
 

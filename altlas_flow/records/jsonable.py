@@ -12,7 +12,8 @@ What JSON does not know is an object with one key, its mark::
     {"$tuple": [1, 2]}                                               an input or answer that is one tuple
     {"$file": {"path": "clip.wav", "on_worker": true}}               a `File`; not what is in it
 
-Other tuples become lists, and paths texts.
+Other tuples become lists, and paths texts. `encode_exact` marks all tuples, and refuses what
+would change its type.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from altlas_flow.records.file import File
 
 #: How deep a value may be nested: readers of JSON give up at about three times that.
 DEPTH = 60
+#: What `encode` writes so that `decode` makes the same type of it.
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _HINT = "use texts, numbers, lists, mappings, bytes, NumPy arrays and Arrow tables"
 
 
@@ -78,6 +81,36 @@ def encode_rows(value: Any, place: str) -> Any:
         ]
     encoded = encode(value, place)
     return {"$tuple": encoded} if isinstance(value, tuple) else encoded
+
+
+def encode_exact(value: Any, place: str, depth: int = DEPTH) -> Any:
+    """As `encode`, of what `decode` gives back with the same types all through: tuples have their mark.
+
+    Raises
+    ------
+    BadRequest
+        Also where `encode` would write something like it: a list for a named tuple, a text for a path.
+    """
+    kind = type(value)
+    if kind in _SCALARS:
+        return encode(value, place)
+    if depth == 0:
+        raise BadRequest(f"{place} is nested deeper than {DEPTH} levels: flatten it")
+    if kind is list or kind is tuple:
+        items = [encode_exact(item, place, depth - 1) for item in value]
+        return items if kind is list else {"$tuple": items}
+    if kind is dict:
+        if all(type(key) is str for key in value):
+            named = {_text(key, place): encode_exact(item, place, depth - 1) for key, item in value.items()}
+            return {"$dict": named} if _mark(named) else named
+        pairs = value.items()
+        return {"$pairs": [[encode_exact(part, place, depth - 1) for part in pair] for pair in pairs]}
+    if kind is File or kind.__module__.partition(".")[0] in ("numpy", "pyarrow"):
+        # an array keeps its type, unless it is of a class of its own that numpy has beside
+        numpy = sys.modules.get("numpy")
+        if numpy is None or kind is numpy.ndarray or not isinstance(value, numpy.ndarray):
+            return encode(value, place)
+    raise BadRequest(f"{place} holds a {kind.__name__}, which JSON does not give back as one: {_HINT}")
 
 
 def _encode_mapping(value: Mapping[Any, Any], place: str, depth: int) -> Any:

@@ -127,6 +127,19 @@ def test_a_sound_that_is_too_long_is_refused_by_its_header(monkeypatch, decoder)
         sound(tone(), RATE)
 
 
+def test_a_sound_that_its_models_rate_makes_too_long_is_refused(monkeypatch, decoder):
+    monkeypatch.setattr(sounds, "LARGEST", 4_000)
+    slow = tone(rate=2_000)  # 1,000 samples, and 8 times as many at the rate of the model
+    text = "8,000 samples at the 16,000 a second of the model: up to 4,000 are read: cut it"
+    for row in (wav(slow, 2_000), {"array": slow, "sampling_rate": 2_000}):
+        with pytest.raises(InputError, match=text):
+            sound(row, RATE)
+    # channels are averaged before
+    assert sound(wav(np.stack([slow[:500]] * 2, axis=1), 2_000), RATE).samples(RATE).shape == (4_000,)
+    with pytest.raises(InputError, match=text):
+        sound(wav(slow, 2_000), 2_000).samples(RATE)
+
+
 def test_a_header_that_says_too_much_gives_what_is_there(decoder):
     whole = bytearray(wav(tone()))
     at = whole.index(b"data") + 4

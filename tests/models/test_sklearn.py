@@ -7,6 +7,8 @@ import math
 import pickle
 import string
 import zipfile
+from functools import partial
+from importlib import import_module
 
 import joblib
 import numpy as np
@@ -14,19 +16,28 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import skops.io
+from scipy.stats import rv_continuous
+from sklearn.base import BaseEstimator
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits, load_iris
 from sklearn.decomposition import PCA
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
+from sklearn.ensemble import RandomForestClassifier, StackingClassifier, VotingClassifier
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.gaussian_process import GaussianProcessRegressor, kernels
+from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier, TweedieRegressor
+from sklearn.metrics import pairwise
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.utils import Bunch
 
 import altlas_flow as af
 from altlas_flow.errors import BadRow, InputError, ModelLoadError, ParameterError, SpecError, UnsafeModel
+from altlas_flow.models.runtimes.skopsfiles import REVIEWED
 
 TREE = "sklearn.tree._tree.Tree"
 IRIS = load_iris(as_frame=True)
@@ -186,13 +197,108 @@ def test_trees_are_read_only_where_the_spec_says_so(saved, caplog):
     assert model.predict(list(rows)) == forest.predict(rows).tolist()
 
 
-@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
-def test_python_classes_of_scikit_learn_are_trusted_and_its_functions_are_not(saved):
-    network = MLPClassifier((4,), max_iter=2, random_state=0).fit(IRIS.data.to_numpy(), IRIS.target)
-    assert skops.io.get_untrusted_types(data=skops.io.dumps(network))
-    assert saved(network).predict([[1.0] * 4]) == network.predict([[1.0] * 4]).tolist()
+def test_a_class_of_scipy_that_runs_text_of_its_state_is_refused(saved, tmp_path):
+    fitted = FunctionTransformer().fit([[1.0]])
+    fitted.note = rv_continuous(name="x")
+    ran = tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w').close()\n"
+    fitted.note._parse_arg_template = code + fitted.note._parse_arg_template
+    with pytest.raises(UnsafeModel, match=r"holds scipy\.stats\._distn_infrastructure\.rv_continuous"):
+        saved(fitted)
+    assert not ran.exists()
+
+
+def test_what_a_file_would_have_called_is_refused(saved, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"kept")
+    options = {"dtype": "uint8", "mode": "w+", "shape": 4}
+    called = {
+        r"numpy\.memmap": FunctionTransformer(np.memmap, kw_args=options),
+        r"functools\.partial": FunctionTransformer(partial(np.memmap, str(victim), **options)),
+        "euclidean_distances": KNeighborsClassifier(metric=pairwise.euclidean_distances),
+        "StandardScaler": FunctionTransformer(StandardScaler),
+        "BaseEstimator": FunctionTransformer(BaseEstimator),
+    }
+    for text, model in called.items():
+        with pytest.raises(UnsafeModel, match=text):
+            saved(model)
+    assert victim.read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("hidden", ["alone", "in a pipeline", "in an array", "in a record"])
+def test_a_vectoriser_that_would_open_files_is_refused(saved, hidden):
+    reader = CountVectorizer(input="filename", vocabulary=["a"])
+    if hidden == "alone":
+        model = reader
+    elif hidden == "in a pipeline":
+        model = make_pipeline(FunctionTransformer(), FeatureUnion([("a", reader)]))
+    else:
+        model = FunctionTransformer()
+        parts = np.array([None, reader], dtype=object)
+        model.note = parts if hidden == "in an array" else {"a": [(reader,)]}
+    with pytest.raises(
+        UnsafeModel, match=r"CountVectorizer .*input='filename'.*opens files.*input='content'"
+    ):
+        saved(model)
+
+
+def test_no_module_is_imported_because_a_file_names_it(saved, tmp_path):
+    fitted = FunctionTransformer().fit([[1.0]])
+    path = tmp_path / "model.skops"
+    fitted.note = string.Template("x")
+    skops.io.dump(fitted, path)
+    with zipfile.ZipFile(path) as packed:
+        content = {name: packed.read(name) for name in packed.namelist()}
+    # a module that is run when it is imported, and ends the process
+    told = content["schema.json"].replace(b'"string"', b'"numpy.f2py.__main__"')
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, text in (content | {"schema.json": told}).items():
+            packed.writestr(name, text)
+    with pytest.raises(UnsafeModel, match=r"holds numpy\.f2py\.__main__\.Template"):
+        spec(path).load()
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer", "ignore:.*close to the specified")
+@pytest.mark.parametrize(
+    "model",
+    [
+        MLPClassifier((4,), max_iter=2, random_state=0),
+        CalibratedClassifierCV(LogisticRegression(max_iter=500), cv=2),
+        VotingClassifier([("a", LogisticRegression(max_iter=500)), ("b", RidgeClassifier())]),
+        StackingClassifier([("a", RidgeClassifier())], LogisticRegression(max_iter=500), cv=2),
+        GridSearchCV(LogisticRegression(max_iter=500), {"C": [1.0, 2.0]}, cv=StratifiedKFold(2)),
+        GaussianProcessRegressor(kernels.RBF() * 2.0 + kernels.WhiteKernel(), optimizer=None),
+        TweedieRegressor(power=0),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_estimators_hold_classes_that_were_looked_through(saved, model):
+    rows = IRIS.data.to_numpy()
+    model.fit(rows, IRIS.target)
+    unknown = skops.io.get_untrusted_types(data=skops.io.dumps(model))
+    assert unknown and {*unknown} <= REVIEWED
+    np.testing.assert_allclose(saved(model).predict(list(rows)), model.predict(rows))
+
+
+def test_classes_that_were_looked_through_have_no_ways_of_their_own_to_be_read():
+    for name in REVIEWED:
+        module, _, last = name.rpartition(".")
+        found = getattr(import_module(module), last)
+        assert name.startswith("sklearn.") and isinstance(found, type)
+        assert found.__reduce__ is object.__reduce__ and found.__reduce_ex__ is object.__reduce_ex__, name
+        reads = getattr(found, "__setstate__", None)
+        # of all estimators; and one that does nothing
+        known = (None, BaseEstimator.__setstate__, Bunch.__setstate__)
+        assert reads in known, name
+
+
+def test_functions_are_trusted_only_where_the_spec_says_so(saved):
     with pytest.raises(UnsafeModel, match="rundocs"):
         saved(FunctionTransformer(np.testing.rundocs).fit([[1.0]]))
+    mean = FunctionTransformer(np.nan_to_num).fit([[1.0]])
+    with pytest.raises(UnsafeModel, match=r"holds numpy\.nan_to_num"):
+        saved(mean)
+    assert saved(mean, options={"trusted": ["numpy.nan_to_num"]}).predict([[2.0]]).tolist() == [[2.0]]
 
 
 def test_what_is_not_of_the_libraries_is_named(saved):

@@ -31,7 +31,7 @@ class SklearnRuntime(BaseRuntime):
     Python's own.
 
     The option ``trusted`` lists names of types that may be in the file, beside those that skops trusts and
-    Python classes of scikit-learn, NumPy and SciPy.
+    `skopsfiles.REVIEWED`: trees, sparse matrices, functions, and whatever else the error names.
     """
 
     known_parameters = frozenset({"output"})

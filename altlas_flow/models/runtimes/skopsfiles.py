@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
-import inspect
 import logging
 import warnings
 from pathlib import Path
 from threading import Lock
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile
+
+import numpy as np
 
 from altlas_flow.errors import SpecError, UnsafeModel, names, one_line
 from altlas_flow.models.runtimes.common import PICKLES, missing_source
@@ -19,12 +22,39 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Whose Python classes are trusted. Compiled ones are not, beyond what skops trusts: their content is not
-#: checked, and a crafted file could crash the worker, or read its memory.
-LIBRARIES = ("sklearn", "numpy", "scipy")
+#: What fitted estimators hold beside what skops trusts, and was looked through: written in Python, read by
+#: setting attributes alone, and harmless where a file has it called in place of a function, with whatever.
+#: Everything else is named by the user: classes of SciPy run text of their state, those of NumPy write files,
+#: and of compiled ones the content is not checked: it could crash the worker, or read its memory.
+REVIEWED = frozenset(
+    f"sklearn.{module}.{name}"
+    for module, found in {
+        "_loss.loss": "HalfTweedieLoss HalfTweedieLossIdentity",
+        "calibration": "_CalibratedClassifier _SigmoidCalibration",
+        "gaussian_process._gpc": "_BinaryGaussianProcessClassifierLaplace",
+        "gaussian_process.kernels": (
+            "CompoundKernel ConstantKernel DotProduct ExpSineSquared Exponentiation Matern PairwiseKernel "
+            "Product RBF RationalQuadratic Sum WhiteKernel"
+        ),
+        "impute._iterative": "IterativeImputer _ImputerTriplet",
+        "metrics._scorer": "_PassthroughScorer",
+        "model_selection._search_successive_halving": "HalvingGridSearchCV HalvingRandomSearchCV",
+        "model_selection._split": (
+            "GroupKFold GroupShuffleSplit KFold LeaveOneGroupOut LeaveOneOut LeavePGroupsOut LeavePOut "
+            "PredefinedSplit RepeatedKFold RepeatedStratifiedKFold ShuffleSplit StratifiedGroupKFold "
+            "StratifiedKFold StratifiedShuffleSplit TimeSeriesSplit"
+        ),
+        "multiclass": "_ConstantPredictor",
+        "neural_network._stochastic_optimizers": "AdamOptimizer SGDOptimizer",
+        "utils._bunch": "Bunch",
+    }.items()
+    for name in found.split()
+)
 _PICKLES = (*PICKLES, ".joblib", ".pickle", ".gz", ".z")
 #: How pickles begin, of protocol 2 and later.
 _PICKLED = b"\x80"
+#: What holds nothing of a file, or leads out of it to the whole process.
+_OUTSIDE = (type, ModuleType, FunctionType, str, bytes, int, float)
 
 _loading = Lock()  # what is warned of is caught for the whole process
 
@@ -77,7 +107,7 @@ def read_model(spec: ModelSpec, file: Path) -> Any:
     SpecError
         Where scikit-learn or skops is not installed, or the option ``trusted`` is no list of names.
     UnsafeModel
-        Where it has other types.
+        Where it has other types, or would open files that rows name.
     OSError
         Where it cannot be read.
     """
@@ -96,13 +126,14 @@ def read_model(spec: ModelSpec, file: Path) -> Any:
         try:
             unknown = skops.get_untrusted_types(file=str(file))
             used = [name for name in unknown if name in allowed]
-            trusted = [name for name in unknown if name in allowed or _is_plain_class(name)]
+            trusted = [name for name in unknown if name in allowed or name in REVIEWED]
             if refused := [name for name in unknown if name not in trusted]:
                 raise UnsafeModel(
                     f"model {spec.id!r}: {file} holds {names(refused, 10)}, which could run code, or crash "
                     f"the worker: if you trust the file, say so with options={{'trusted': {refused}}}"
                 )
             model = skops.load(str(file), trusted=trusted)
+            _refuse_readers(spec, file, model)
         except (UnsafeModel, MemoryError):
             raise
         except BadZipFile as error:
@@ -122,20 +153,23 @@ def read_model(spec: ModelSpec, file: Path) -> Any:
     return model
 
 
-def _is_plain_class(name: str) -> bool:
-    """Whether a name is that of a class of one of `LIBRARIES` that is written in Python."""
-    module, _, last = name.rpartition(".")
-    if module.partition(".")[0] not in LIBRARIES:
-        return False
-    try:
-        found = getattr(importlib.import_module(module), last, None)
-    except Exception:
-        # some modules cannot be imported here, and say so in their own ways
-        logger.debug("%s cannot be imported", module, exc_info=True)
-        return False
-    if not inspect.isclass(found) or found.__module__.partition(".")[0] not in LIBRARIES:
-        return False
-    try:
-        return inspect.getsourcefile(found) is not None
-    except TypeError:
-        return False  # built in
+def _refuse_readers(spec: ModelSpec, file: Path, model: Any) -> None:
+    """Vectorisers that take rows for paths: whoever asks the model could read any file of the worker."""
+    seen: set[int] = set()
+    todo: list[Any] = [model]
+    while todo:
+        found = todo.pop()
+        if id(found) in seen or isinstance(found, _OUTSIDE):
+            continue
+        seen.add(id(found))
+        if hasattr(type(found), "build_analyzer"):
+            given = getattr(found, "input", "content")
+            if not (type(given) is str and given == "content"):
+                raise UnsafeModel(
+                    f"model {spec.id!r}: {file} holds a {type(found).__name__} with "
+                    f"input={one_line(repr(given), 40)}, which opens files that rows name: save it with "
+                    "input='content', and give texts"
+                )
+        todo += gc.get_referents(found)
+        if isinstance(found, np.ndarray) and found.dtype.hasobject:
+            todo += found.ravel().tolist()  # the collector does not know what is in an array

@@ -15,7 +15,7 @@ import numpy as np
 from altlas_flow.errors import InputError, one_line
 from altlas_flow.models.runtimes.common import is_null, null_fault
 
-#: Samples that are read of a sound at most, all channels together: 2 hours at 16 kHz.
+#: Samples of a sound at most, all channels together, and at the rate of the model: 2 hours at 16 kHz.
 LARGEST = 1 << 27
 #: Samples a second that a sound may have.
 RATES = range(1_000, 768_001)
@@ -48,7 +48,10 @@ class Sound:
         """
         content = self.content
         found = _decoded(content) if isinstance(content, bytes) else content
-        return found if self.rate == rate else _resampled(found, self.rate, rate)
+        if self.rate == rate:
+            return found
+        _check_resampled(len(found), self.rate, rate)
+        return _resampled(found, self.rate, rate)
 
 
 def sound(row: Any, rate: int) -> Sound:
@@ -71,11 +74,14 @@ def sound(row: Any, rate: int) -> Sound:
     if isinstance(row, Mapping):
         if "array" not in row or "sampling_rate" not in row:
             raise InputError('the record is no sound: give {"array": ..., "sampling_rate": ...}')
-        return _of_array(row["array"], row["sampling_rate"])
+        given = _of_array(row["array"], row["sampling_rate"])
+        _check_resampled(len(given.content), given.rate, rate)
+        return given
     if isinstance(row, (bytes, bytearray, memoryview)):
         content = bytes(row)
         found, frames, channels = _header(content)
         _check(found, frames * channels)
+        _check_resampled(frames, found, rate)
         return Sound(found, frames / found, content)
     return _of_array(row, rate)
 
@@ -87,6 +93,16 @@ def _check(rate: Any, samples: int) -> None:
         )
     if not 0 < samples <= LARGEST:
         raise InputError(f"the sound has {samples:,} samples: from 1 to {LARGEST:,} are read: cut it")
+
+
+def _check_resampled(frames: int, given: int, wanted: int) -> None:
+    """A slow sound becomes many times as large: refused before there is memory for it."""
+    after = -(-frames * wanted // given)
+    if after > LARGEST:
+        raise InputError(
+            f"the sound has {after:,} samples at the {wanted:,} a second of the model: up to {LARGEST:,} are "
+            "read: cut it"
+        )
 
 
 def _of_array(given: Any, rate: Any) -> Sound:
