@@ -206,7 +206,7 @@ def test_parameters_for_a_model_that_is_not_asked_are_refused(flow):
     one, two = model(warm, "stranger-one"), model(warm, "stranger-two")
     with pytest.raises(BadRequest, match="'stranger-tow', which is not asked: did you mean 'stranger-two'"):
         flow.fan_out([one, two], "x", parameters={"stranger-tow": {"temperature": 1}})
-    with pytest.raises(BadRequest, match="'zz', which is not asked: those are minilm$"):
+    with pytest.raises(BadRequest, match=r"'zz', which is not asked: those are minilm$"):
         flow.fan_out(["minilm"], "x", parameters={"zz": {"temperature": 1}})
     # a mapping may be what a function takes
     assert flow.ask([one], "x", parameters={"options": {"a": 1}}).outputs == {"stranger-one": "{'a': 1}"}

@@ -143,7 +143,7 @@ class ModelSpec(BaseModel):
             # written by hand: without a digest of the code, another code would be the same model
             return {**data, "code_digest": hashlib.sha256(str(data["code"]).encode()).hexdigest()}
         if isinstance(data.get("source"), os.PathLike):
-            return {**data, "source": os.fspath(data["source"])}
+            data = {**data, "source": os.fspath(data["source"])}
         if not callable(data.get("source")):
             if isinstance(data.get("source"), str) and _NAMED.fullmatch(data["source"]):
                 return {"runtime": "function", **data}

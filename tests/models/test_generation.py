@@ -135,7 +135,10 @@ def test_several_columns_are_a_text_of_lines(model: LoadedModel) -> None:
         ([{"role": "user", "content": "hello"}], "give a chat as {'messages': [...]}"),
         ({"message": HELLO["messages"]}, "did you mean 'messages'?"),
         ({"message": HELLO["messages"][0]}, "did you mean 'messages'?"),
-        ({"message": "hello"}, "the input has a text as 'message', which is no key: did you mean 'messages'?"),
+        (
+            {"message": "hello"},
+            "the input has a text as 'message', which is no key: did you mean 'messages'?",
+        ),
         ({"Mesages": "hello"}, "did you mean 'messages'?"),
         ("half \ud800", "cannot be tokenised"),
     ],

@@ -304,7 +304,10 @@ LINES = {
         "stages:\n  a:",
         "p.yaml, line 2: stage 'a' is empty: give model, function, combine or pipeline",
     ),
-    "a model that is empty": ("models: {x: }\nstages: {a: {model: x}}", "models.x is empty: give a mapping of"),
+    "a model that is empty": (
+        "models: {x: }\nstages: {a: {model: x}}",
+        "models.x is empty: give a mapping of",
+    ),
     "a list": ("[1]", "p.yaml, line 1: [1] is no pipeline"),
     "a pipeline that is not there": (
         "stages: {a: {pipeline: q.yaml}}",

@@ -80,7 +80,10 @@ def test_amounts_are_numbers(amount):
 
 AMISS = {
     "quorum": (lambda: af.vote(quorum=5), "quorum=5 of 2 models can never be reached"),
-    "name": (lambda: af.vote(weights={"zz": 1}), "weights have one for 'zz', which is not asked: there are a, b"),
+    "name": (
+        lambda: af.vote(weights={"zz": 1}),
+        "weights have one for 'zz', which is not asked: there are a, b",
+    ),
     "near": (
         lambda: af.average(weights={"a": 1, "bb": 1}),
         "weights have one for 'bb', which is not asked: did you mean 'b'?",
@@ -161,7 +164,9 @@ def test_a_cascade_of_one_model_is_refused():
 def test_a_cascade_says_that_its_aggregator_does_not_fit():
     said = refused(lambda: af.cascade(["a", "b"], "c", combine=af.vote(quorum=5)))
     assert said.startswith("cascade 'cascade': quorum=5 of 2 models can never be reached")
-    assert "small-1, small-2" in refused(lambda: af.cascade(["a", "b"], "c", combine=af.vote(weights={"zz": 1})))
+    assert "small-1, small-2" in refused(
+        lambda: af.cascade(["a", "b"], "c", combine=af.vote(weights={"zz": 1}))
+    )
 
 
 # ---------------------------------------------------------------- over rows
@@ -216,7 +221,9 @@ def test_answers_of_mixed_types_name_the_stage_and_the_row(flow, tmp_path):
 # ---------------------------------------------------------------- words
 
 
-@pytest.mark.parametrize("answer", ["ab", None, 3, np.float64(1)], ids=["text", "nothing", "number", "scalar"])
+@pytest.mark.parametrize(
+    "answer", ["ab", None, 3, np.float64(1)], ids=["text", "nothing", "number", "scalar"]
+)
 def test_a_batched_function_is_told_the_word_of_stages(flow, answer):
     made = Pipeline([Stage("a", function=lambda rows: answer, batched=True)])
     text = refused(lambda: flow.submit(made, ["x", "y"]).result(LIMIT), StageFailed)
