@@ -216,7 +216,7 @@ def _refuse_strangers(shared: Mapping[str, Any], specs: Sequence[ModelSpec]) -> 
     BadRequest
     """
     ids = [spec.id for spec in specs]
-    known = [runtime_class(spec.runtime)(spec).parameter_names() for spec in specs]
+    known = [_taken(spec) for spec in specs]
     anything = any(taken is None for taken in known)
     for name, value in shared.items():
         if name in ids or not isinstance(value, Mapping):
@@ -226,6 +226,12 @@ def _refuse_strangers(shared: Mapping[str, Any], specs: Sequence[ModelSpec]) -> 
             continue
         hint = f"did you mean {near[0]!r}?" if near else f"those are {names(ids)}"
         raise BadRequest(f"parameters= are given for {one_line(repr(name), 60)}, which is not asked: {hint}")
+
+
+def _taken(spec: ModelSpec) -> frozenset[str] | None:
+    """Names of the parameters that a model takes, as far as its runtime tells before it is loaded."""
+    tell = getattr(runtime_class(spec.runtime)(spec), "parameter_names", None)
+    return None if tell is None else tell()
 
 
 def _parameters(shared: Mapping[str, Any], name: str, ids: Sequence[str]) -> dict[str, Any]:

@@ -161,7 +161,8 @@ class Stage:
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 raise self._wrong(f"{mapping}={one_line(repr(value), 80)} is no mapping of names to values")
             self._set(**{mapping: dict(value)})
-        for name, amount in self.resources.items():
+        amounts: Mapping[str, Any] = self.resources
+        for name, amount in amounts.items():
             if isinstance(amount, bool) or not isinstance(amount, Real) or not 0 < float(amount) < inf:
                 shown = one_line(repr(amount), 60)
                 raise self._wrong(
