@@ -231,10 +231,18 @@ class TestFaults:
         with pytest.raises(InputError, match="frames of pandas"):
             flow.map(dd.from_pandas(frame(10), npartitions=2), words(), input="text", max_in_flight=2)
 
-        def nowhere(asked):
-            """Takes no nodes."""
+        class Nowhere:
+            """Cannot be read where it arrives."""
 
-        unfit = Pipeline([Stage("a", function=len, strategy=nowhere)])
+            __name__ = "nowhere"
+
+            def __call__(self, asked, nodes):
+                return nodes[0].address
+
+            def __reduce__(self):
+                return int, ("nowhere",)
+
+        unfit = Pipeline([Stage("a", function=len, strategy=Nowhere())])
         with pytest.raises(PipelineError, match="stage 'a': strategy 'nowhere' cannot be used"):
             flow.map(frame(10), unfit, input="text")
         with pytest.raises(PipelineError, match="stage 'a': strategy 'nowhere' cannot be used"):
