@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from altlas_flow.cluster.client.transport import PRIORITIES, Transport
-from altlas_flow.errors import BadRequest
+from altlas_flow.errors import BadRequest, UnknownModel
 from altlas_flow.models.files import read_inputs, takes_paths
 from altlas_flow.models.spec import ModelSpec
+from altlas_flow.pipeline.flat import WITHIN
 from altlas_flow.pipeline.handle import PipelineHandle
 from altlas_flow.pipeline.indexed import IndexedHandle, is_empty, of_requests, references
 from altlas_flow.pipeline.pipeline import Pipeline
@@ -48,7 +49,9 @@ class Pipelines(ABC):
         ------
         PipelineError, UnknownModel
         """
-        specs = {model: self._find(model).fingerprint for model in _models(pipeline)}
+        specs = {
+            model: self._of_stage(stage, model).fingerprint for model, stage in _models(pipeline).items()
+        }
         # the pipeline is kept with what was made of it: another one could get the id of one that is gone
         key = (id(pipeline), tuple(specs.values()))
         with self._compiling:
@@ -60,6 +63,12 @@ class Pipelines(ABC):
                 while len(self._compiled) > READY:
                     self._compiled.popitem(last=False)
             return found
+
+    def _of_stage(self, stage: str, model: str | ModelSpec) -> ModelSpec:
+        try:
+            return self._find(model)
+        except UnknownModel as error:
+            raise UnknownModel(error.model, error.known, stage) from None
 
     def submit_pipeline(
         self,
@@ -143,14 +152,16 @@ class Pipelines(ABC):
         )
 
 
-def _models(pipeline: Pipeline) -> list[str | ModelSpec]:
-    found: Mapping[str | ModelSpec, None] = {}
+def _models(pipeline: Pipeline, within: str = "") -> dict[str | ModelSpec, str]:
+    """Its models, and for each the first stage that asks it, by its place in the whole."""
+    found: dict[str | ModelSpec, str] = {}
     for stage in pipeline:
+        place = within + stage.name
         if stage.pipeline is not None:
-            found = {**found, **dict.fromkeys(_models(stage.pipeline))}
+            found = {**_models(stage.pipeline, place + WITHIN), **found}
         elif stage.model is not None:
-            found = {**found, stage.model: None}
-    return list(found)
+            found.setdefault(stage.model, place)
+    return found
 
 
 def _kept(compiled: Compiled, keep: bool | str | Iterable[str]) -> tuple[str, ...]:

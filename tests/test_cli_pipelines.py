@@ -127,7 +127,34 @@ BAD = {
         "': runtime 'transformers' does not know parameter 'tok_k'",
     ),
     "no YAML": ("stages: [", "p.yaml, line 1: "),
+    "a strategy": (
+        "stages:\n  a:\n    function: 'shouting:size'\n    strategy: FASTEST",
+        "p.yaml, line 4: stage 'a': strategy: 'FASTEST' is the name of none: choose one of ROUND_ROBIN",
+    ),
+    "a type": (
+        "stages: {a: {function: 'shouting:size'}}\noutputs: {a: strin}",
+        "p.yaml, line 2: pipeline 'p': outputs: a: 'strin' is no Arrow type",
+    ),
+    "a quorum": (
+        "stages:\n  a: {function: 'shouting:size'}\n  v: {after: a, combine: {vote: {quorum: 5}}}",
+        "p.yaml, line 3: stage 'v': combine: quorum=5 of 1 models can never be reached",
+    ),
+    "a task": (
+        "models: {m: {source: ./nofolder, task: text-generatoin}}\nstages: {a: {model: m}}",
+        "p.yaml, line 1: model 'm': runtime 'transformers' does not know task 'text-generatoin'",
+    ),
+    "no task": (
+        "stages: {a: {model: {source: ./nofolder}}}",
+        "': runtime 'transformers' does not know task None: set task to one of",
+    ),
 }
+
+
+def test_check_does_not_look_for_weights(here, tmp_path):
+    (tmp_path / "p.yaml").write_text(
+        "stages: {a: {model: {id: w, source: ./nofolder, task: text-generation}}}"
+    )
+    assert "model w: transformers text-generation" in ask("check", tmp_path / "p.yaml")
 
 
 @pytest.mark.parametrize("name", BAD)

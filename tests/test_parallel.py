@@ -219,6 +219,37 @@ def test_parameters_are_for_all_and_under_its_id_for_one(flow):
     assert flow.ask([one, two], "x", top=2).outputs == {"warm-one": "1.0 2", "warm-two": "1.0 2"}
 
 
+def test_parameters_for_a_model_that_is_not_asked_are_refused(flow):
+    def warm(rows, temperature=1.0, options=None):
+        return [str(options) for _ in rows]
+
+    one, two = model(warm, "stranger-one"), model(warm, "stranger-two")
+    with pytest.raises(BadRequest, match="'stranger-tow', which is not asked: did you mean 'stranger-two'"):
+        flow.fan_out([one, two], "x", parameters={"stranger-tow": {"temperature": 1}})
+    with pytest.raises(BadRequest, match=r"'zz', which is not asked: those are minilm$"):
+        flow.fan_out(["minilm"], "x", parameters={"zz": {"temperature": 1}})
+    # a mapping may be what a function takes
+    assert flow.ask([one], "x", parameters={"options": {"a": 1}}).outputs == {"stranger-one": "{'a': 1}"}
+
+
+def test_a_parameter_that_no_model_takes_is_said_as_submit_says_it(flow):
+    def warm(rows, temperature=1.0):
+        return [row.upper() for row in rows]
+
+    def plain(rows):
+        return list(rows)
+
+    one, two = model(warm, "taking-one"), model(plain, "taking-two")
+    for options in ({"zz": {"temperature": 1}}, {"heat": 1}):
+        with pytest.raises(ParameterError, match=f"does not know parameter '{next(iter(options))}'"):
+            flow.ask([one, two], "x", parameters=options)
+    # one of them takes it: the other is missing, and says why
+    found = flow.ask([one, two], "x", temperature=2)
+    assert list(found.missing) == [two.id] and "does not know parameter" in found.missing[two.id]
+    with pytest.raises(NoQuorum, match="does not know parameter"):
+        flow.ask([one, two], "x", combine=af.vote(quorum=2), temperature=2)
+
+
 def test_each_of_them_may_be_hedged(flow):
     before = flow.hedges.requests
     assert len(flow.ask([answering("a"), answering("b")], 2, hedge=True)) == 2

@@ -13,10 +13,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from altlas_flow.aggregation.weighing import Quality, Weights, needed_of, weights_of
-from altlas_flow.errors import AggregationFailed, AltlasError, BadRequest, NoQuorum, located
+from altlas_flow.errors import AggregationFailed, AltlasError, BadRequest, NoQuorum, located, names
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ class Aggregator(ABC):
 
     #: What it is called in errors, and in `label`.
     name: str = ""
+    quorum: float | None = None
+    weights: Weights | None = None
+    quality: Quality | None = None
 
     def __init__(
         self,
@@ -87,6 +91,24 @@ class Aggregator(ABC):
             Where there are no models, one comes twice, or weights and quorum do not fit them.
         """
         return self._tally(models, rows)
+
+    def check(self, models: Sequence[str]) -> None:
+        """See that the quorum and weights fit those whose answers it is written for, and name no others.
+
+        What `begin` finds out beyond that may change until then: what is recorded, whether a `Stacking` is
+        fitted.
+
+        Raises
+        ------
+        BadRequest
+        """
+        needed_of(self.quorum, len(models))
+        for name in self.weights if isinstance(self.weights, Mapping) else ():
+            if name not in models:
+                near = get_close_matches(str(name), models, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {names(models)}"
+                raise BadRequest(f"weights have one for {name!r}, which is not asked: {hint}")
+        weights_of(self.weights, None, models)
 
     def combine(self, outputs: Mapping[str, Any], rows: int | None = None) -> Any:
         """All answers at once; None is that of a model that has none.

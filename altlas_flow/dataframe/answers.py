@@ -112,11 +112,20 @@ class Predicted(CarriesTables):
 
 @dataclass(frozen=True)
 class Probe:
-    """What was learnt from some rows: types of the answers (None: no row has one), and the first fault."""
+    """What was learnt from some rows: types of the answers (None: no row has one), and the first fault.
+
+    Attributes
+    ----------
+    types : dict of str to pyarrow.DataType or None
+    rows_in : int
+    fault, kind : str or None
+        Its text, with the stage of a pipeline, and the name of its type.
+    """
 
     types: dict[str, pa.DataType] | None
     rows_in: int
     fault: str | None
+    kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -250,8 +259,12 @@ def alone(predicted: Predicted, what: Ask) -> Predicted:
 
 def probed(predicted: Predicted, what: Ask) -> Probe:
     """The types of the answers, and the first fault."""
-    fault = predicted.dead["error"][0].as_py() if predicted.dead.num_rows else None
-    return Probe(dict(predicted.types) if predicted.table.num_rows else None, predicted.rows_in, fault)
+    types = dict(predicted.types) if predicted.table.num_rows else None
+    if not predicted.dead.num_rows:
+        return Probe(types, predicted.rows_in, None)
+    [first] = predicted.dead.slice(0, 1).to_pylist()
+    where = f"stage {first['stage']!r}: " if first["stage"] else ""
+    return Probe(types, predicted.rows_in, where + first["error"], first["error_type"])
 
 
 def _excerpt(table: pa.Table, columns: Input, row: int) -> str:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -44,6 +45,10 @@ from altlas_flow.settings import Settings
 PROBE_ROWS = 20
 PROBE_STEP = 500
 PROBE_LIMIT = 2_000
+#: Errors that are of how a model or a stage was set up, whatever the rows hold: they say what to mend.
+SETUP = frozenset(
+    {"BadRequest", "ModelLoadError", "ParameterError", "PipelineError", "SpecError", "UnsafeModel"}
+)
 #: Parts from which on an input that has grown is cut anew, and not as an earlier run cut it.
 MANY_PARTS = 4_096
 #: Parts that a short job is cut into, for each slot, and the fewest rows that make a part.
@@ -154,7 +159,7 @@ class Job:
                 raise InputError(f"{name}={value!r} is no number of at least 1: give one, or leave it out")
         if self.output is not None and not (isinstance(self.output, str) and self.output):
             raise InputError(f"output={self.output!r} is no name of a column: give a text, or leave it out")
-        self.subject.check()
+        self.subject.check(self.output)
 
     def open(self, header: Header | None = None) -> Source:
         """The source as units, and how these are cut; an earlier run's `header` says how it was before."""
@@ -214,23 +219,27 @@ class Job:
         types, self.load_s = self.subject.describe(self.client, self.settings.load_timeout)
         if types is not None:
             return types
-        what, seen, why = replace(what, on_error="collect", output=None), 0, None
+        what, seen, why, setup = replace(what, on_error="collect", output=None), 0, None, False
         for unit in source.units:
             for probe in self._probes(unit, what, PROBE_LIMIT - seen):
                 seen += probe.rows_in
-                why = why or probe.fault
+                if why is None and probe.fault is not None:
+                    why, setup = probe.fault, probe.kind in SETUP
                 if probe.types is not None:
                     return probe.types
             if seen >= PROBE_LIMIT:
+                none = f"{what.kind} {what.name!r} answered none of the first {seen:,} rows"
                 raise SpecError(
-                    f"{what.kind} {what.name!r} answered none of the first {seen:,} rows ({why}), so the "
-                    f"type of its answers is unknown: mend the rows, or declare it, as in {what.declare()}"
+                    f"{none}: {why}"
+                    if setup
+                    else f"{none} ({why}), so the type of its answers is unknown: mend the rows, or declare "
+                    f"it, as in {what.declare()}"
                 )
         if not seen:
             raise EmptyInput("the input has no rows: there is nothing to predict; check the source")
+        none = f"{what.kind} {what.name!r} answered none of the {seen:,} rows"
         raise NothingPredicted(
-            f"{what.kind} {what.name!r} answered none of the {seen:,} rows ({why}): mend the rows, or choose "
-            "another column"
+            f"{none}: {why}" if setup else f"{none} ({why}): mend the rows, or choose another column"
         )
 
     def _probes(self, unit: Unit, what: Ask, limit: int) -> Iterator[Probe]:
@@ -266,6 +275,8 @@ def _folder(given: str | Path) -> str | Path:
     """The output folder as a path; what is no local path is refused where the folder is opened."""
     if "://" in str(given):
         return given
+    if not isinstance(given, (str, os.PathLike)):
+        raise InputError(f"to={one_line(repr(given), 60)} is no folder: give the path of one, to write into")
     try:
         return Path(given).expanduser()
     except RuntimeError as error:  # there is no such user

@@ -18,7 +18,7 @@ from altlas_flow.cluster.packed import Packed
 from altlas_flow.dataframe.answers import Answers, Ask, Bad, Passed, Predicted, assemble
 from altlas_flow.dataframe.columns import Input, infer_types, to_columns
 from altlas_flow.dataframe.rows import Rows, taken
-from altlas_flow.errors import AltlasError, InputError, describe, located
+from altlas_flow.errors import AltlasError, InputError, SpecError, describe, located
 from altlas_flow.pipeline.flat import may_fail
 from altlas_flow.pipeline.rows import Fault, Note, StageRows, together
 from altlas_flow.pipeline.stage import INPUT
@@ -104,7 +104,7 @@ def collect(part: Rows, what: Through, results: Sequence[StageRows], node: str) 
         if faults
         else range(part.table.num_rows)
     )
-    answers, types = _answers(what, found, rows)
+    answers, types = _answers(what, found, rows, part)
 
     def misfit(index: int, error: Exception) -> Bad:
         stage = _at_fault(what, answers[index], types)
@@ -153,7 +153,7 @@ def lasting_faults(results: Sequence[StageRows], what: Through) -> dict[int, Fau
 
 
 def _answers(
-    what: Through, found: Mapping[str, StageRows], rows: Sequence[int]
+    what: Through, found: Mapping[str, StageRows], rows: Sequence[int], part: Rows
 ) -> tuple[Answers, Mapping[str, pa.DataType]]:
     """Answers of rows, and their types; where the last stage was skipped for a row, that is no answer."""
     if len(what.ends) > 1:
@@ -163,10 +163,10 @@ def _answers(
             return answers, what.types
         types: dict[str, pa.DataType] = {}
         for name in columns:
-            known = [answer[name] for answer in answers if answer[name] is not None]
-            types[name] = next(
-                iter(infer_types([{name: one} for one in known] or [{name: None}], name).values())
-            )
+            at = [place for place, answer in enumerate(answers) if answer[name] is not None]
+            known = [{name: answers[place][name]} for place in at] or [{name: None}]
+            learnt = _learnt(known, name, what.ends[name], part, [rows[place] for place in at])
+            types[name] = next(iter(learnt.values()))
         return answers, types
     (step,) = what.ends.values()
     end = found[step]
@@ -178,15 +178,39 @@ def _answers(
     missing = end.skipped.union(end.notes[step].forgiven)
     blank = [place for place, row in enumerate(rows) if row in missing] if missing else []
     if not blank:
-        return answers, what.types or infer_types(answers, "prediction")
+        return answers, what.types or _learnt(answers, "prediction", step, part, rows)
     without = set(blank)
     answers = [None if place in without else _flat(answer) for place, answer in enumerate(answers)]
-    known = [answer for place, answer in enumerate(answers) if place not in without]
-    learnt = what.types or infer_types(known, "prediction")
+    at = [place for place in range(len(answers)) if place not in without]
+    known = [answers[place] for place in at]
+    learnt = what.types or _learnt(known, "prediction", step, part, [rows[place] for place in at])
     if len(learnt) > 1 or any(isinstance(answer, Mapping) for answer in known):
         for place in blank:
             answers[place] = dict.fromkeys(learnt)
     return answers, learnt
+
+
+def _learnt(
+    answers: Answers, default: str, step: str, part: Rows, rows: Sequence[int]
+) -> Mapping[str, pa.DataType]:
+    """Types of a step's answers to rows of a part.
+
+    Raises
+    ------
+    SpecError
+        Its text names the step, and the first row whose answer does not go with that to the first one.
+    """
+    try:
+        return infer_types(answers, default)
+    except SpecError as error:
+        where = f"stage {step!r}"
+        for place, row in enumerate(rows):
+            try:
+                infer_types([answers[0], answers[place]], default)
+            except SpecError:
+                where += f", row {part.row_id(row)}"
+                break
+        raise SpecError(f"{where}: {error}") from error
 
 
 def _flat(answer: Any) -> Any:

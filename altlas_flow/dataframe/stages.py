@@ -22,7 +22,7 @@ from altlas_flow.dataframe.subject import Subject, Then
 from altlas_flow.dataframe.tasks import write_part
 from altlas_flow.dataframe.units import Part
 from altlas_flow.dataframe.window import eligible_slots
-from altlas_flow.errors import BadRequest, InputError, PipelineError, SpecError
+from altlas_flow.errors import BadRequest, InputError, PipelineError, SpecError, names
 from altlas_flow.models.types import declared_types
 from altlas_flow.pipeline.flat import WITHIN
 from altlas_flow.pipeline.graph import Own, Way, send_through
@@ -71,11 +71,16 @@ class PipelineSubject(Subject):
     def identity(self) -> list[Any]:
         return [self.compiled.fingerprint, {}]
 
-    def check(self) -> None:
+    def check(self, output: str | None = None) -> None:
+        ends = self.pipeline.output
+        if output is not None and len(ends) > 1:
+            raise InputError(
+                f"output={output!r} names one column, and pipeline {self.id!r} has {len(ends)} outputs, each "
+                f"of which gets a column of its name ({names(ends)}): leave output= out"
+            )
         for name, value in (("parameters", self.parameters), ("batch", self.batch)):
             if value:
                 raise InputError(f"{name}= is for models: give it to the stages of pipeline {self.id!r}")
-        self._types()
 
     def slots(self, client: Client) -> int:
         """Of the stage that has most; each must have one."""
@@ -113,18 +118,7 @@ class PipelineSubject(Subject):
 
     def _types(self) -> dict[str, pa.DataType] | None:
         outputs = self.pipeline.outputs
-        if not outputs:
-            return None
-        names = self.pipeline.output
-        if len(names) > 1 and tuple(outputs) != names:
-            raise PipelineError(
-                f"pipeline {self.id!r}: outputs= declares {', '.join(outputs)}, and it answers with "
-                f"{', '.join(names)}: declare these, in this order"
-            )
-        try:
-            return declared_types(outputs)
-        except SpecError as error:
-            raise PipelineError(f"pipeline {self.id!r}: {error}") from error
+        return declared_types(outputs) if outputs else None
 
     def _named(self, client: Client) -> dict[str, str]:
         """Names of strategies, by step, which the scheduler is told."""

@@ -62,8 +62,8 @@ class Subject(ABC):
         """What decides its answers, as JSON can hold it."""
 
     @abstractmethod
-    def check(self) -> None:
-        """Refuse arguments that cannot be meant."""
+    def check(self, output: str | None = None) -> None:
+        """Refuse arguments that cannot be meant; `output`: what the user named the answers' column."""
 
     @abstractmethod
     def slots(self, client: Client) -> int:
@@ -151,7 +151,7 @@ class ModelSubject(Subject):
     def identity(self) -> list[Any]:
         return [self.spec.fingerprint, dict(self.parameters)]
 
-    def check(self) -> None:
+    def check(self, output: str | None = None) -> None:
         whole = isinstance(self.batch, int) and not isinstance(self.batch, bool) and self.batch > 0
         if not (whole or self.batch in (None, "auto")):
             raise InputError(f"batch={self.batch!r} is no number of at least 1: give one, or leave it out")

@@ -26,17 +26,20 @@ class UnknownModel(ModelError):
         The id that was asked for.
     known : sequence of str
         The ids there are.
+    stage : str
+        Of the pipeline that names it; empty where none does.
     """
 
-    def __init__(self, model: str, known: Iterable[str] = ()) -> None:
-        self.model, self.known = model, tuple(known)
-        super().__init__(model, self.known)
+    def __init__(self, model: str, known: Iterable[str] = (), stage: str = "") -> None:
+        self.model, self.known, self.stage = model, tuple(known), stage
+        super().__init__(model, self.known, *([stage] if stage else []))
 
     def text(self) -> str:
         near = difflib.get_close_matches(self.model, self.known, 1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
+        where = f"stage {self.stage!r}: " if self.stage else ""
         return (
-            f"no model {self.model!r} is registered (known: {names(self.known)}{meant}): "
+            f"{where}no model {self.model!r} is registered (known: {names(self.known)}{meant}): "
             "register or pass a ModelSpec; on the command line give a catalog file, or the spec as JSON"
         )
 

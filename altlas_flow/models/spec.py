@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 UNSAFE = ("pickle", "remote-code")
 #: Names a callable: no folder, and no name of a hub, looks like that.
 _NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+#: Names of files of scikit-learn's; its runtime says what to do about those that are pickles.
+_ESTIMATORS = (".skops", ".pkl", ".pickle", ".joblib")
 #: Begins a validator that is sent by value.
 BY_VALUE = "by-value:"
 
@@ -47,7 +49,8 @@ class ModelSpec(BaseModel):
         The name that people use.
     runtime : str
         The engine: ``transformers``, ``torch``, ``sklearn``, ``function``, or one installed beside them; by
-        default ``function`` where `source` is a callable or names one, and ``sklearn`` for a skops file.
+        default ``function`` where `source` is a callable or names one, and ``sklearn`` for a skops file
+        (and for a pickle, which that refuses).
     source : str or callable
         A model folder, a hub name, a safetensors or skops file, ``"module:callable"``, or a callable, which
         is sent by value. A relative folder is resolved where the spec is used first (the client).
@@ -140,11 +143,11 @@ class ModelSpec(BaseModel):
             # written by hand: without a digest of the code, another code would be the same model
             return {**data, "code_digest": hashlib.sha256(str(data["code"]).encode()).hexdigest()}
         if isinstance(data.get("source"), os.PathLike):
-            return {**data, "source": os.fspath(data["source"])}
+            data = {**data, "source": os.fspath(data["source"])}
         if not callable(data.get("source")):
             if isinstance(data.get("source"), str) and _NAMED.fullmatch(data["source"]):
                 return {"runtime": "function", **data}
-            if isinstance(data.get("source"), str) and data["source"].endswith(".skops"):
+            if isinstance(data.get("source"), str) and data["source"].endswith(_ESTIMATORS):
                 return {"runtime": "sklearn", **data}
             return data
         function = data["source"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Any
 
 from altlas_flow.aggregation.choosing import aggregator_of
 from altlas_flow.cluster.client.handle import Handle
 from altlas_flow.cluster.client.transport import Transport
-from altlas_flow.errors import BadRequest, ClusterLost, Overloaded
+from altlas_flow.errors import BadRequest, ClusterLost, Overloaded, names, one_line
+from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.parallel.fanout import FanOut
 from altlas_flow.parallel.referee import Referee
@@ -154,6 +156,7 @@ class Asking(ABC):
             shared, rows = {**(parameters or {}), **more}, inputs
         tally = aggregator.begin(ids, len(rows) if isinstance(rows, list) else None)
         specs = [self._find(model) for model in named]
+        _refuse_strangers(shared, specs)
         each = [_parameters(shared, name, ids) for name in ids]
         for spec, own in zip(specs, each, strict=True):
             # all of them, before one is sent
@@ -200,6 +203,35 @@ def _listed(models: Any) -> Sequence[str | ModelSpec]:
         if not isinstance(model, (str, ModelSpec)):
             raise BadRequest(f"a {type(model).__name__} is no model: give ids, or ModelSpecs")
     return named
+
+
+def _refuse_strangers(shared: Mapping[str, Any], specs: Sequence[ModelSpec]) -> None:
+    """Refuse parameters for a model that is not asked; what may be a parameter's own mapping is none.
+
+    What a function takes is known only where it runs: where one is asked, only ids that are nearly right are
+    refused.
+
+    Raises
+    ------
+    BadRequest
+    """
+    ids = [spec.id for spec in specs]
+    known = [_taken(spec) for spec in specs]
+    anything = any(taken is None for taken in known)
+    for name, value in shared.items():
+        if name in ids or not isinstance(value, Mapping):
+            continue
+        near = get_close_matches(name, ids, 1, cutoff=0.75)
+        if any(taken is not None and name in taken for taken in known) or (anything and not near):
+            continue
+        hint = f"did you mean {near[0]!r}?" if near else f"those are {names(ids)}"
+        raise BadRequest(f"parameters= are given for {one_line(repr(name), 60)}, which is not asked: {hint}")
+
+
+def _taken(spec: ModelSpec) -> frozenset[str] | None:
+    """Names of the parameters that a model takes, as far as its runtime tells before it is loaded."""
+    tell = getattr(runtime_class(spec.runtime)(spec), "parameter_names", None)
+    return None if tell is None else tell()
 
 
 def _parameters(shared: Mapping[str, Any], name: str, ids: Sequence[str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from altlas_flow.errors import (
     AltlasError,
     BadRequest,
     NoQuorum,
+    ParameterError,
     RequestCancelled,
     located,
 )
@@ -87,6 +88,8 @@ class FanOut:
             Where there is no verdict by then.
         NoQuorum, Uncombinable, AggregationFailed
             With the answers that there are, as ``.responses``.
+        ParameterError
+            Where no model takes the parameters.
         RequestCancelled, ClusterLost
         """
         if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
@@ -158,7 +161,9 @@ class FanOut:
                 failure.responses = tuple(self._ordered())
                 failure.missing = failure.missing or self._missing()
             if isinstance(failure, NoQuorum):
-                failure.__cause__ = self._first_error()
+                first = failure.__cause__ = self._first_error()
+                if isinstance(first, ParameterError) and self._misasked():
+                    failure = first  # as `submit` does: nothing of the models, or of time, is to be mended
             self.end(failure)
 
     def end(self, error: BaseException | None, found: Responses | None = None) -> bool:
@@ -216,6 +221,12 @@ class FanOut:
             if handle.done() and (record := handle.response().error) is not None:
                 return record.exception()
         return None
+
+    def _misasked(self) -> bool:
+        """Whether all of them have refused the parameters."""
+        records = [handle.response().error for handle in self.handles if handle.done()]
+        wrong = [record for record in records if record and isinstance(record.exception(), ParameterError)]
+        return len(wrong) == len(self.models)
 
     def _give_up(self) -> None:
         for handle in self.handles:

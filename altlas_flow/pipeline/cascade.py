@@ -110,14 +110,23 @@ def cascade(
         )
     if not isinstance(explain, bool):
         raise PipelineError(f"cascade {id!r}: explain={explain!r} is neither True nor False")
+    large_stage = _stage(id, LARGE, large)
     names = [f"{SMALL}-{at}" for at in range(1, len(given) + 1)] if several else [SMALL]
     try:
         combination = aggregator_of("MAJORITY_VOTE" if combine is None else combine) if several else None
+        if combination is not None:
+            combination.check(names)
     except BadRequest as error:
         raise PipelineError(f"cascade {id!r}: {error}") from error
+    small_stages = tuple(_stage(id, name, one) for name, one in zip(names, given, strict=True))
+    if any(_alike(one, large_stage) for one in small_stages):
+        raise PipelineError(
+            f"cascade {id!r}: {_shown(large_stage)} is both small and large, and would answer the same "
+            "again: name another one as large"
+        )
     made = Cascade(
-        tuple(_stage(id, name, one) for name, one in zip(names, given, strict=True)),
-        _stage(id, LARGE, large),
+        small_stages,
+        large_stage,
         judge=Judge(accept, float(threshold), combination),
         explain=explain,
         id=id,
@@ -340,6 +349,13 @@ def _stage(cascade: str, name: str, given: Any) -> Stage:
         f"cascade {cascade!r}: {one_line(repr(given), 60)} is no model: give an id, a ModelSpec, a function, "
         "a Stage or a Pipeline"
     )
+
+
+def _alike(small: Stage, large: Stage) -> bool:
+    """Whether one model would be asked the same twice."""
+    if small.model is None or small.model != large.model:
+        return False
+    return small.inputs is large.inputs and dict(small.parameters) == dict(large.parameters)
 
 
 def _shown(stage: Stage) -> str:

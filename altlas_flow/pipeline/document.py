@@ -28,6 +28,8 @@ Number = StrictInt | StrictFloat
 CODE = ("code", "code_digest")
 
 _IMPORTED = "package.module:name"
+#: What belongs where a stage is to stand.
+STAGE = "a mapping of the keys of a stage"
 
 
 def _key(takes: str) -> Any:
@@ -229,17 +231,21 @@ def _explained(document: Any, fault: Mapping[str, Any]) -> tuple[Route, str]:
     if fault["type"] == "invalid_key" or fault["loc"][-1:] == ("[key]",):
         around = place_of(document, tuple(route[:-1]))
         return tuple(route), f"{f'{around}: ' if around else ''}the key {route[-1]!r} is no text: quote it"
-    what = "nothing" if at is None else one_line(repr(at), 60)
     if not route:
-        return (), f"{what} is no pipeline: give a mapping with id and stages"
-    return tuple(route), f"{shown} is {what}: give {_takes(route[:-1], route[-1])}"
+        what = "it is empty" if at is None else f"{one_line(repr(at), 60)} is no pipeline"
+        return (), f"{what}: give a mapping with id and stages"
+    what = "empty" if at is None else one_line(repr(at), 60)
+    takes = _takes(route[:-1], route[-1])
+    if at is None and takes == STAGE:
+        takes = "model, function, combine or pipeline"
+    return tuple(route), f"{shown} is {what}: give {takes}"
 
 
 def _takes(parent: list[Any], key: Any) -> str:
     """What belongs at a key, or around it."""
     route = [*parent, key]
     if len(route) > 1 and route[-2] in ("stages", "models") and keys_at(tuple(route[:-2])) is PipelineKeys:
-        return f"a mapping of the keys of a {route[-2][:-1]}"
+        return STAGE if route[-2] == "stages" else "a mapping of the keys of a model"
     while route:
         keys = keys_at(tuple(route[:-1]))
         info = keys.model_fields.get(str(route[-1])) if keys is not None else None

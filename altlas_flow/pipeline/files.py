@@ -12,8 +12,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from altlas_flow.errors import AltlasError, PipelineError, UnsafeModel, names
+from altlas_flow.errors import AltlasError, PipelineError, SpecError, UnsafeModel, names
 from altlas_flow.models.catalog import beside
+from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec, import_object, refuse_code
 from altlas_flow.pipeline.document import CODE, Combine, fault_of
 from altlas_flow.pipeline.marked import DEPTH, Marked, Route, read, resolved
@@ -145,6 +146,7 @@ class _Document:
         if isinstance(said, str):
             return models.get(said, said)
         spec = self._spec({"id": default_id[:200], **said})
+        check_recipe(spec)
         if "id" in said:
             return spec
         # on a cluster that knows the recipe from before it was changed, its id would be taken
@@ -167,6 +169,8 @@ class _Document:
                 raise self.marked.error(text, (*at, "id"))
             with self._pointing(lambda _, at=at: at):  # type: ignore[misc]
                 spec = self._spec({"id": place, **fields} if isinstance(place, str) else fields)
+            with self._pointing(lambda text, at=at: (*at, _field_in(text))):  # type: ignore[misc]
+                check_recipe(spec)
             if spec.id in found:
                 raise self.marked.error(f"two models have the id {spec.id!r}: rename one", at)
             found[spec.id] = spec
@@ -221,7 +225,30 @@ def _culprit(text: str, route: Route, stages: Mapping[str, Route]) -> Route:
     if found:
         at = stages.get(found.group(1) or found.group(2))
         return (*at, "after") if at is not None else route
+    if "outputs=" in text or "outputs:" in text:
+        return (*route, "outputs")
     return (*route, "output") if "output=" in text else (*route, "id") if "id=" in text else route
+
+
+def _field_in(text: str) -> str:
+    """The field that a runtime's error about a recipe is about."""
+    return "task" if " does not know task " in text else "parameters"
+
+
+def check_recipe(spec: ModelSpec) -> None:
+    """Refuse a task that the recipe's runtime does not know, or parameters that are none of the task.
+
+    Raises
+    ------
+    SpecError, ParameterError
+    """
+    if spec.task is None:
+        return  # whether it needs one is told where it is asked
+    try:
+        runtime = runtime_class(spec.runtime)
+    except SpecError:
+        return  # a file can be read and shown without it
+    runtime(spec).check_parameters(spec.parameters)
 
 
 def _refuse_code(marked: Marked) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from altlas_flow.errors import PipelineError, names, one_line
+from altlas_flow.errors import PipelineError, SpecError, names, one_line
+from altlas_flow.models.types import declared_types
 from altlas_flow.pipeline.order import in_order
 from altlas_flow.pipeline.stage import INPUT, Stage
 
 if TYPE_CHECKING:
     from altlas_flow.pipeline.report import Report
+    from altlas_flow.pipeline.result import PipelineResult
 
 
 class Pipeline(Sequence[Stage]):
@@ -148,14 +150,14 @@ class Pipeline(Sequence[Stage]):
 
         return to_dict(self)
 
-    def mermaid(self, report: Report | None = None) -> str:
-        """Its graph as a Mermaid flowchart; with a report, what each stage took."""
+    def mermaid(self, report: Report | PipelineResult | None = None) -> str:
+        """Its graph as a Mermaid flowchart; with a report, or a result that has one, what each stage took."""
         from altlas_flow.pipeline.show import mermaid
 
         return mermaid(self, report)
 
-    def svg(self, report: Report | None = None) -> str:
-        """Its graph as an SVG; with a report, what each stage took."""
+    def svg(self, report: Report | PipelineResult | None = None) -> str:
+        """Its graph as an SVG; with a report, or a result that has one, what each stage took."""
         from altlas_flow.pipeline.svg import svg
 
         return svg(self, report)
@@ -189,11 +191,25 @@ class Pipeline(Sequence[Stage]):
                 f"pipeline {self.id!r}: outputs={one_line(repr(outputs), 60)} is no mapping of columns to "
                 "types: give one"
             )
+        if not all(isinstance(text, str) for pair in outputs.items() for text in pair):
+            raise PipelineError(
+                f"pipeline {self.id!r}: outputs={one_line(repr(outputs), 60)} is no mapping of columns to "
+                "types: give names of both, as texts"
+            )
         if not self.single and (unknown := [name for name in outputs if name not in self.output]):
             raise PipelineError(
                 f"pipeline {self.id!r}: outputs= declares {names(map(repr, unknown))}, which is no output of "
                 f"it (there are {names(self.output)}): declare these, in this order"
             )
+        if not self.single and outputs and tuple(outputs) != self.output:
+            raise PipelineError(
+                f"pipeline {self.id!r}: outputs= declares {names(outputs)}, and it answers with "
+                f"{names(self.output)}: declare these, in this order"
+            )
+        try:
+            declared_types(outputs)
+        except SpecError as error:
+            raise PipelineError(f"pipeline {self.id!r}: {error}") from error
         return dict(outputs)
 
     def __getitem__(self, at: Any) -> Any:

@@ -26,9 +26,12 @@ from altlas_flow.cluster.client.posting import weight_of
 from altlas_flow.cluster.client.transport import Transport, notify
 from altlas_flow.errors import (
     AltlasError,
+    BadRequest,
     ClusterError,
     ClusterLost,
     Overloaded,
+    PipelineError,
+    SpecError,
     describe,
 )
 from altlas_flow.models.memory import estimate
@@ -269,8 +272,11 @@ class PipelineSender:
             strategies = {}
             for name, step in lane.compiled.steps.items():
                 if step.strategy is not None:
-                    strategies[name], code = named_strategy(step.strategy, "")
-                    await self._ask("altlas_strategy", name=strategies[name], function=code)
+                    try:
+                        strategies[name], code = named_strategy(step.strategy, "")
+                        await self._ask("altlas_strategy", name=strategies[name], function=code)
+                    except (BadRequest, SpecError) as error:
+                        raise PipelineError(f"stage {name!r}: {error}") from error
             lane.strategies, lane.places = strategies, PER_SLOT * max(places)
         except AltlasError as error:
             self._refuse(lane, error)

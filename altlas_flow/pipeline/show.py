@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from altlas_flow.errors import BadRequest, one_line
 from altlas_flow.pipeline.flat import Placed, flatten, same
 from altlas_flow.pipeline.pipeline import Pipeline
 from altlas_flow.pipeline.report import Report, StageReport
 from altlas_flow.pipeline.stage import INPUT, Stage
 from altlas_flow.records.table import plain
+
+if TYPE_CHECKING:
+    from altlas_flow.pipeline.result import PipelineResult
 
 OUTPUT = "output"
 #: Characters of a line in a box; the whole is in its tooltip.
@@ -55,15 +59,20 @@ class Box:
     tooltip: str = ""
 
 
-def boxes(pipeline: Pipeline, report: Report | None = None) -> list[Box]:
+def boxes(pipeline: Pipeline, report: Report | PipelineResult | None = None) -> list[Box]:
     """What is in the picture, each after those that it needs.
 
     Parameters
     ----------
     pipeline : Pipeline
-    report : Report, optional
+    report : Report or PipelineResult, optional
         Of this pipeline; what it says nothing of is shown without figures.
+
+    Raises
+    ------
+    BadRequest
     """
+    report = _report(report)
     placed, ends = flatten(pipeline)
     found: list[Box] = []
     if any(need == INPUT for one in placed for _, need in one.needs):
@@ -74,6 +83,14 @@ def boxes(pipeline: Pipeline, report: Report | None = None) -> list[Box]:
     needs = tuple(dict.fromkeys(ends))
     found.append(Box(f"{OUTPUT} ", "end", needs, (OUTPUT,), tooltip="what the pipeline gives"))
     return found
+
+
+def _report(given: Any) -> Report | None:
+    """The report that is meant, also by the result that has one."""
+    found = getattr(given, "report", given)
+    if found is None or isinstance(found, Report):
+        return found
+    raise BadRequest(f"{one_line(repr(given), 60)} is no report: give result.report, or summary.stages")
 
 
 def _box(placed: Placed, figures: StageReport | None, whole: float) -> Box:
@@ -178,7 +195,7 @@ COLOURS = {
 HEAT, FAILED = "#f28e2b", "#d9363e"
 
 
-def mermaid(pipeline: Pipeline, report: Report | None = None) -> str:
+def mermaid(pipeline: Pipeline, report: Report | PipelineResult | None = None) -> str:
     """See `Pipeline.mermaid`.
 
     Boxes of models are round, of functions angular, of aggregations hexagons; a dotted arrow leads to a stage

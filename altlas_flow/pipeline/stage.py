@@ -7,10 +7,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import timedelta
+from math import inf
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from altlas_flow.aggregation import Aggregator, Stacking, aggregator_of
 from altlas_flow.aggregation.choosing import MAKERS
+from altlas_flow.cluster.client.named import check_strategy
 from altlas_flow.errors import BadRequest, PipelineError, SpecError, one_line
 from altlas_flow.models.spec import ModelSpec, import_object
 from altlas_flow.records import RetryPolicy
@@ -158,6 +161,17 @@ class Stage:
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 raise self._wrong(f"{mapping}={one_line(repr(value), 80)} is no mapping of names to values")
             self._set(**{mapping: dict(value)})
+        amounts: Mapping[str, Any] = self.resources
+        for name, amount in amounts.items():
+            if isinstance(amount, bool) or not isinstance(amount, Real) or not 0 < float(amount) < inf:
+                shown = one_line(repr(amount), 60)
+                raise self._wrong(
+                    f"resources: {name!r} is {shown}, which is no amount: give a number above 0"
+                )
+        try:
+            check_strategy(self.strategy)
+        except BadRequest as error:
+            raise self._wrong(f"strategy: {error}") from error
         if isinstance(self.validator, str):
             self._set(validator=self._callable("validator", self.validator))
         if self.validator is not None and not callable(
@@ -177,6 +191,11 @@ class Stage:
         for item in ("function", "inputs", "when"):
             self._set(**{item: self._callable(item, getattr(self, item))})
         self._set(combine=self._combination())
+        if isinstance(self.combine, Aggregator) and self.inputs is None:
+            try:
+                self.combine.check(self.after)
+            except BadRequest as error:
+                raise self._wrong(f"combine: {error}") from error
         if self.kind != "function" and self.batched:
             raise self._wrong("batched= is for functions")
         if self.kind not in ("function", "combine") and self.resources:

@@ -272,8 +272,16 @@ async def _gathered(function: Any, rows: Sequence[tuple[Any]], parameters: Mappi
 
 def per_batch(function: Callable[..., Any], rows: Sequence[tuple[Any]], /, **parameters: Any) -> Any:
     """Call a function with the rows of a batch."""
-    answer = function([row for (row,) in rows], **parameters)
-    return asyncio.run(_awaited(answer)) if inspect.isawaitable(answer) else answer
+    answer: Any = function([row for (row,) in rows], **parameters)
+    if inspect.isawaitable(answer):
+        answer = asyncio.run(_awaited(answer))
+    listed = isinstance(answer, (list, tuple)) or hasattr(answer, "to_list")
+    if not (listed or getattr(answer, "ndim", None)):
+        raise TypeError(
+            f"returned a {type(answer).__name__}: return a list, a tuple, a NumPy array or a Series with one "
+            "entry for each input, or leave batched= out, and take one input"
+        )
+    return answer
 
 
 async def _awaited(answer: Awaitable[Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from itertools import pairwise
+from typing import TYPE_CHECKING
 from unicodedata import east_asian_width
 
 from altlas_flow.pipeline.layout import Drawing, arrange
@@ -12,13 +13,16 @@ from altlas_flow.pipeline.report import Report
 from altlas_flow.pipeline.show import COLOURS, FAILED, HEAT, Box, boxes
 from altlas_flow.records.table import plain
 
+if TYPE_CHECKING:
+    from altlas_flow.pipeline.result import PipelineResult
+
 #: Pixels: of a line of text, around it in a box, around the whole, and of an arrow's head.
 LINE, PADDING, MARGIN, HEAD = 16.0, 10.0, 8.0, 7.0
 #: Font sizes of a box's first line and of the others; a letter is about so wide, by its size.
 FIRST, OTHER, LETTER = 13, 11, 0.62
 
 
-def svg(pipeline: Pipeline, report: Report | None = None) -> str:
+def svg(pipeline: Pipeline, report: Report | PipelineResult | None = None) -> str:
     """See `Pipeline.svg`.
 
     Text has the colour of the page around it. Boxes are outlined by their kind: models are round, functions
@@ -28,7 +32,7 @@ def svg(pipeline: Pipeline, report: Report | None = None) -> str:
     Parameters
     ----------
     pipeline : Pipeline
-    report : Report, optional
+    report : Report or PipelineResult, optional
 
     Returns
     -------

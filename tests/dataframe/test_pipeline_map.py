@@ -230,15 +230,23 @@ class TestFaults:
             flow.map(frame(10), words(), input="text", max_in_flight=0)
         with pytest.raises(InputError, match="frames of pandas"):
             flow.map(dd.from_pandas(frame(10), npartitions=2), words(), input="text", max_in_flight=2)
-        odd = Pipeline([Stage("a", function=len), Stage("b", function=len)], outputs={"b": "int64"})
-        with pytest.raises(PipelineError, match="declare these"):
-            flow.map(frame(10), odd, input="text")
-        wrong = Pipeline([Stage("a", function=len)], outputs={"a": "number"})
-        with pytest.raises(PipelineError, match="no Arrow type"):
-            flow.map(frame(10), wrong, input="text")
-        nowhere = Pipeline([Stage("a", function=len, strategy="fastest")])
-        with pytest.raises(PipelineError, match="stage 'a': strategy 'fastest'"):
-            flow.map(frame(10), nowhere, input="text")
+
+        class Nowhere:
+            """Cannot be read where it arrives."""
+
+            __name__ = "nowhere"
+
+            def __call__(self, asked, nodes):
+                return nodes[0].address
+
+            def __reduce__(self):
+                return int, ("nowhere",)
+
+        unfit = Pipeline([Stage("a", function=len, strategy=Nowhere())])
+        with pytest.raises(PipelineError, match="stage 'a': strategy 'nowhere' cannot be used"):
+            flow.map(frame(10), unfit, input="text")
+        with pytest.raises(PipelineError, match="stage 'a': strategy 'nowhere' cannot be used"):
+            flow.submit(unfit, "x").result(60)
         unknown = Pipeline([Stage("length", model=spec(jobs.lengths), parameters={"time": 2})])
         with pytest.raises((ParameterError, PipelineError), match="time"):
             flow.map(frame(10), unknown, input="text")

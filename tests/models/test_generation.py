@@ -118,6 +118,8 @@ def test_a_chat_goes_through_the_models_template(model: LoadedModel) -> None:
 
 def test_several_columns_are_a_text_of_lines(model: LoadedModel) -> None:
     assert write(model, [{"title": "on", "body": "the"}]) == write(model, ["on\nthe"])
+    assert write(model, [{"message": "on", "body": "the"}]) == write(model, ["on\nthe"])
+    assert write(model, [{"passage": "on"}, {"text": "the"}]) == write(model, ["on", "the"])
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,11 @@ def test_several_columns_are_a_text_of_lines(model: LoadedModel) -> None:
         ([{"role": "user", "content": "hello"}], "give a chat as {'messages': [...]}"),
         ({"message": HELLO["messages"]}, "did you mean 'messages'?"),
         ({"message": HELLO["messages"][0]}, "did you mean 'messages'?"),
+        (
+            {"message": "hello"},
+            "the input has a text as 'message', which is no key: did you mean 'messages'?",
+        ),
+        ({"Mesages": "hello"}, "did you mean 'messages'?"),
         ("half \ud800", "cannot be tokenised"),
     ],
 )

@@ -321,6 +321,15 @@ def test_a_pickle_is_refused_whatever_it_is_called(tmp_path, digits, name):
             spec(source, allow=("pickle",)).load()
 
 
+@pytest.mark.parametrize("name", ["model.pkl", "model.pickle", "model.joblib"])
+def test_a_pickle_needs_no_runtime_to_be_refused(tmp_path, digits, name):
+    (tmp_path / name).write_bytes(pickle.dumps(digits))
+    found = af.ModelSpec(id="pickled", source=tmp_path / name)
+    assert found.runtime == "sklearn"
+    with pytest.raises(UnsafeModel, match=r"is a pickle, which can run code .*skops\.io\.dump"):
+        found.load()
+
+
 def test_a_folder_has_one_file(tmp_path, digits):
     with pytest.raises(ModelLoadError, match=r"has no \.skops file"):
         spec(tmp_path).load()

@@ -203,7 +203,7 @@ LINES = {
     ),
     "nothing": (
         "stages:\n  a:\n    model:",
-        "p.yaml, line 3: stage 'a': model is nothing: give the id of a model",
+        "p.yaml, line 3: stage 'a': model is empty: give the id of a model",
     ),
     "a stage that is none": (
         "stages: {a: 3}",
@@ -248,6 +248,47 @@ LINES = {
         "stage 'a': combine: 'vtoe' is no aggregator: did you mean vote?",
     ),
     "two aggregators": ("stages: {a: {combine: {vote: {}, first: {}}}}", "it takes one of"),
+    "a strategy": (
+        "stages:\n  a:\n    model: x\n    strategy: FASTEST",
+        "p.yaml, line 4: stage 'a': strategy: 'FASTEST' is the name of none: choose one of",
+    ),
+    "an amount": (
+        "stages:\n  a:\n    function: json:loads\n    resources: {GPU: 0}",
+        "p.yaml, line 4: stage 'a': resources: 'GPU' is 0, which is no amount",
+    ),
+    "a quorum": (
+        "stages:\n  a: {model: x}\n  v:\n    after: a\n    combine: {vote: {quorum: 5}}",
+        "p.yaml, line 5: stage 'v': combine: quorum=5 of 1 models can never be reached",
+    ),
+    "weights": (
+        "stages:\n  a: {model: x}\n  v:\n    after: a\n    combine: {vote: {weights: {zz: 1}}}",
+        "p.yaml, line 5: stage 'v': combine: weights have one for 'zz', which is not asked: there are a",
+    ),
+    "a type of an output": (
+        "stages: {a: {model: x}}\noutputs: {zz: strin}",
+        "p.yaml, line 2: pipeline 'p': outputs: zz: 'strin' is no Arrow type",
+    ),
+    "other outputs": (
+        "stages: {a: {model: x}, b: {model: x}}\nid: p\noutputs: {a: string, c: string}",
+        "p.yaml, line 3: pipeline 'p': outputs= declares 'c', which is no output of it (there are a, b)",
+    ),
+    "outputs of a stage": (
+        "stages:\n  a:\n    pipeline:\n      stages: {b: {model: x}}\n      outputs: {b: strin}",
+        "p.yaml, line 5: pipeline",
+    ),
+    "a task": (
+        "models:\n  x:\n    source: ./nofolder\n    task: text-generatoin\nstages: {a: {model: x}}",
+        "p.yaml, line 4: model 'x': runtime 'transformers' does not know task 'text-generatoin'",
+    ),
+    "a task of a stage's own recipe": (
+        "stages:\n  a:\n    model: {source: ./nofolder, task: zz}",
+        "p.yaml, line 3: stage 'a': model: model 'p/a",
+    ),
+    "a parameter of a recipe": (
+        "models:\n  x:\n    source: y\n    task: text-generation\n    parameters: {heat: 1}\n"
+        "stages: {a: {model: x}}",
+        "p.yaml, line 5: model 'x': runtime 'transformers' does not know parameter 'heat'",
+    ),
     "twice the same key": (
         "stages:\n  a: {model: x}\n  a: {model: y}",
         "p.yaml, line 3: the key 'a' is there twice",
@@ -258,7 +299,15 @@ LINES = {
         "line 1: the tag !!python/name:os.system is not taken",
     ),
     "a tag of our own": ("stages: !mine {a: {model: x}}", "line 1: the tag !mine is not taken"),
-    "nothing at all": ("", "p.yaml: nothing is no pipeline"),
+    "nothing at all": ("", "p.yaml: it is empty: give a mapping with id and stages"),
+    "a stage that is empty": (
+        "stages:\n  a:",
+        "p.yaml, line 2: stage 'a' is empty: give model, function, combine or pipeline",
+    ),
+    "a model that is empty": (
+        "models: {x: }\nstages: {a: {model: x}}",
+        "models.x is empty: give a mapping of",
+    ),
     "a list": ("[1]", "p.yaml, line 1: [1] is no pipeline"),
     "a pipeline that is not there": (
         "stages: {a: {pipeline: q.yaml}}",

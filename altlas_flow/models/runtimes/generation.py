@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,7 +215,17 @@ def unlike_chat(row: Any) -> str | None:
                     f"the input has a chat as {one_line(repr(name), 40)}, which is no key: did you mean "
                     "'messages'? give a chat as {'messages': [...]}"
                 )
+        [*only] = row.items()
+        if len(only) == 1 and isinstance(only[0][1], str) and _nearly_messages(only[0][0]):
+            return (
+                f"the input has a text as {one_line(repr(only[0][0]), 40)}, which is no key: did you mean "
+                "'messages'? give a chat as {'messages': [...]}, or the text alone"
+            )
     return None
+
+
+def _nearly_messages(name: Any) -> bool:
+    return isinstance(name, str) and bool(get_close_matches(name.lower(), ["messages"], 1, cutoff=0.8))
 
 
 def is_message(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from altlas_flow.errors import SpecError, names
@@ -28,7 +29,11 @@ TASKS: dict[str, type[BaseRuntime]] = {
 
 
 class UnknownTask(BaseRuntime):
-    """Stands for the model of a spec whose task nobody does: it cannot be loaded."""
+    """Stands for the model of a spec whose task nobody does: it can be neither asked nor loaded."""
+
+    def check_parameters(self, parameters: Mapping[str, Any]) -> None:
+        """Say which tasks there are; see `load`."""
+        self.load()
 
     def load(self) -> NoReturn:
         """Say which tasks there are.
