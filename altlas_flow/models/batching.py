@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from altlas_flow.errors import PredictError, located
+from altlas_flow.models.copies import apart, writables
 from altlas_flow.models.faults import Miscount, is_interrupt
 from altlas_flow.models.memory import is_out_of_memory, release_memory
 from altlas_flow.models.steps import Steps
@@ -138,12 +139,15 @@ def _predict(runtime: Runtime, batch: Batch, model: str, out_of_memory: Callable
     else:
         items = [work.items[row] for work, row in batch.rows_of_works()]
     steps: Steps | None = None
+    writes = getattr(runtime, "writes", True)
     try:
+        # what fails is predicted again, from items as they were
+        given = writables(items) if writes else items
         if hasattr(runtime, "predict_steps"):
             steps = Steps(list(batch.rows_of_works()))
-            outputs = runtime.predict_steps(items, batch.pieces[0][0].parameters, steps)
+            outputs = runtime.predict_steps(given, batch.pieces[0][0].parameters, steps)
         else:
-            outputs = runtime.predict(items, batch.pieces[0][0].parameters)
+            outputs = runtime.predict(given, batch.pieces[0][0].parameters)
         if len(outputs) != len(items):
             text = f"{len(outputs)} answers for {len(items)} inputs: give one for each"
             raise Miscount(len(outputs), text)
@@ -167,6 +171,8 @@ def _predict(runtime: Runtime, batch: Batch, model: str, out_of_memory: Callable
             for position, (work, row) in enumerate(batch.rows_of_works()):
                 if position in dropped:
                     work.refuse(row, dropped[position])
+        if writes and isinstance(outputs, list):
+            outputs = apart(outputs, kept=True)
         done = 0
         for work, rows in batch.pieces:
             work.answer(rows, outputs[done : done + len(rows)])
@@ -186,7 +192,7 @@ def _counts_rows(runtime: Runtime, item: Any, parameters: Any) -> bool:
     A row that is left out is left out twice where it comes twice; the mean of all rows is one however many.
     """
     try:
-        return len(runtime.predict([item, item], parameters)) % 2 == 0
+        return len(runtime.predict(writables([item, item]), parameters)) % 2 == 0
     except Miscount as error:
         return error.count % 2 == 0
     except BaseException as error:

@@ -168,7 +168,8 @@ class _Drawn:
         packed = self.compiled.packed[name]
         key = keys[name] if then is None else None
         shared = self.compiled.shared | way.kept
-        copied = tuple(at for at, need in enumerate(needs) if need in shared)
+        # what passes may be tried again, from what is there already; rows of jobs are not
+        copied = tuple(at for at, need in enumerate(needs) if not way.lenient or need in shared)
         task = Task(key, run_stage, packed, way.lenient, way.priority, copied, *given)
         if then is not None:
             task = then.task(keys[name], task)

@@ -13,11 +13,12 @@ from altlas_flow.cluster.client.fate import DEATHS
 from altlas_flow.cluster.client.posting import INTERACTIVE
 from altlas_flow.cluster.packed import Packed
 from altlas_flow.errors import AltlasError, BadRequest, ClusterError, ClusterLost, StageFailed, describe
+from altlas_flow.models.copies import apart
 from altlas_flow.pipeline.graph import Way
 from altlas_flow.pipeline.handle import PipelineHandle
 from altlas_flow.pipeline.passage import MOVES, Died, Passage, Unreadable
 from altlas_flow.pipeline.result import PieceOutcome, PipelineResult
-from altlas_flow.pipeline.rows import StageRows, writable
+from altlas_flow.pipeline.rows import StageRows
 
 if TYPE_CHECKING:
     from altlas_flow.pipeline.sender import Lane, PipelineSender
@@ -39,7 +40,7 @@ class Piece:
         # as they are now: a request that ends meanwhile lets go of its inputs
         inputs = [handle._inputs for handle in handles]
         self._counts = [len(one) for one in inputs]
-        rows = StageRows(_apart([value for one in inputs for value in one]))
+        rows = StageRows(apart([value for one in inputs for value in one]))
         way = Way(
             len(rows),
             INTERACTIVE + lane.priority,
@@ -176,15 +177,3 @@ class Piece:
 def _part(outputs: Any, at: range) -> Any:
     part = outputs[at.start : at.stop]
     return part.copy() if isinstance(part, np.ndarray) else part
-
-
-def _apart(values: list[Any]) -> list[Any]:
-    """Values of requests, none of them another one's, too: a model may write into them."""
-    if len(set(map(id, values))) == len(values):
-        return values
-    seen: set[int] = set()
-    found = []
-    for value in values:
-        found.append(writable(value) if id(value) in seen else value)
-        seen.add(id(value))
-    return found

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import cloudpickle
 import numpy as np
 
 from altlas_flow.errors import AltlasError
+from altlas_flow.models.copies import CONSTANT
+from altlas_flow.models.copies import writable as writable
 
 #: Why a stage did not run for a row.
 SKIPPED = "skipped: when= said no"
 FOLLOWS = "skipped: all that it depends on was"
-
-
-#: Types of values that nobody can write into.
-CONSTANT = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 @dataclass(frozen=True)
@@ -127,14 +123,6 @@ class StageRows:
         from dask.sizeof import sizeof
 
         return int(object.__sizeof__(self) + sizeof(self.outputs))
-
-
-def writable(value: Any) -> Any:
-    """A value that may be written into: a copy, where it can be written into at all."""
-    if type(value) in CONSTANT:
-        return value
-    # what passes between stages can be pickled: it may have to go to another worker
-    return value.copy() if isinstance(value, np.ndarray) else pickle.loads(cloudpickle.dumps(value))
 
 
 def together(upstream: Iterable[StageRows]) -> dict[str, Note]:

@@ -66,7 +66,8 @@ def run_stage(
     priority : int
         Of its batches on the host.
     copied : collection of int
-        Places of what others get as well: a model may write into its inputs.
+        Places of what others get as well, or another try may: `when` and `inputs` may write into it. What
+        models write into, the host copies.
     *upstream : StageRows
         What it depends on; `Packed` where it came from the client.
 
@@ -80,13 +81,15 @@ def run_stage(
     said = (worker.state.tasks[key].annotations or {}).get(ANNOTATION) or {}
     # out of the worker's thread pool before any waiting, as parts of frames and envelopes do
     secede()
+    step = opened(packed)
+    touched = copied if step.when is not None or step.inputs is not None else ()
     given = [
-        one.open() if isinstance(one, Packed) else one.copied() if at in copied else one
+        one.open(copied=at in touched) if isinstance(one, Packed) else one.copied() if at in touched else one
         for at, one in enumerate(upstream)
     ]
     host = plugin.host
     assert host is not None
-    work = StageWork(opened(packed), given, host, str(worker.name))
+    work = StageWork(step, given, host, str(worker.name))
     work.note.trace = said.get("trace") or {}
     how = How(
         lenient, priority, still_wanted(), None if lenient else Watched(key, plugin, bool(said.get("solo")))
@@ -287,9 +290,6 @@ class StageWork:
         for tries in range(1, limit + 1):
             self.note.tries = tries
             asked = rows if todo is None else [rows[place] for place in todo]
-            if tries < limit:
-                # a try that fails may have written into them
-                asked = StageRows(asked).copied().outputs
             result = self._host_predict(asked, at if todo is None else [at[place] for place in todo], how)
             outputs, errors = result.outputs, dict[int, BaseException](result.errors)
             if step.boxed and not isinstance(outputs, np.ndarray):
@@ -382,8 +382,9 @@ class StageWork:
             if _is_plain(answer):
                 continue
             try:
-                # opened as well: what fails there would cost others theirs
-                Packed.of(answer).open()
+                # opened as well: what fails there would cost others theirs. And it is nobody's but the next
+                # stage's then: a function may answer with what it keeps
+                answers[place] = Packed.of(answer).open(copied=True)
             except Exception as error:
                 # a model may answer with anything at all
                 answers[place] = None

@@ -235,3 +235,53 @@ def test_two_slots_may_hold_batches_of_one_call() -> None:
     assert work.done.wait(1)
     assert work.result.outputs == [2 * i for i in range(1000)]
     assert work.result.batches == 100
+
+
+class Writer:
+    """A runtime that writes into its items, then fails on bad ones."""
+
+    def __init__(self, **said: Any) -> None:
+        self.__dict__.update(said)
+
+    def predict(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Any]:
+        for item in items:
+            item["n"][0] += 1
+        if any(item["bad"] for item in items):
+            raise ValueError("bad")
+        return [int(item["n"][0]) for item in items]
+
+
+@pytest.mark.parametrize("wrap", [list, np.array], ids=["list", "array"])
+@pytest.mark.parametrize("calls", [1, 4])
+def test_halves_begin_with_what_the_whole_batch_got(calls: int, wrap: Callable[[list[int]], Any]) -> None:
+    rows = [{"n": wrap([0]), "bad": at == 5} for at in range(8)]
+    size = len(rows) // calls
+    works = [Work(Prepared(rows[at : at + size]), {}) for at in range(0, 8, size)]
+    run(Writer(), works, 100)
+    outputs = [output for work in works for output in work.result.outputs]
+    assert [one for at, one in enumerate(outputs) if at != 5] == [1] * 7
+    assert [len(work.result.errors) for work in works] == ([1] if calls == 1 else [0, 0, 1, 0])
+    assert all(row["n"][0] == 0 for row in rows)
+
+
+def test_a_runtime_that_does_not_write_gets_the_items_themselves() -> None:
+    rows = [{"n": [0], "bad": False}]
+    run(Writer(writes=False), [Work(Prepared(rows), {})], 100)
+    assert rows[0]["n"] == [1]
+
+
+def test_answers_of_one_object_are_apart_and_not_what_the_function_kept() -> None:
+    kept: dict[str, Any] = {"n": [0]}
+
+    class Same(Engine):
+        def predict(self, items: Sequence[int], parameters: Mapping[str, Any]) -> list[Any]:
+            kept["n"][0] += 1
+            return [kept] * len(items)
+
+    works = [Work(Prepared([0, 0]), {}) for _ in range(2)]
+    for work in works:
+        run(Same(), [work], 100)
+    (first, second), (third, _) = (work.result.outputs for work in works)
+    assert first == second == {"n": [1]} and third == {"n": [2]}
+    first["n"].append("x")
+    assert second == {"n": [1]} and kept == {"n": [2]}

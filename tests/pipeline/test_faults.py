@@ -109,6 +109,35 @@ def test_a_fault_of_a_node_goes_to_another_node(lab, tmp_path):
     assert found["before"].outputs == "X" and found["card"].node_id == pids[second]
 
 
+@pytest.mark.parametrize("where", ["function", "inputs"])
+def test_a_try_on_another_node_gets_what_the_first_one_got(lab, tmp_path, where):
+    lab.await_hosts(2)
+    path = str(tmp_path)
+
+    def writes(value):
+        value.append("seen")
+        return value
+
+    def breaks_once(value):
+        if where == "function":
+            value.append("seen")
+        try:
+            os.close(os.open(os.path.join(path, str(value[0])), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return value.count("seen")
+        raise RuntimeError("CUDA error: the card has fallen off the bus")
+
+    pipeline = Pipeline(
+        [
+            # so many that the next is done where they are, if it can be
+            Stage("before", function=lambda at: [at] * 100_000),
+            Stage("card", function=breaks_once, after="before", inputs=writes if where == "inputs" else None),
+        ]
+    )
+    found = [lab.flow.submit(pipeline, at).result(LIMIT).outputs for at in range(8)]
+    assert found == [1] * 8 and len(os.listdir(path)) == 8
+
+
 def test_a_silent_worker_is_done_without(lab, tmp_path):
     lab.await_hosts(2)
     pipeline = Pipeline(

@@ -369,6 +369,12 @@ def test_inputs_that_cannot_be_pickled_are_told(flow):
     with pytest.raises(BadRequest, match="cannot be sent"):
         handles.pop(2).result(LIMIT)
     assert [handle.result(LIMIT).outputs for handle in handles] == ["0", "1", "3", "4", "5"]
+    lock = threading.Lock()
+    handles = [flow.submit(pipeline, [lock, lock]), flow.submit(pipeline, lock), flow.submit(pipeline, 1)]
+    for handle in handles[:2]:
+        with pytest.raises(BadRequest, match="cannot be sent"):
+            handle.result(LIMIT)
+    assert handles[2].result(LIMIT).outputs == "1"
 
 
 def test_strategies_of_stages(flow):
@@ -470,6 +476,65 @@ def test_requests_that_carry_one_object_do_not_see_what_others_do_to_it(flow):
     assert ask(flow, pipeline, [shared, shared, shared]).outputs == [1, 1, 1]
     handles = [flow.submit(pipeline, shared) for _ in range(30)]
     assert {handle.result(LIMIT).outputs for handle in handles} == {1}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["first", "second"])
+def test_a_row_that_fails_does_not_have_the_others_written_into_twice(flow, after):
+    def makes(at):
+        return {"n": 0, "of": [at], "bad": at == 5}
+
+    def counts(rows):
+        for row in rows:
+            row["n"] += 1
+            row["of"].append("seen")
+        if any(row["bad"] for row in rows):
+            raise ValueError("bad")
+        return [(row["n"], len(row["of"])) for row in rows]
+
+    make = [Stage("make", function=makes)] if after else []
+    before = "make" if after else "input"
+    pipeline = Pipeline([*make, Stage("count", function=counts, batched=True, after=before)])
+    handles = [flow.submit(pipeline, at if after else makes(at)) for at in range(8)]
+    found = [handle.response(LIMIT) for handle in handles]
+    assert [at for at, one in enumerate(found) if one.error is not None] == [5]
+    assert {one.outputs for one in found if one.error is None} == {(1, 2)}
+    model = ModelSpec(id="counts", source=counts)
+    handles = [flow.submit(model, makes(at)) for at in range(8)]
+    found = [handle.response(LIMIT) for handle in handles]
+    assert [one.outputs for one in found if one.error is None] == [(1, 2)] * 7
+
+
+def test_answers_that_are_one_object_are_not_to_the_next_stage(flow):
+    kept = {"n": []}
+
+    class Held:
+        def __init__(self):
+            self.n = []
+
+    held = Held()
+
+    def same(rows):
+        answer = {"n": []}
+        return [answer for _ in rows]
+
+    def grows(given):
+        numbers = given["n"] if isinstance(given, dict) else given.n
+        numbers.append(1)
+        return len(numbers)
+
+    then = Stage("grow", function=grows, after="same")
+    # what comes before a stage's model is a function of its own, too
+    inputs = Stage("grow", function=lambda length: length, inputs=grows, after="same")
+    for first in (
+        Stage("same", function=same, batched=True),
+        Stage("same", function=lambda at: kept),
+        Stage("same", function=lambda at: held),
+    ):
+        for second in (then, inputs):
+            pipeline = Pipeline([first, second])
+            assert ask(flow, pipeline, list(range(4))).outputs == [1] * 4
+            handles = [flow.submit(pipeline, at) for at in range(6)]
+            assert [handle.result(LIMIT).outputs for handle in handles] == [1] * 6
 
 
 def test_a_try_again_gets_what_the_first_one_got(flow):

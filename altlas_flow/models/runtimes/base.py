@@ -74,6 +74,10 @@ class Runtime(Protocol):
     parameters has a method ``types_for(parameters)`` beside `output_types`. One that works on files names in
     ``path_tasks`` the tasks for which a plain text is a path: it gets the bytes.
 
+    A batch that fails is predicted again. A runtime whose `predict` neither writes into its items nor keeps
+    what it answers with says so with an attribute ``writes = False``, and gets the items themselves; without
+    it, copies of what can be written into.
+
     One that answers step by step has another method, ``predict_steps(items, parameters, control)``, which
     is called in place of `predict`: between its steps it asks the `Control` which rows are still wanted, and
     leaves out those that are not (what it answers for them is dropped); texts it hands out piece by piece.

@@ -37,6 +37,8 @@ class BaseRuntime:
     known_parameters: ClassVar[frozenset[str] | None] = frozenset()
     #: tasks whose inputs are files: a plain text is the path of one
     path_tasks: ClassVar[frozenset[str]] = frozenset()
+    #: whether `predict` may write into its items, or keep what it answers with
+    writes: ClassVar[bool] = False
 
     def __init__(self, spec: ModelSpec, *, device: str = "cpu") -> None:
         self.spec, self.device = spec, device

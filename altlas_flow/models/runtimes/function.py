@@ -30,6 +30,7 @@ class FunctionRuntime(BaseRuntime):
     """
 
     known_parameters = None
+    writes = True
 
     def load(self) -> None:
         """Import or rebuild the callable.
