@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import enum
 import hashlib
@@ -125,7 +126,7 @@ class Content:
         if isinstance(value, enum.Enum):
             out(b"enum" + self.kind(kind) + self.encode(value.name) + self.encode(value.value))
         elif known or _is_plain(kind):
-            self.reduced(value, value.__reduce_ex__(4), out)
+            self.reduced(value, pickled(value), out)
         else:
             raise NotEncodable(f"a {kind.__module__}.{kind.__qualname__}")
 
@@ -214,7 +215,10 @@ class Content:
             out(b"masked")
             self.many((value.data, np.ma.getmaskarray(value), value.fill_value), out)
         elif package_of(kind) == "torch" and _is_tensor(value):
-            out(b"tensor" + text(f"{kind.__qualname__} {value.dtype} {value.device.type} {value.requires_grad}"))
+            out(
+                b"tensor"
+                + text(f"{kind.__qualname__} {value.dtype} {value.device.type} {value.requires_grad}")
+            )
             plain = value.detach().cpu().contiguous()
             out(text(str(tuple(plain.shape))))
             out(plain.reshape(-1).view(sys.modules["torch"].uint8).numpy())
@@ -249,7 +253,7 @@ class Content:
             return False
         if kind is pandas.DataFrame:
             out(b"frame")
-            columns = [value.iloc[:, at].array for at in range(value.shape[1])]
+            columns = [column.array for _, column in value.items()]
             self.many((value.index, value.columns, columns, value.attrs), out)
         elif kind is pandas.Series:
             out(b"series")
@@ -268,7 +272,7 @@ class Content:
             self.many((value.categories, np.asarray(value.codes)), out)
         elif isinstance(value, pandas.api.extensions.ExtensionArray):
             out(b"column" + text(kind.__name__) + text(repr(value.dtype)))
-            plain = isinstance(value.dtype, np.dtype)
+            plain = isinstance(value, pandas.arrays.NumpyExtensionArray) or isinstance(value.dtype, np.dtype)
             self.many((np.asarray(value) if plain else list(value),), out)
         else:
             return False
@@ -279,6 +283,12 @@ def text(value: str) -> bytes:
     """A text, after its length."""
     data = value.encode("utf-8", "surrogatepass")
     return b"s%d:" % len(data) + data
+
+
+def pickled(value: Any) -> Any:
+    """What pickle would write of an object."""
+    how = copyreg.dispatch_table.get(type(value))
+    return value.__reduce_ex__(4) if how is None else how(value)
 
 
 def package_of(kind: type) -> str:

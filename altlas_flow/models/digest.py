@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from altlas_flow.models.content import Content, Out, package_of, text
+from altlas_flow.models.content import Content, Out, package_of, pickled, text
 from altlas_flow.models.origin import (
     found_by_name,
     is_library_class,
@@ -25,9 +25,17 @@ from altlas_flow.models.origin import (
 
 #: Objects that answer nothing: which one of its type it is does not matter.
 _IDLE = (type(threading.Lock()), type(threading.RLock()), threading.local, weakref.ReferenceType)
-_DISPATCHED = functools.singledispatch(lambda: None).__code__  # type: ignore[attr-defined]
+_DISPATCHED = functools.singledispatch(lambda _: None).__code__  # type: ignore[attr-defined]
 #: What describes a field of a pydantic model, and what pydantic works out as it goes.
-_UNREAD = {"title", "description", "examples", "deprecated", "repr", "json_schema_extra", "field_title_generator"}
+_UNREAD = {
+    "title",
+    "description",
+    "examples",
+    "deprecated",
+    "repr",
+    "json_schema_extra",
+    "field_title_generator",
+}
 
 
 def digest_callable(function: Any) -> str:
@@ -148,7 +156,7 @@ class _Digest(Content):
             return
         out(b"class" + text(value.__name__))
         self.many((type(value), *value.__bases__), out)
-        held = vars(value)
+        held: Mapping[str, Any] = vars(value)
         if "__pydantic_fields__" in held:
             self._model(value, out)
             held = {name: part for name, part in held.items() if not name.startswith("__pydantic_")}
@@ -222,7 +230,7 @@ class _Digest(Content):
 
     def _object(self, value: Any, out: Out) -> None:
         try:
-            parts = value.__reduce_ex__(4)
+            parts = pickled(value)
         except Exception:
             # objects refuse to be pickled with any error: what can be seen of it has to do
             state = _attributes(value)
@@ -243,9 +251,11 @@ class _Digest(Content):
 
 def _module_of(kind: type, name: str, value: Any) -> str | None:
     """Where an object stands that does not say so."""
-    package = package_of(kind)
-    named = (one for one in sorted(sys.modules) if one.partition(".")[0] == package)
-    return next((one for one in named if found_by_name(one, name) is value), None)
+    first = (package_of(kind), "scipy")  # which makes NumPy's ufuncs
+    named = sorted(
+        filter(is_library_module, sys.modules), key=lambda one: (one.partition(".")[0] not in first, one)
+    )
+    return next((one for one in named if vars(sys.modules[one]).get(name) is value), None)
 
 
 def _is_body(name: str, part: object) -> bool:
