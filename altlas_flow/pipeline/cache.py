@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import pickle
@@ -14,13 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import cloudpickle
 import numpy as np
-from dask.base import tokenize
 
 from altlas_flow.errors import AltlasError
-from altlas_flow.pipeline.rows import CONSTANT
+from altlas_flow.models.content import Content
+from altlas_flow.models.copies import CONSTANT
+from altlas_flow.models.digest import digest_callable
 from altlas_flow.records.jsonable import decode, encode_exact
 
 #: Bytes of answers that a worker remembers.
@@ -33,14 +34,24 @@ ABSENT: Any = object()
 
 def key_of(fingerprint: str, parameters: Mapping[str, Any], value: Any) -> str | None:
     """What is asked as a name: 64 hexadecimal digits; None where nothing tells it from something else."""
-    # a record may be read in the order of its columns, which its token does not tell
-    order = list(value) if isinstance(value, Mapping) else None
+    walk = Content(_class_digest)
     try:
-        content = tokenize(order, value, dict(sorted(parameters.items())), ensure_deterministic=True)
+        content = walk.encode([fingerprint, dict(sorted(parameters.items())) or None, value])
     except Exception:
-        # objects that Dask cannot name the same way twice refuse with errors of their own
+        # a type that is not known, or an object of the user's own that refuses with an error of its own
         return None
-    return hashlib.sha256(f"{fingerprint}:{type(value).__qualname__}:{content}".encode()).hexdigest()
+    return content[1:].hex()
+
+
+_digests: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+
+
+def _class_digest(kind: type) -> str:
+    """What a class of the user's own does is a part of what its objects are."""
+    found = _digests.get(kind)
+    if found is None:
+        found = _digests[kind] = digest_callable(kind)
+    return found
 
 
 class _Pickled(bytes):

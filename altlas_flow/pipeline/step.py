@@ -66,7 +66,7 @@ class Step:
         return [
             self.name,
             self.asked,
-            digest_callable(dict(self.parameters)),
+            digest_callable(dict(sorted(self.parameters.items()))),
             list(self.labels),
             list(self.needs),
             functions,
@@ -232,14 +232,7 @@ def _check_keywords(stage: Stage, function: Any) -> None:
 
 def validator_digest(validator: Any) -> str:
     """What tells a validator from others; empty where there is none."""
-    rules = getattr(validator, "__pydantic_decorators__", None)
-    if rules is None:
-        return "" if validator is None else digest_callable(validator)
-    # a pydantic model fills caches of its own as it is used: it is known by its fields and by its rules
-    fields = {name: repr(one) for name, one in getattr(validator, "model_fields", {}).items()}
-    kinds = ("validators", "field_validators", "root_validators", "model_validators")
-    found = [one.func for kind in kinds for one in getattr(rules, kind, {}).values()]
-    return digest_callable([validator.__qualname__, fields, [getattr(one, "__func__", one) for one in found]])
+    return "" if validator is None else digest_callable(validator)
 
 
 @dataclass(frozen=True)
