@@ -223,10 +223,12 @@ class Line:
 
 def measure(flow: Flow, how: str, pipeline: Pipeline, test: Part, rows: int) -> Line:
     """Ask a pipeline for the test's images, and for so many rows against the clock."""
-    labels = flow.map(test.frame(), pipeline, input="pixels", output="label")["label"]
+    # several outputs are named by their stages already
+    named: dict[str, Any] = {"output": "label"} if len(pipeline.output) == 1 else {}
+    labels = flow.map(test.frame(), pipeline, input="pixels", **named)["label"]
     frame = test.frame(rows)
     started = time.perf_counter()
-    flow.map(frame, pipeline, input="pixels", output="label")
+    flow.map(frame, pipeline, input="pixels", **named)
     return Line(how, test.accuracy(labels.tolist()), rows / (time.perf_counter() - started))
 
 
@@ -250,7 +252,7 @@ def tries(flow: Flow, cascade: Cascade, test: Part, shares: Sequence[float] = SH
     """The cascade's accuracy against its share of large calls, on the test's images."""
     found = []
     for wished in shares:
-        answers = flow.map(test.frame(), explained(cascade.at(wished)), input="pixels", output="label")
+        answers = flow.map(test.frame(), explained(cascade.at(wished)), input="pixels")
         share = float((answers["answered_by"] == "large").mean())
         found.append(Try(wished, share, test.accuracy(answers["label"].tolist())))
     return found

@@ -119,13 +119,18 @@ def resumes(flow, clean, out):
 
 
 class TestKilled:
-    @pytest.mark.parametrize("seed", range(2))
+    @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
     def test_killed_at_a_random_instant_a_job_resumes(self, flow, clean, tmp_path, seed):
         killed(clean[0], tmp_path / "out", after=random.Random(seed).randint(1, PARTS // 2))
         resumes(flow, clean, tmp_path / "out")
 
     @pytest.mark.parametrize(
-        ("step", "n", "who"), [("replace", 60, "all"), ("append", 11, "all"), ("appended", 100, "client")]
+        ("step", "n", "who"),
+        [
+            ("replace", 60, "all"),
+            pytest.param("append", 11, "all", marks=pytest.mark.long),
+            ("appended", 100, "client"),
+        ],
     )
     def test_killed_between_write_rename_and_manifest_line_a_job_resumes(
         self, flow, clean, tmp_path, step, n, who
