@@ -118,6 +118,7 @@ class Window:
     ) -> None:
         self.client, self.per_slot, self.patience, self.most = client, per_slot, patience, most
         self._slots = slots
+        self._silence = 1.5 * Settings.current().heartbeat_timeout
         self._ended: queue.SimpleQueue[tuple[Any, Answer[Any]]] = queue.SimpleQueue()
         self._flying: dict[Any, tuple[Future[Any], Answer[Any], Callable[[], Future[Any]], int]] = {}
         self._loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop  # type: ignore[union-attr]
@@ -192,7 +193,7 @@ class Window:
 
     async def _fetch(self, future: Future[Any]) -> Any:
         """The result of a piece. Dask waits for ever for a worker that has it and is silent."""
-        limit = 1.5 * Settings.current().heartbeat_timeout
+        limit = self._silence
         while True:
             gathering, finished = asyncio.ensure_future(self.client._gather(future)), 0.0
             try:

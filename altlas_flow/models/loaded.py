@@ -177,7 +177,7 @@ class LoadedModel:
         """Predict a batch; seconds that it took."""
         first = batch.pieces[0][0]
         search = self.search(first)
-        searching = first.rows_limit is None and not search.settled
+        searching = first.rows_limit is None and not search.settled and batch.full  # else it tells nothing
         before = peak = 0
         if searching:
             reset_peak()

@@ -73,7 +73,12 @@ def release_memory() -> None:
 
 def used_memory() -> int:
     """Bytes of this process in memory now."""
-    return int(psutil.Process().memory_info().rss)
+    try:
+        # asked for each batch: Linux tells it in a microsecond where psutil takes twenty
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            return int(file.read(128).split()[1]) * resource.getpagesize()
+    except OSError:
+        return int(psutil.Process().memory_info().rss)
 
 
 def reset_peak() -> None:
