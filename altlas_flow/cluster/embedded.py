@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +179,27 @@ class _Quiet:
 _quiet = _Quiet()
 
 
+class _LostOnPurpose(logging.Filter):
+    """Drops the warning that results are lost with a worker, where it is the cluster that ends.
+
+    What its owner lets go of at the same time may reach the scheduler a moment later.
+
+    Parameters
+    ----------
+    workers : iterable of str
+        Addresses.
+    """
+
+    def __init__(self, workers: Iterable[str]) -> None:
+        super().__init__()
+        self._addresses = frozenset(workers)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a message is shown."""
+        lost = "caused the cluster to lose" in str(record.msg)
+        return not (lost and any(address in record.getMessage() for address in self._addresses))
+
+
 class EmbeddedCluster(SpecCluster):
     """A scheduler in this process, and workers as programs."""
 
@@ -192,9 +213,14 @@ class EmbeddedCluster(SpecCluster):
             raise
 
     async def _close(self) -> None:
+        scheduler: Any = self.scheduler
+        ours = _LostOnPurpose(getattr(scheduler, "workers", ()))
+        log = logging.getLogger("distributed.scheduler")
+        log.addFilter(ours)
         try:
             await super()._close()
         finally:
+            log.removeFilter(ours)
             self._loud()
 
     def _update_worker_status(self, op: str, msg: Any) -> None:

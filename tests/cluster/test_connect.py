@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -88,6 +89,17 @@ def test_code_given_to_an_interpreter_connects_and_what_is_not_closed_ends_with_
     done = run_python("-c", SCRIPT, cwd=tmp_path)
     assert done.stdout == "[2, 4]\n[6]\n[8]\n"
     assert done.stderr == ""
+
+
+def test_an_embedded_cluster_that_closes_says_nothing_of_results_that_end_with_it(caplog):
+    flow = af.connect(workers=1)
+    with Client(flow.client.scheduler.address, set_as_default=False) as other:
+        kept = other.submit(int, "7", pure=False)
+        assert kept.result(30) == 7
+        with caplog.at_level(logging.WARNING, "distributed.scheduler"):
+            flow.close()
+        assert [record.getMessage() for record in caplog.records if "lose" in record.getMessage()] == []
+    assert not logging.getLogger("distributed.scheduler").filters
 
 
 @given(
