@@ -52,7 +52,24 @@ def children() -> set[Any]:
     """The processes that this one started, or adopted, and that are alive."""
     import psutil
 
+    # one that had ended when it was adopted stays as a zombie until it is reaped
+    return {child for child in _below() if child.is_running() and not _has_ended(child)}
+
+
+def _below() -> set[Any]:
+    """The same, and what of them has ended and is not reaped."""
+    import psutil
+
     return set(psutil.Process().children())
+
+
+def _has_ended(process: Any) -> bool:
+    import psutil
+
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def sweep(spare: Collection[Any] = ()) -> int:
@@ -60,7 +77,7 @@ def sweep(spare: Collection[Any] = ()) -> int:
     import psutil
 
     left = []
-    for child in children() - set(spare):
+    for child in _below() - set(spare):
         try:
             left += [child, *child.children(recursive=True)]
         except psutil.NoSuchProcess:

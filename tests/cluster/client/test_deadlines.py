@@ -145,7 +145,8 @@ def test_a_request_past_its_deadline_is_not_predicted_though_its_client_stands_s
             sent = time.monotonic()
             solo.until(lambda info: info["envelopes"] == 1)
             os.kill(client.pid, signal.SIGSTOP)
-            until(lambda: time.monotonic() > sent + 1.0)  # the deadline, and nothing else
+            # the deadline, which the worker counts from when it got the request: the way there takes its time
+            until(lambda: time.monotonic() > sent + 3.0)
             (stage.folder / "freed").touch()
             solo.until(lambda info: info["envelopes"] == 0)
             assert [n for n, _ in stage.book("began")] == [0]
