@@ -50,7 +50,6 @@ def adopt_orphans() -> None:
 
 def children() -> set[Any]:
     """The processes that this one started, or adopted, and that are alive."""
-    import psutil
 
     # one that had ended when it was adopted stays as a zombie until it is reaped
     return {child for child in _below() if child.is_running() and not _has_ended(child)}
