@@ -39,8 +39,9 @@ def four(four_workers):
             # one that was killed a moment ago may be listed still
             four_workers.client.run(os.getpid, workers=hosts)
             four_workers.client.run(nanny_runs, nanny=True, workers=hosts)
-        except OSError:
-            return False  # the scheduler has a connection that is closed: it will make another
+        except (OSError, KeyError):
+            # the scheduler has a connection that is closed, and will make another; or one of them went since
+            return False
         return not lacking()
 
     jobs.until(all_run, limit=2 * LIMIT, pause=0.02, instead=four_workers.info)
