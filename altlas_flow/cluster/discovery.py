@@ -151,7 +151,11 @@ class Announcement:
             Where the name is taken in this network, or the extra is not installed.
         """
         from zeroconf import NonUniqueNameException, ServiceInfo
+        from zeroconf.asyncio import AsyncServiceInfo
 
+        taken = ConnectError(
+            f"a cluster {self.name!r} is in this network already: give this one another --name"
+        )
         address = ipaddress.ip_address(self._host)
         # only where it listens: on loopback, others are not told
         self._zeroconf = _open([str(address)])
@@ -163,13 +167,16 @@ class Announcement:
             properties={"version": __version__, "protocol": self._protocol},
             server=f"{self.name}-{socket.gethostname().partition('.')[0]}.local.",
         )
+        # asked first: the library's own look at names ends a second after it has begun, answered or not
+        other = AsyncServiceInfo(SERVICE, info.name)
+        if await other.async_request(self._zeroconf.zeroconf, LISTEN * 1000):
+            await self.end()
+            raise taken
         try:
             await (await self._zeroconf.async_register_service(info))
         except NonUniqueNameException as error:
             await self.end()
-            raise ConnectError(
-                f"a cluster {self.name!r} is in this network already: give this one another --name"
-            ) from error
+            raise taken from error
 
     async def end(self) -> None:
         """Take it back."""

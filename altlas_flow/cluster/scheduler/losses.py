@@ -221,18 +221,22 @@ class Losses:
         """A worker is silent: its work moves; how many tasks."""
         stimulus = f"altlas-silent-{ws.address}-{self.loop.time()}"
         self.scheduler.handle_worker_status_change("paused", ws, stimulus)
-        gone = []
-        for ts in list(ws.processing):
+        busy, moved, gone = list(ws.processing), 0, []
+        for ts in busy:
+            # first, while their inputs are there: Dask forgets an envelope together with what was sent ahead
             assignment = assignments.get(ts.key)
             if assignment is not None and is_envelope(ts.key):
                 self._fail(ts.key, self._lost(assignment, ws.address, str(ws.name), "silent"))
-            elif assignment is not None or str(ts.key).startswith(OURS):
-                self.scheduler.transitions({ts.key: "released"}, stimulus_id=stimulus)
-            else:
-                continue  # somebody else's
-            gone.append(ts.key)
+                gone.append(ts.key)
         moved = len(gone)
+        # before what needs them is sent elsewhere: it would be told to fetch them from here
         gone += self._drop_copies(ws, stimulus)
+        for ts in busy:
+            if (ts.key in assignments or str(ts.key).startswith(OURS)) and not is_envelope(ts.key):
+                moved += 1
+                gone.append(ts.key)
+                if ts.processing_on is ws:  # else it went with what it needs
+                    self.scheduler.transitions({ts.key: "released"}, stimulus_id=stimulus)
         # tasks run to their ends when the worker goes on; nobody waits for that any more
         self.scheduler.worker_send(ws.address, {"op": "free-keys", "keys": gone, "stimulus_id": stimulus})
         self._running.pop(ws.address, None)

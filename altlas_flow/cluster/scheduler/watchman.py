@@ -87,6 +87,8 @@ class Watchman:
                     logger.warning("worker %s speaks again", ws.name)
                     if seen[1] == Status.running:
                         self.scheduler.handle_worker_status_change("running", ws, f"altlas-speaks-{now}")
+                else:
+                    self._hang_up(address)
             elif self.placer.roster.get(address) is None:
                 continue  # none of ours
             elif not was_away and now - last[1] > limit and ws.status in ALIVE:
@@ -99,10 +101,11 @@ class Watchman:
                 logger.warning("worker %s is silent for %.1f s: its %d tasks move", ws.name, limit, moved)
 
     def _hang_up(self, silent: str) -> None:
-        """End what other workers are fetching from a silent one.
+        """End what other workers are fetching from a silent one, as often as it is found silent.
 
-        Dask waits for that for ever, and makes nothing anew on a worker that is fetching it. What the
-        scheduler itself waits for goes on: it may be what blocks the worker.
+        Dask waits for that for ever, and makes nothing anew on a worker that is fetching it; and a worker
+        may begin to fetch after the first such word. What the scheduler itself waits for goes on: it may be
+        what blocks the worker.
         """
         for node in self.placer.roster:
             if node.address != silent:

@@ -186,6 +186,40 @@ def test_what_another_worker_was_fetching_from_a_worker_that_falls_silent_is_mad
 
 
 @pytest.mark.parametrize("stand", [stopped, blocked])
+def test_what_waits_on_a_worker_that_falls_silent_for_what_only_that_one_has_runs_elsewhere(
+    pair, tmp_path, stand
+):
+    """The other one was told to fetch it from there, before it was told to make it."""
+    client, home = pair.client, pair.address_of("a")
+
+    def wait_for(path, texts):
+        import time
+
+        end = time.monotonic() + 40
+        while not path.exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        return texts
+
+    there = {"workers": [home], "allow_other_workers": True}
+    made = client.submit(jobs.upper, ["text"], key=f"altlas-made-{uuid.uuid4().hex}", **there)
+    made.result(LIMIT)
+    needing = [
+        client.submit(
+            wait_for, tmp_path / "go", made, key=f"altlas-needs-{uuid.uuid4().hex}", pure=False, **there
+        )
+        for _ in range(3)
+    ]
+    made.release()
+    (waits,) = (ws for ws in pair.cluster.scheduler.workers.values() if ws.name == "a")
+    until(lambda: {one.key for one in needing} <= {ts.key for ts in waits.processing})
+    with stand(pair, "a", tmp_path):
+        (tmp_path / "go").touch()
+        assert [one.result(LIMIT / 2) for one in needing] == [["TEXT"]] * 3
+    pair.until(lambda info: not info["silent"])
+    assert over(pair)
+
+
+@pytest.mark.parametrize("stand", [stopped, blocked])
 def test_large_inputs_that_were_sent_ahead_to_a_worker_that_falls_silent_are_answered_elsewhere(
     pair, stage, stand
 ):
