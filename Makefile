@@ -16,13 +16,15 @@ BENCH_STAMP := .venv-bench/.installed
 TEXTS ?=
 COLUMN ?= text
 BENCH_FLAGS ?=
+# what `make bench-selection` chooses on
+DATA ?=
 
-.PHONY: help setup demo test test-all check bench bench-requests bench-operations bench-composition bench-setup clean
+.PHONY: help setup demo test test-all check bench bench-requests bench-operations bench-composition bench-selection bench-setup clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
-	@echo "also: make setup, make test-all, make bench-setup, make bench TEXTS=FILE COLUMN=NAME, make bench-requests, make bench-operations, make bench-composition, make clean"
+	@echo "also: make setup, make test-all, make bench-setup, make bench TEXTS=FILE COLUMN=NAME, make bench-requests, make bench-operations, make bench-composition, make bench-selection DATA=FOLDER, make clean"
 
 setup: $(STAMP)
 
@@ -77,6 +79,9 @@ bench-operations: setup
 
 bench-composition: setup
 	@$(PY) benchmarks/composition.py $(BENCH_FLAGS)
+
+bench-selection: setup
+	@$(PY) benchmarks/selection.py $(if $(DATA),--data "$(DATA)") $(BENCH_FLAGS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache

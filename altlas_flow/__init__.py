@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from altlas_flow.pipeline.pipeline import Pipeline
     from altlas_flow.pipeline.stage import Stage
     from altlas_flow.records import (
+        AdvancedModelSelectionStrategy,
+        Decision,
         DistributionStrategy,
         File,
         InferenceRequest,
@@ -49,11 +51,16 @@ if TYPE_CHECKING:
         TaskStatus,
         Trace,
     )
+    from altlas_flow.selection.learner import Arm
+    from altlas_flow.selection.selector import Selector
 
 _WHERE = {
+    "AdvancedModelSelectionStrategy": "altlas_flow.records",
     "Aggregator": "altlas_flow.aggregation",
     "AltlasError": "altlas_flow.errors",
+    "Arm": "altlas_flow.selection.learner",
     "Cascade": "altlas_flow.pipeline.cascade",
+    "Decision": "altlas_flow.records",
     "DistributedModelOrchestrator": "altlas_flow.orchestrator",
     "DistributionStrategy": "altlas_flow.records",
     "EnhancedModelOrchestrator": "altlas_flow.orchestrator",
@@ -74,6 +81,7 @@ _WHERE = {
     "ResultAggregationStrategy": "altlas_flow.records",
     "RetryPolicy": "altlas_flow.records",
     "RunSummary": "altlas_flow.dataframe.report",
+    "Selector": "altlas_flow.selection.selector",
     "Stacking": "altlas_flow.aggregation",
     "Stage": "altlas_flow.pipeline.stage",
     "TaskInfo": "altlas_flow.records",
@@ -95,9 +103,12 @@ _WHERE = {
 }
 
 __all__ = [
+    "AdvancedModelSelectionStrategy",
     "Aggregator",
     "AltlasError",
+    "Arm",
     "Cascade",
+    "Decision",
     "DistributedModelOrchestrator",
     "DistributionStrategy",
     "EnhancedModelOrchestrator",
@@ -118,6 +129,7 @@ __all__ = [
     "ResultAggregationStrategy",
     "RetryPolicy",
     "RunSummary",
+    "Selector",
     "Stacking",
     "Stage",
     "TaskInfo",

@@ -32,6 +32,12 @@
     │       ├── Uncombinable         answers of other types, shapes or labels
     │       └── AggregationFailed    an aggregator, or a function given to one, raised
     ├── PipelineError            a pipeline cannot be run as it is written
+    ├── SelectionError           what was asked of a selector, or told to it, is wrong
+    │   ├── FeatureError         a feature of an input cannot be used
+    │   ├── NoModelFits          every model is excluded: it says by what
+    │   ├── ReplayError          a log of decisions cannot be replayed
+    │   ├── StateError           what was learned cannot be read
+    │   └── UnknownDecision      no decision of that id is known
     ├── TargetUnreachable        no threshold of a cascade gives the share or quality that is wished for
     ├── OutputError
     │   ├── OutputNotWritable    the folder cannot be written (rights, full disk)
@@ -112,6 +118,14 @@ from altlas_flow.errors.requests import (
     StreamBroken,
     Uncombinable,
 )
+from altlas_flow.errors.selection import (
+    FeatureError,
+    NoModelFits,
+    ReplayError,
+    SelectionError,
+    StateError,
+    UnknownDecision,
+)
 from altlas_flow.errors.words import kinds_of, names, one_line, root_cause, text_of
 
 __all__ = [
@@ -127,6 +141,7 @@ __all__ = [
     "DeadlineExceeded",
     "EmptyInput",
     "Exposed",
+    "FeatureError",
     "FileRefused",
     "Forbidden",
     "HistoryError",
@@ -138,6 +153,7 @@ __all__ = [
     "ModelError",
     "ModelLoadError",
     "NoEligibleNode",
+    "NoModelFits",
     "NoQuorum",
     "NodeFault",
     "NodeLost",
@@ -150,15 +166,19 @@ __all__ = [
     "ParameterError",
     "PipelineError",
     "PredictError",
+    "ReplayError",
     "RequestCancelled",
     "RequestError",
+    "SelectionError",
     "SettingsError",
     "SourceError",
     "SpecError",
     "StageFailed",
+    "StateError",
     "StreamBroken",
     "TargetUnreachable",
     "Uncombinable",
+    "UnknownDecision",
     "UnknownModel",
     "UnknownNode",
     "UnknownTask",

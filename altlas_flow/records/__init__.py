@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from altlas_flow.records.decision import AdvancedModelSelectionStrategy, Decision, Estimate
 from altlas_flow.records.file import File
 from altlas_flow.records.node import ModelLatency, NodeInfo, NodeStatus
 from altlas_flow.records.request import (
@@ -15,8 +16,11 @@ from altlas_flow.records.task import TaskInfo, TaskStatus
 from altlas_flow.records.trace import Trace, Try
 
 __all__ = [
+    "AdvancedModelSelectionStrategy",
+    "Decision",
     "DistributionStrategy",
     "ErrorRecord",
+    "Estimate",
     "File",
     "InferenceRequest",
     "InferenceResponse",

@@ -1,0 +1,77 @@
+"""Errors of choosing models, and of learning which to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from altlas_flow.errors.base import AltlasError
+from altlas_flow.errors.words import one_line
+
+
+class SelectionError(AltlasError):
+    """What was asked of a selector, or told to it, is wrong."""
+
+
+class FeatureError(SelectionError):
+    """A feature of an input cannot be used."""
+
+
+class UnknownDecision(SelectionError):
+    """Something was told of a decision that is not known, or no longer.
+
+    Parameters
+    ----------
+    decision : str
+        Its id.
+    """
+
+    def __init__(self, decision: str) -> None:
+        self.decision = decision
+        super().__init__(decision)
+
+    def text(self) -> str:
+        return (
+            f"no decision {self.decision!r} is known: give the id of a decision or of a response of this "
+            "cluster, one of the latest"
+        )
+
+
+class NoModelFits(SelectionError):
+    """No model is able to answer, or each is excluded by a constraint.
+
+    Parameters
+    ----------
+    task : str
+    why : mapping of str to str
+        Models: what excludes them.
+    """
+
+    def __init__(self, task: str, why: Mapping[str, str]) -> None:
+        self.task, self.why = task, dict(why)
+        super().__init__(task, self.why)
+
+    def text(self) -> str:
+        said = "; ".join(f"{model}: {one_line(reason, 200)}" for model, reason in list(self.why.items())[:8])
+        why = said or "there is none"
+        return f"no model can be chosen for {self.task!r} ({why}): ask for less, or add models"
+
+
+class StateError(SelectionError):
+    """What a selector has learned cannot be read: damaged, of another version, or something else.
+
+    Parameters
+    ----------
+    cause : str
+        What is wrong, in one line.
+    """
+
+    def __init__(self, cause: str) -> None:
+        self.cause = one_line(cause)
+        super().__init__(self.cause)
+
+    def text(self) -> str:
+        return f"the state of a selector cannot be used: {self.cause}: begin anew, or give another file"
+
+
+class ReplayError(SelectionError):
+    """A log of decisions cannot be replayed, or the policy gives no chances."""

@@ -1,0 +1,254 @@
+"""One decision: which model answers. A pure function of a snapshot, an input, a goal and a draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from altlas_flow.errors import NoModelFits
+from altlas_flow.records.decision import AdvancedModelSelectionStrategy, Decision, Estimate
+from altlas_flow.selection.chances import chances, floored
+from altlas_flow.selection.features import Known
+from altlas_flow.selection.goal import Goal
+from altlas_flow.selection.snapshot import Expected, Snapshot
+
+Floats = npt.NDArray[np.floating[Any]]
+Flags = npt.NDArray[np.bool_]
+
+#: Tries that a new model gets, each with at least this chance for all new ones together.
+TRIES, FORCED = 3, 0.1
+#: What the learner gets while it is not shown to beat the best single model.
+UNPROVEN = 0.1
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for one decision beside the goal.
+
+    Attributes
+    ----------
+    strategy : AdvancedModelSelectionStrategy
+    explore : float
+        The least part of all decisions that goes to models by chance; 0 also ends draws: the best is taken.
+    price, room : float
+        Of cost, as the budget says; what the request may cost at most.
+    late : float
+        The chance to be late that is allowed now.
+    excluded : mapping of str to str
+        Models that cannot answer: why.
+    specialists : sequence of str
+        Models whose speciality fits; empty: it does not matter.
+    pareto : bool
+        Leave out what another model is better than in all that is known.
+    """
+
+    strategy: AdvancedModelSelectionStrategy
+    explore: float = 0.01
+    price: float = 0.0
+    room: float = math.inf
+    late: float = 0.05
+    excluded: Mapping[str, str] | None = None
+    specialists: Sequence[str] = ()
+    pareto: bool = False
+
+
+def shares(snapshot: Snapshot, expected: Expected, goal: Goal, terms: Terms, able: Flags) -> Floats:
+    """Chance of each model to be chosen, shape (n_arms,).
+
+    Parameters
+    ----------
+    able : bool array, shape (n_arms,)
+        Not all False.
+    """
+    found = np.zeros(len(able))
+    value, deviation = expected.utility(goal, terms.price)
+    if terms.explore > 0.0:
+        found[able] = chances(value[able], deviation[able])
+    else:
+        found[int(np.argmax(np.where(able, value, -np.inf)))] = 1.0
+    verdict = snapshot.verdict
+    if verdict is not None and not verdict.trusted and able[verdict.best] and not _budgeted(goal):
+        found *= UNPROVEN if terms.explore > 0.0 else 0.0
+        found[verdict.best] += 1.0 - found.sum()
+    if terms.explore <= 0.0:
+        return found
+    new = able & (snapshot.tries < TRIES)
+    if new.any() and not new[able].all():
+        found = (1.0 - FORCED) * found + FORCED * new / new.sum()
+    return floored(found, terms.explore, able)
+
+
+def _budgeted(goal: Goal) -> bool:
+    # under a budget the best single model may be the one that cannot be afforded
+    return math.isfinite(goal.cost_limit)
+
+
+def decide(
+    snapshot: Snapshot,
+    features: Known,
+    goal: Goal,
+    terms: Terms,
+    *,
+    id: str,
+    task: str,
+    made: float,
+    draw: float,
+    top: int,
+) -> Decision:
+    """Choose.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    features : Known
+    goal : Goal
+    terms : Terms
+    id, task : str
+    made : float
+        Seconds since the epoch.
+    draw : float
+        From 0 to 1, by chance: with it and the snapshot a decision can be made again.
+    top : int
+        Models that are named at most.
+
+    Raises
+    ------
+    NoModelFits
+        Where none is able, or every one is excluded by a constraint; it says which by what.
+    """
+    plain = terms.strategy is AdvancedModelSelectionStrategy.ADAPTIVE
+    expected = snapshot.plain() if plain else snapshot.expect(features)
+    why = excluded(snapshot, expected, goal, terms)
+    able = np.array([name not in why for name in snapshot.arms], dtype=bool)
+    if not able.any():
+        raise NoModelFits(task, why)
+    found = shares(snapshot, expected, goal, terms, able)
+    arm = min(int(np.searchsorted(np.cumsum(found), draw * found.sum(), side="right")), len(found) - 1)
+    while found[arm] == 0.0:  # a draw at the very end
+        arm -= 1
+    value, _ = expected.utility(goal, terms.price)
+    others = [int(other) for other in np.argsort(-value, kind="stable") if able[other] and other != arm]
+    ranked = [arm, *others][:top]
+    late = expected.late(goal.latency_limit)
+    estimates = tuple(
+        _estimate(snapshot, expected, index, late, found, why, goal) for index in range(len(snapshot.arms))
+    )
+    return Decision(
+        id=id,
+        task=task,
+        strategy=terms.strategy,
+        models=tuple(snapshot.arms[index] for index in ranked),
+        probabilities={snapshot.arms[index]: float(found[index]) for index in np.flatnonzero(found)},
+        features={**features},
+        version=snapshot.version,
+        estimates=estimates,
+        reasons=tuple(_reasons(snapshot, terms, features, plain)),
+        made=made,
+    )
+
+
+def excluded(snapshot: Snapshot, expected: Expected, goal: Goal, terms: Terms) -> dict[str, str]:
+    """Models that may not answer: why. Where a promise excludes all, the least late one stays."""
+    why = dict(terms.excluded or {})
+    left = [index for index, name in enumerate(snapshot.arms) if name not in why]
+    if terms.specialists:
+        fitting = [index for index in left if snapshot.arms[index] in terms.specialists]
+        for index in set(left) - set(fitting) if fitting else ():
+            why[snapshot.arms[index]] = "it has no speciality that fits"
+        left = fitting or left
+    if goal.quality_limit > 0.0 and "quality" in expected.values:
+        for index in left:
+            if (quality := float(expected.values["quality"][index])) < goal.quality_limit:
+                why[snapshot.arms[index]] = (
+                    f"its quality is {quality:.2f}, and {goal.quality_limit:.2f} is asked for"
+                )
+        left = [index for index in left if snapshot.arms[index] not in why]
+    if math.isfinite(goal.cost_limit) and "cost" in expected.values:
+        costs = expected.values["cost"]
+        dear = [index for index in left if costs[index] > terms.room and costs[index] > goal.cost_limit]
+        for index in dear:
+            why[snapshot.arms[index]] = (
+                f"it costs {costs[index]:.3g} a request, and {max(terms.room, 0.0):.3g} is left"
+            )
+        left = [index for index in left if index not in dear]
+    if math.isfinite(goal.latency_limit) and left:
+        late = expected.late(goal.latency_limit)
+        best = min(left, key=lambda index: late[index])
+        for index in left:
+            if late[index] > terms.late and index != best:
+                why[snapshot.arms[index]] = (
+                    f"it misses {goal.latency_limit:g} s with probability {late[index]:.2f}"
+                )
+        left = [index for index in left if snapshot.arms[index] not in why]
+    if terms.pareto:
+        for index, other in dominated(expected, left).items():
+            why[snapshot.arms[index]] = f"{snapshot.arms[other]!r} is better in all that is known"
+    return why
+
+
+def dominated(expected: Expected, left: Sequence[int]) -> dict[int, int]:
+    """Models that another one is better than in every objective, by a standard error; and which one is."""
+    found = {}
+    signs = {"quality": 1.0, "latency": -1.0, "cost": -1.0}
+    for index in left:
+        for other in left:
+            if other == index or not expected.values or other in found:
+                continue
+            gaps = [
+                (signs[name] * (values[other] - values[index]))
+                - math.hypot(expected.deviations[name][index], expected.deviations[name][other])
+                for name, values in expected.values.items()
+            ]
+            if min(gaps) > 0.0:
+                found[index] = other
+                break
+    return found
+
+
+def _estimate(
+    snapshot: Snapshot,
+    expected: Expected,
+    index: int,
+    late: Floats,
+    found: Floats,
+    why: Mapping[str, str],
+    goal: Goal,
+) -> Estimate:
+    def pair(objective: str) -> tuple[float, float] | None:
+        if objective not in expected.values:
+            return None
+        return float(expected.values[objective][index]), float(expected.deviations[objective][index])
+
+    name = snapshot.arms[index]
+    return Estimate(
+        model=name,
+        quality=pair("quality"),
+        latency=pair("latency"),
+        cost=pair("cost"),
+        late=float(late[index]) if math.isfinite(goal.latency_limit) else None,
+        probability=float(found[index]),
+        excluded=why.get(name, ""),
+    )
+
+
+def _reasons(snapshot: Snapshot, terms: Terms, features: Known, plain: bool) -> list[str]:
+    reasons = []
+    verdict = snapshot.verdict
+    if verdict is not None:
+        best = snapshot.arms[verdict.best]
+        figures = f"{verdict.gain:+.3g} ± {verdict.error:.2g} beyond {best!r}"
+        reasons.append(
+            f"choosing by input is worth {figures}"
+            if verdict.trusted
+            else f"mostly {best!r}: choosing by input is not shown to be better ({figures})"
+        )
+    if not plain and (unknown := snapshot.columns.unknown(features)):
+        reasons.append(f"not known of this input, what is usual is taken: {', '.join(unknown[:8])}")
+    if terms.price > 0.0:
+        reasons.append(f"the budget asks {terms.price:.3g} for a unit of cost")
+    return [*reasons, *snapshot.noted]

@@ -1,0 +1,179 @@
+"""What is known of an input, as numbers: the columns of a task, which grow as people name more of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from altlas_flow.errors import FeatureError
+
+Floats = npt.NDArray[np.floating[Any]]
+
+#: Columns of one task, and values of one word, at most: what comes after has no column of its own.
+COLUMNS, VALUES = 1024, 64
+#: Numbers in a vector at least: shorter lists are meant as features of their own.
+VECTOR = 8
+
+
+class Known(dict[str, float | str]):
+    """The features of one input: numbers and words by name, and maybe one vector.
+
+    Attributes
+    ----------
+    vector : array, shape (wide,), or None
+    """
+
+    vector: Floats | None = None
+
+
+def known(context: Mapping[str, Any] | None) -> Known:
+    """Check a context.
+
+    Parameters
+    ----------
+    context : mapping
+        Names and numbers, truth values, words, or None where it is not known; one may be a vector, such as an
+        embedding.
+
+    Raises
+    ------
+    FeatureError
+        For what is none of these, not finite, or a second vector.
+    """
+    result, vector_name = Known(), ""
+    if context is None:
+        return result
+    if not isinstance(context, Mapping):
+        raise FeatureError(f"context={context!r} is no mapping: give names and values")
+    for name, value in context.items():
+        if not isinstance(name, str) or not name:
+            raise FeatureError(f"a feature has the name {name!r}: give a text")
+        if value is None:
+            continue
+        if isinstance(value, str):
+            result[name] = value
+        elif isinstance(value, Real):
+            number = float(value)
+            if not math.isfinite(number):
+                raise FeatureError(
+                    f"feature {name!r} is {value!r}: give a finite number, or None where it is not known"
+                )
+            result[name] = number
+        elif isinstance(value, (Sequence, np.ndarray)):
+            if vector_name:
+                raise FeatureError(
+                    f"features {vector_name!r} and {name!r} are both vectors: join them, or leave one out"
+                )
+            vector_name, result.vector = name, _vector(name, value)
+        else:
+            raise FeatureError(
+                f"feature {name!r} is a {type(value).__name__}: give a number, a word, a vector or None"
+            )
+    return result
+
+
+def _vector(name: str, value: Any) -> Floats:
+    try:
+        vector = np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise FeatureError(f"feature {name!r} is no vector of numbers: {error}") from error
+    if vector.ndim != 1 or not len(vector):
+        raise FeatureError(f"feature {name!r} has the shape {vector.shape}: give a vector")
+    if not np.isfinite(vector).all():
+        raise FeatureError(
+            f"feature {name!r} holds numbers that are not finite: leave the vector out where it is not known"
+        )
+    return vector
+
+
+class Columns:
+    """The columns of a task: a number each, and for words one for each value.
+
+    What is unknown is NaN in a row; `filled` puts in its place what is usual.
+    """
+
+    def __init__(self, names: Sequence[str] = (), wide: int = 0) -> None:
+        self.names = list(names)
+        self.wide = wide  # of the vector; 0 where there is none
+        self._at = {name: index for index, name in enumerate(self.names)}
+        self._values: dict[str, int] = {}
+        for name in self.names:
+            if "=" in name:
+                word = name.partition("=")[0]
+                self._values[word] = self._values.get(word, 0) + 1
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def learn(self, features: Known) -> None:
+        """Make columns for what has none yet.
+
+        Raises
+        ------
+        FeatureError
+            Where a vector has another length than those before.
+        """
+        if features.vector is not None:
+            self.check(features)
+            self.wide = len(features.vector)
+        for name, value in features.items():
+            column = f"{name}={value}" if isinstance(value, str) else name
+            if column in self._at or len(self.names) >= COLUMNS:
+                continue
+            if isinstance(value, str):
+                if self._values.get(name, 0) >= VALUES:
+                    continue
+                self._values[name] = self._values.get(name, 0) + 1
+            self._at[column] = len(self.names)
+            self.names.append(column)
+
+    def check(self, features: Known) -> None:
+        """Refuse a vector of another length."""
+        if features.vector is not None and self.wide and len(features.vector) != self.wide:
+            raise FeatureError(
+                f"the vector has {len(features.vector)} numbers, and those before had {self.wide}: "
+                "use one model for all embeddings of a task"
+            )
+
+    def row(self, features: Known) -> Floats:
+        """A row, shape (n_columns,): NaN where unknown; for a word that is known, 0 for its other values."""
+        row = np.full(len(self.names), np.nan, dtype=np.float32)
+        words = {name: value for name, value in features.items() if isinstance(value, str)}
+        for index, column in enumerate(self.names):
+            name, is_word, value = column.partition("=")
+            if is_word and name in words:
+                row[index] = words[name] == value
+            elif not is_word and name in features and name not in words:
+                row[index] = features[name]
+        return row
+
+    def unknown(self, features: Known) -> list[str]:
+        """What other inputs of the task had, and this one has not."""
+        names = dict.fromkeys(column.partition("=")[0] for column in self.names)
+        missing = [name for name in names if name not in features]
+        return missing + (["the vector"] if self.wide and features.vector is None else [])
+
+
+def filled(rows: Floats, usual: Floats) -> Floats:
+    """Rows with what is usual in the place of what is not known.
+
+    Parameters
+    ----------
+    rows : array, shape (..., n_columns)
+    usual : array, shape (n_columns,)
+    """
+    return np.where(np.isnan(rows), usual, rows)
+
+
+def usual_of(rows: Floats) -> Floats:
+    """The median of each column of what is known; 0 where nothing is."""
+    result = np.zeros(rows.shape[1], dtype=np.float32)
+    there = ~np.isnan(rows).all(axis=0)
+    if there.any():
+        result[there] = np.nanmedian(rows[:, there], axis=0)
+    return result

@@ -1,0 +1,289 @@
+"""Learns what models do from decisions and their outcomes; one thread writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from altlas_flow.selection import blend, guard
+from altlas_flow.selection.blend import Blend, Trust
+from altlas_flow.selection.chances import chances
+from altlas_flow.selection.drift import change
+from altlas_flow.selection.features import Columns, Known, filled, usual_of
+from altlas_flow.selection.goal import Goal
+from altlas_flow.selection.guard import Verdict
+from altlas_flow.selection.seen import OBJECTIVES, ROWS, Seen
+from altlas_flow.selection.snapshot import Expected, Snapshot
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+
+#: Objectives that are expected; what failed is in them.
+LEARNED = ("quality", "latency", "cost")
+#: All is fitted anew when there is so much more of it.
+GROWTH = 1.1
+#: Decisions after which an outcome counts half.
+HALF = 4000.0
+#: Latencies of a model that are looked at for how late it may be.
+TAIL = 400
+#: How much a declared value counts, in outcomes.
+DECLARED = 5.0
+#: Rows that the guard needs, and those that say which single model is the best now.
+JUDGED, RECENT = 40, 200
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A model, and what is declared of it.
+
+    Attributes
+    ----------
+    id : str
+    quality, latency, cost : float, optional
+        0 to 1, seconds, units of cost of a request.
+    """
+
+    id: str
+    quality: float | None = None
+    latency: float | None = None
+    cost: float | None = None
+
+
+class Learner:
+    """What has been seen of one task, and what follows from it.
+
+    Parameters
+    ----------
+    goal : Goal
+        By which the guard compares.
+    seed : int
+        What is fitted depends on it, on the decisions and on their outcomes, and on nothing else: not on the
+        order in which outcomes came.
+    most : int
+        Decisions that are remembered.
+    """
+
+    def __init__(self, goal: Goal, *, seed: int = 0, most: int = ROWS) -> None:
+        self.goal, self.seed = goal, seed
+        self.arms: list[str] = []
+        self.declared = np.zeros((0, len(LEARNED)))
+        self.columns, self.seen = Columns(), Seen(most)
+        self.trusts = {name: Trust() for name in LEARNED}
+        self.since = np.zeros(0, dtype=np.int64)  # of each model, the first decision that counts
+        self.noted: dict[str, str] = {}
+        self._fresh: dict[str, list[str]] = {name: [] for name in LEARNED}
+        self._fitted = dict.fromkeys(LEARNED, 0)
+        self.verdict: Verdict | None = None
+        self.snapshot = Snapshot(0, (), Columns(), np.zeros(0, dtype=np.float32), {}, {}, (), np.zeros(0))
+
+    def admit(self, arms: Sequence[Arm]) -> None:
+        """Models that may be chosen from now on; those that are known keep what was learned."""
+        for arm in arms:
+            declared = [np.nan if value is None else value for value in (arm.quality, arm.latency, arm.cost)]
+            if arm.id in self.arms:
+                self.declared[self.arms.index(arm.id)] = declared
+            else:
+                self.arms.append(arm.id)
+                self.declared = np.concatenate([self.declared, [declared]])
+                self.since = np.append(self.since, 0)
+        self._publish(fit=False)
+
+    def decided(self, decision: str, model: str, chance: float, features: Known) -> bool:
+        """Take in a decision; False where it is known, or its model is not."""
+        if model not in self.arms or decision in self.seen.ids:
+            return False
+        self.columns.learn(features)
+        return self.seen.add(
+            decision, self.arms.index(model), chance, self.columns.row(features), features.vector
+        )
+
+    def told(self, decision: str, values: Mapping[str, float]) -> bool:
+        """What came of a decision; in any order, and as often as it is said.
+
+        Parameters
+        ----------
+        decision : str
+        values : mapping
+            Some of ``quality``, ``latency``, ``cost`` and ``failed``. What failed has the quality 0.
+        """
+        values = dict(values)
+        if values.get("failed"):
+            values.setdefault("quality", 0.0)
+        if not self.seen.tell(decision, values):
+            return False
+        for name in values:
+            if name in self._fresh:
+                self._fresh[name].append(decision)
+        return True
+
+    def learn(self, *, fit: bool | None = None) -> Snapshot:
+        """Take what has come into a new snapshot.
+
+        Parameters
+        ----------
+        fit : bool, optional
+            Fit everything, or only the means; by default everything, where there is a tenth more of it.
+        """
+        self._compare()
+        self._judge()
+        changed = self._look_for_changes()
+        if fit is None:
+            fit = changed or any(
+                len(self.seen.known(name)) >= max(blend.LEAST, GROWTH * self._fitted[name])
+                and len(self.seen.known(name)) > self._fitted[name]
+                for name in LEARNED
+            )
+        self._publish(fit=fit)
+        return self.snapshot
+
+    def _compare(self) -> None:
+        """What the snapshot foretold of what has come since, before that is learned."""
+        now, seen = self.snapshot, self.seen
+        fresh: dict[int, list[str]] = {}
+        for name in LEARNED:
+            for decision in dict.fromkeys(self._fresh[name]):
+                place = seen.ids.get(decision)
+                if place is not None and seen.arms[place] < len(now.arms) and name in now.blends:
+                    fresh.setdefault(place, []).append(name)
+        self._fresh = {name: [] for name in LEARNED}
+        errors: dict[str, list[Floats]] = {name: [] for name in LEARNED}
+        for place, names in fresh.items():
+            arm, (row, vector) = seen.arms[place], self._input(place)
+            ways = {name: found.each(row, vector) for name, found in now.blends.items()}
+            mixed = {name: blend.mixed(*ways[name], now.blends[name].shares) for name in ways}
+            for name in names:
+                value = float(seen.value(name, np.array([place]))[0])
+                errors[name].append((ways[name][0][:, arm] - value) ** 2)
+                seen.residuals[place, OBJECTIVES.index(name)] = value - mixed[name][0][arm]
+            if np.isnan(seen.got[place]):
+                values = {name: pair[0] for name, pair in mixed.items()}
+                deviations = {name: pair[1] for name, pair in mixed.items()}
+                self._note_wish(place, Expected(now, values, deviations))
+        for name, found in errors.items():
+            if found:
+                self.trusts[name].add(np.array(found))
+
+    def _judge(self) -> None:
+        """Whether choosing by input has been shown to be better than the best single model."""
+        n, seen = len(self.arms), self.seen
+        places = seen.judged(n)
+        if len(places) < max(JUDGED, 2 * n):
+            self.verdict = None
+            return
+        # what was foretold long ago says little of what the learner does now
+        places = places[-max(JUDGED, len(places) // 2) :]
+        before = self.verdict is None or self.verdict.trusted
+        self.verdict = guard.judge(
+            seen.expected[places, :n],
+            seen.wished[places, :n],
+            seen.arms[places],
+            seen.chances[places],
+            seen.got[places],
+            before,
+            seen.expected[places[-RECENT:], :n].mean(axis=0),
+        )
+
+    def _note_wish(self, place: int, expected: Expected) -> None:
+        """What the learner would have done with a decision, and what was got, before that is learned."""
+        weights = expected.weights(self.goal)
+        got = {name: float(self.seen.value(name, np.array([place]))[0]) for name in weights}
+        if not weights or any(np.isnan(value) for value in got.values()):
+            return
+        value, deviation = expected.utility(self.goal)
+        utility = sum(weight * got[name] for name, weight in weights.items())
+        self.seen.judge(place, value, chances(value, deviation), utility)
+
+    def _input(self, place: int) -> tuple[Floats, Floats | None]:
+        now = self.snapshot
+        row = filled(self.seen.rows[place, : len(now.columns)], now.usual)
+        if not self.seen.vectors.shape[1] or np.isnan(self.seen.vectors[place, 0]):
+            return row, None
+        return row, self.seen.vectors[place]
+
+    def _look_for_changes(self) -> bool:
+        """Forget what models did before they changed."""
+        changed, seen = False, self.seen
+        for name in ("latency", "quality"):
+            at = OBJECTIVES.index(name)
+            places = np.flatnonzero(~np.isnan(seen.residuals[: len(seen), at]))
+            places = places[np.argsort(seen.order[places], kind="stable")]
+            for arm, model in enumerate(self.arms):
+                mine = places[(seen.arms[places] == arm) & (seen.order[places] >= self.since[arm])]
+                first = change(seen.residuals[mine, at])
+                if first is not None:
+                    self.since[arm] = seen.order[mine[first]]
+                    self.noted[model] = (
+                        f"{model!r} has changed in {name}: what was learned of it before is forgotten"
+                    )
+                    changed = True
+        return changed
+
+    def weights(self, places: Ints) -> Floats:
+        """How much rows count: less with age, nothing before their model changed."""
+        order = self.seen.order[places]
+        age = self.seen.total - 1 - order
+        return np.asarray(np.where(order >= self.since[self.seen.arms[places]], 0.5 ** (age / HALF), 0.0))
+
+    def _publish(self, *, fit: bool) -> None:
+        old, n = self.snapshot, len(self.arms)
+        version = old.version + 1
+        rng = np.random.default_rng([self.seed, version])
+        size, wide = len(self.seen), len(self.columns)
+        whole = fit or len(old.arms) != n
+        usual = usual_of(self.seen.rows[:size, :wide]) if whole else old.usual
+        columns = Columns(self.columns.names, self.columns.wide) if whole else old.columns
+        blends: dict[str, Blend] = {}
+        scales: dict[str, float] = dict(old.scales)
+        ratios: tuple[Floats, ...] = tuple(np.zeros(0) for _ in range(n))
+        tries = np.zeros(n)
+        for name in LEARNED:
+            places = self.seen.known(name)
+            prior = self.declared[:, LEARNED.index(name)]
+            if not len(places) and np.isnan(prior).all():
+                continue
+            arms, values = self.seen.arms[places], self.seen.value(name, places)
+            weights = self.weights(places)
+            tries = np.maximum(tries, np.bincount(arms[weights > 0], minlength=n))
+            previous = None if whole else old.blends.get(name)
+            blends[name] = blend.fit(
+                filled(self.seen.rows[places, : len(columns)], usual),
+                self.seen.vectors[places] if self.seen.vectors.shape[1] else None,
+                arms,
+                values,
+                self.seen.chances[places],
+                weights,
+                (prior, np.full(n, DECLARED)),
+                self.trusts[name],
+                rng,
+                old=previous,
+            )
+            if whole:
+                self._fitted[name] = len(places)
+            if name != "quality":
+                scales[name] = max(float(np.abs(blends[name].means.means).mean()), 1e-12)
+            if name == "latency":
+                ratios = tuple(self._ratios(arm, places, values, weights, blends[name]) for arm in range(n))
+        self.snapshot = Snapshot(
+            version,
+            tuple(self.arms),
+            columns,
+            usual,
+            blends,
+            scales,
+            ratios,
+            tries,
+            self.verdict,
+            tuple(self.noted.values()),
+        )
+
+    def _ratios(self, arm: int, places: Ints, values: Floats, weights: Floats, found: Blend) -> Floats:
+        """Latencies of a model as multiples of what was expected, sorted."""
+        mine = np.flatnonzero((self.seen.arms[places] == arm) & (weights > 0))[-TAIL:]
+        usual = max(float(found.means.means[arm]), 1e-12)
+        foretold = values[mine] - self.seen.residuals[places[mine], OBJECTIVES.index("latency")]
+        foretold = np.where(np.isnan(foretold), usual, np.maximum(foretold, 1e-3 * usual))
+        return np.sort(values[mine] / foretold)

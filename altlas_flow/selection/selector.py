@@ -1,0 +1,307 @@
+"""`Selector`: chooses among models and learns from what comes of it, in one process."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+from altlas_flow.errors import SelectionError, StateError, UnknownDecision
+from altlas_flow.records.decision import AdvancedModelSelectionStrategy, Decision
+from altlas_flow.selection import keep
+from altlas_flow.selection.deciding import Terms, decide
+from altlas_flow.selection.features import Known, known
+from altlas_flow.selection.goal import Goal, goal_of
+from altlas_flow.selection.learner import Arm, Learner
+from altlas_flow.selection.pacing import Budget, Promise
+
+#: The least part of all decisions that goes to models by chance.
+EXPLORE = 0.01
+#: Outcomes after which the means are taken in; the rest is when there is a tenth more of it.
+EVERY = 8
+#: Decisions that wait for an outcome.
+OPEN = 100_000
+
+
+class Selector:
+    """Chooses a model for each input, and learns from what comes of it. Not for several threads at once.
+
+    Parameters
+    ----------
+    models : sequence of str or Arm
+        An `Arm` declares what is expected of its model.
+    task : str
+        What they do; shown in decisions.
+    weights : mapping, optional
+        How much ``quality``, ``latency`` and ``cost`` count; the last two in units of what is usual.
+    constraints : mapping, optional
+        What must hold: ``{"latency_p95": "300ms", "cost_per_1k": 2.0, "quality": 0.8}``.
+    strategy : AdvancedModelSelectionStrategy or str
+    explore : float
+        The least part of decisions that goes to models by chance, so that the others can prove themselves.
+    seed : int
+    clock : callable
+        Seconds since the epoch.
+
+    Raises
+    ------
+    SelectionError
+
+    Examples
+    --------
+    >>> from altlas_flow import Selector
+    >>> selector = Selector(["small", "large"], weights={"quality": 1.0})
+    >>> decision = selector.ask({"length": 120})
+    >>> selector.tell(decision, quality=0.8)
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str | Arm],
+        *,
+        task: str = "task",
+        weights: Mapping[str, float] | None = None,
+        constraints: Mapping[str, Any] | None = None,
+        strategy: AdvancedModelSelectionStrategy | str = AdvancedModelSelectionStrategy.HYBRID,
+        explore: float = EXPLORE,
+        seed: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        arms = [model if isinstance(model, Arm) else Arm(model) for model in models]
+        if not arms:
+            raise SelectionError("there are no models to choose from: name one at least")
+        if len({arm.id for arm in arms}) < len(arms):
+            raise SelectionError("a model is named twice: name each once")
+        self.task, self.strategy, self.explore = task, strategy_of(strategy), explore_of(explore)
+        self.goal: Goal = goal_of(weights, constraints)
+        self.learner = Learner(self.goal, seed=seed)
+        self.learner.admit(arms)
+        self._rng, self._clock = np.random.default_rng([seed, 1]), clock
+        self._budget, self._promise = Budget(self.goal.cost_limit), Promise(self.goal.late)
+        self._open: dict[str, tuple[str, float]] = {}  # id -> its model, and what it was expected to cost
+        self._waiting = 0
+
+    def ask(
+        self, context: Mapping[str, Any] | None = None, *, able: Sequence[str] | None = None, top: int = 1
+    ) -> Decision:
+        """Choose a model.
+
+        Parameters
+        ----------
+        context : mapping, optional
+            What is known of the input: numbers, words, and at most one vector.
+        able : sequence of str, optional
+            The models that can answer now; by default all.
+        top : int
+            Models that are named at most: the first is the one that was drawn.
+
+        Raises
+        ------
+        FeatureError, NoModelFits
+        """
+        features = known(context)
+        self.learner.columns.check(features)
+        out = (
+            {}
+            if able is None
+            else {name: "it is not to be had" for name in self.learner.arms if name not in able}
+        )
+        terms = Terms(
+            self.strategy,
+            explore=self.explore,
+            price=self._budget.price,
+            room=self._budget.room(),
+            late=self._promise.allowed,
+            excluded=out,
+            pareto=self.strategy is AdvancedModelSelectionStrategy.MULTI_OBJECTIVE,
+        )
+        number = UUID(bytes=self._rng.bytes(16), version=4)
+        decision = decide(
+            self.learner.snapshot,
+            features,
+            self.goal,
+            terms,
+            id=f"{self.task}-{number.hex}",
+            task=self.task,
+            made=self._clock(),
+            draw=float(self._rng.random()),
+            top=top,
+        )
+        self._chosen(decision, features)
+        return decision
+
+    def tell(
+        self,
+        decision: Decision | str,
+        *,
+        quality: float | None = None,
+        latency: float | None = None,
+        cost: float | None = None,
+        failed: bool = False,
+    ) -> None:
+        """What came of a decision: as much as is known, in any order, late, or twice.
+
+        Parameters
+        ----------
+        decision : Decision or str
+            Or its id.
+        quality : float, optional
+            0 to 1.
+        latency : float, optional
+            Seconds.
+        cost : float, optional
+        failed : bool
+            It gave no answer: a quality of 0, and what it took.
+
+        Raises
+        ------
+        UnknownDecision
+            Where it is not one of the latest decisions of this selector.
+        SelectionError
+            Where a figure is out of range.
+        """
+        id = decision.id if isinstance(decision, Decision) else decision
+        values = checked(quality, latency, cost, failed)
+        if not self.learner.told(id, values):
+            raise UnknownDecision(id)
+        model, expected = self._open.get(id, ("", math.nan))
+        if cost is not None and not math.isnan(expected):
+            self._budget.corrected(expected, cost)
+            self._open[id] = (model, cost)
+        if latency is not None:
+            self._promise.ended(latency > self.goal.latency_limit)
+        self._waiting += 1
+        if self._waiting >= (EVERY if len(self.learner.seen) > 20 * EVERY else 1):
+            self._waiting = 0
+            self.learner.learn()
+
+    def save(self, path: str | Path) -> None:
+        """Write all that it knows into a file: whole, or not at all.
+
+        Raises
+        ------
+        OSError
+        """
+        budget, promise = self._budget, self._promise
+        more = {
+            "task": self.task,
+            "strategy": str(self.strategy),
+            "explore": self.explore,
+            "rng": self._rng.bit_generator.state,
+            "budget": [budget.price, budget.spent, budget.count],
+            "promise": [promise.allowed, promise.missed, promise.count],
+            "open": [[id, model, cost] for id, (model, cost) in self._open.items()],
+            "waiting": self._waiting,
+        }
+        keep.write(Path(path), keep.to_bytes(self.learner, more))
+
+    @classmethod
+    def load(cls, path: str | Path, *, clock: Callable[[], float] = time.time) -> Selector:
+        """One that was saved: it goes on as if nothing had been between.
+
+        Raises
+        ------
+        StateError
+            Where the file is damaged, of another version, or something else.
+        """
+        learner, more = keep.from_bytes(keep.read(Path(path)))
+        made = cls.__new__(cls)
+        try:
+            made.task, made.strategy, made.explore = (
+                more["task"],
+                strategy_of(more["strategy"]),
+                more["explore"],
+            )
+            made.learner, made.goal, made._clock = learner, learner.goal, clock
+            made._rng = np.random.default_rng()
+            made._rng.bit_generator.state = more["rng"]
+            made._budget, made._promise = Budget(made.goal.cost_limit), Promise(made.goal.late)
+            made._budget.price, made._budget.spent, made._budget.count = more["budget"]
+            made._promise.allowed, made._promise.missed, made._promise.count = more["promise"]
+            made._open = {id: (model, cost) for id, model, cost in more["open"]}
+            made._waiting = more["waiting"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"something of it is missing: {error!r}") from error
+        return made
+
+    def _chosen(self, decision: Decision, features: Known) -> None:
+        self.learner.decided(decision.id, decision.model, decision.propensity, features)
+        estimates = {estimate.model: estimate for estimate in decision.estimates}
+        costs = [estimate.cost[0] for estimate in estimates.values() if estimate.cost is not None]
+        cost = estimates[decision.model].cost
+        expected = 0.0 if cost is None else cost[0]
+        if self._budget.bounded:
+            snapshot = self.learner.snapshot
+            values, _ = snapshot.plain().utility(self.goal)
+            apart = max(costs) - min(costs) if costs else 0.0
+            exchange = float(values.max() - values.min()) / apart if apart > 0 else 1.0
+            self._budget.chosen(expected, max(exchange, 1e-12))
+        self._open[decision.id] = (decision.model, expected)
+        while len(self._open) > OPEN:
+            del self._open[next(iter(self._open))]
+
+    def __repr__(self) -> str:
+        snapshot = self.learner.snapshot
+        return f"<Selector {self.task!r}: {len(snapshot.arms)} models, {self.learner.seen.total} decisions>"
+
+
+def strategy_of(value: AdvancedModelSelectionStrategy | str) -> AdvancedModelSelectionStrategy:
+    """A strategy by its name.
+
+    Raises
+    ------
+    SelectionError
+    """
+    try:
+        return AdvancedModelSelectionStrategy(value)
+    except ValueError as error:
+        raise SelectionError(
+            f"strategy={value!r} is not known: there are {', '.join(AdvancedModelSelectionStrategy)}"
+        ) from error
+
+
+def explore_of(value: float) -> float:
+    """The part of decisions that goes to models by chance.
+
+    Raises
+    ------
+    SelectionError
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+        raise SelectionError(f"explore={value!r}: give a number from 0 to 1")
+    return float(value)
+
+
+def checked(
+    quality: float | None, latency: float | None, cost: float | None, failed: bool
+) -> dict[str, float]:
+    """Figures of an outcome, those that are known.
+
+    Raises
+    ------
+    SelectionError
+    """
+    values: dict[str, float] = {"failed": 1.0} if failed else {}
+    for name, value, most in (
+        ("quality", quality, 1.0),
+        ("latency", latency, math.inf),
+        ("cost", cost, math.inf),
+    ):
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            value = float(value)
+        if (
+            not isinstance(value, (int, float, np.floating, np.integer))
+            or not 0.0 <= value <= most
+            or math.isinf(value)
+        ):
+            limits = "a number from 0 to 1" if most == 1.0 else "a finite number from 0"
+            raise SelectionError(f"{name}={value!r}: give {limits}")
+        values[name] = float(value)
+    return values

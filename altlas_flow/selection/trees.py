@@ -1,0 +1,79 @@
+"""What is expected of each model by trees: some for each model alone, and some over all of them together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from altlas_flow.selection.forest import Forest, grow
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+
+#: Trees of each model, and of all together.
+OWN, SHARED = 20, 40
+#: Columns by which the shared trees tell models apart, the mean of each not counted.
+CODES = 4
+#: Splits that are looked at in a node: a third of the features, and some at least.
+LOOKED_AT = 4
+
+
+@dataclass(frozen=True)
+class Trees:
+    """Fitted to the rows that there were.
+
+    Attributes
+    ----------
+    own, shared : Forest
+        The trees of the models, one model's after the other's; and those over all.
+    codes : float32 array, shape (n_arms, n_codes)
+        What the shared trees know each model by.
+    """
+
+    own: Forest
+    shared: Forest
+    codes: Floats
+
+    def predict(self, row: Floats) -> tuple[Floats, Floats]:
+        """What is expected of each model, and how far trees differ: means, deviations, shape (n_arms,)."""
+        n = len(self.codes)
+        own = self.own.predict(row[None])[0].reshape(n, -1)
+        both = np.concatenate([np.repeat(row[None], n, axis=0), self.codes], axis=1, dtype=np.float32)
+        shared = self.shared.predict(both)
+        means = 0.5 * (own.mean(axis=1) + shared.mean(axis=1))
+        return means, np.sqrt(0.5 * (own.var(axis=1) + shared.var(axis=1)))
+
+
+def fit(rows: Floats, arms: Ints, targets: Floats, n_arms: int, rng: np.random.Generator) -> Trees:
+    """Fit to what was seen.
+
+    Parameters
+    ----------
+    rows : array, shape (n_rows, n_features)
+        Finite.
+    arms : int array, shape (n_rows,)
+    targets : array, shape (n_rows,)
+    n_arms : int
+        A model without a row gets those of all, and with them the mean of all.
+    rng : Generator
+    """
+    everyone = np.arange(len(rows))
+    samples = []
+    for arm in range(n_arms):
+        mine = np.flatnonzero(arms == arm)
+        mine = mine if len(mine) else everyone
+        samples += [rng.choice(mine, len(mine)) for _ in range(OWN)]
+    looked_at = max(LOOKED_AT, rows.shape[1] // 3)
+    own = grow(rows, targets, samples, rng, candidates=looked_at)
+    means = np.array(
+        [targets[arms == arm].mean() if (arms == arm).any() else targets.mean() for arm in range(n_arms)]
+    )
+    codes = np.concatenate([means[:, None], rng.random((n_arms, CODES))], axis=1)
+    # as often as a quarter of the features, or they would hardly ever be asked for
+    codes = np.tile(codes, (1, max(1, rows.shape[1] // (4 * codes.shape[1])))).astype(np.float32)
+    both = np.concatenate([rows, codes[arms]], axis=1, dtype=np.float32)
+    samples = [rng.integers(len(rows), size=len(rows)) for _ in range(SHARED)]
+    return Trees(own, grow(both, targets, samples, rng, candidates=looked_at), codes)

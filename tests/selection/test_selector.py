@@ -1,0 +1,264 @@
+"""A selector: what it chooses, what it learns, what it says."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from altlas_flow.errors import FeatureError, NoModelFits, SelectionError, UnknownDecision
+from altlas_flow.selection.learner import Arm
+from altlas_flow.selection.selector import Selector
+
+
+def run(selector, rounds, outcome, context=lambda n: None):
+    """Models chosen, for outcomes as a function of round and model."""
+    chosen = []
+    for n in range(rounds):
+        decision = selector.ask(context(n))
+        selector.tell(decision, **outcome(n, decision.model))
+        chosen.append(decision.model)
+    return chosen
+
+
+def test_it_finds_the_best_model_and_its_regret_grows_ever_slower():
+    rng = np.random.default_rng(0)
+    quality = {"a": 0.5, "b": 0.7, "c": 0.3}
+    chosen = run(
+        Selector("abc", weights={"quality": 1}),
+        2000,
+        lambda n, model: {"quality": float(rng.random() < quality[model])},
+    )
+    regret = np.cumsum([0.7 - quality[model] for model in chosen])
+    assert chosen[1000:].count("b") > 900
+    assert regret[1999] - regret[999] < 0.6 * regret[999] or regret[1999] < 30
+
+
+def test_it_learns_which_model_is_good_at_what():
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(1, 100, 1200)
+
+    def outcome(n, model):
+        good = (lengths[n] < 40) == (model == "short")
+        return {"quality": float(np.clip(rng.normal(0.9 if good else 0.3, 0.1), 0, 1))}
+
+    selector = Selector(["short", "long"], weights={"quality": 1})
+    chosen = run(selector, 1200, outcome, lambda n: {"length": int(lengths[n]), "language": "en"})
+    right = [
+        model == ("short" if length < 40 else "long") for model, length in zip(chosen, lengths, strict=True)
+    ]
+    assert np.mean(right[600:]) > 0.93
+
+
+def test_it_learns_from_vectors():
+    rng = np.random.default_rng(2)
+    vectors = rng.normal(size=(1500, 8))
+
+    def outcome(n, model):
+        good = (vectors[n, 0] > 0) == (model == "x")
+        return {"quality": float(rng.random() < (0.9 if good else 0.2))}
+
+    chosen = run(Selector("xy", weights={"quality": 1}), 1500, outcome, lambda n: {"vector": vectors[n]})
+    right = [(vector[0] > 0) == (model == "x") for model, vector in zip(chosen, vectors, strict=True)]
+    assert np.mean(right[1000:]) > 0.7
+
+
+def test_the_chances_it_says_are_those_with_which_it_chooses():
+    """Chi-square over many decisions on what is learned of a few outcomes."""
+    selector = Selector("abc", weights={"quality": 1}, explore=0.05, seed=3)
+    for model, quality in itertools.chain.from_iterable(
+        zip("abc", row, strict=True) for row in ((0.5, 0.6, 0.4), (0.6, 0.5, 0.3), (0.4, 0.7, 0.5))
+    ):
+        while (decision := selector.ask()).model != model:
+            pass
+        selector.tell(decision, quality=quality)
+    counts, expected = dict.fromkeys("abc", 0), selector.ask().probabilities
+    assert sum(expected.values()) == pytest.approx(1.0)
+    rounds = 6000
+    for _ in range(rounds):
+        decision = selector.ask()
+        assert decision.probabilities == expected
+        assert decision.propensity == expected[decision.model]
+        counts[decision.model] += 1
+    chi = sum((counts[name] - rounds * expected[name]) ** 2 / (rounds * expected[name]) for name in "abc")
+    assert chi < 16  # two degrees of freedom: by chance once in 3,000
+
+
+def test_outcomes_may_come_late_in_any_order_and_twice():
+    def learned(order, again=()):
+        selector = Selector("ab", weights={"quality": 1}, seed=5)
+        decisions = [selector.ask({"length": n}) for n in range(40)]
+        for n in (*order, *again):
+            selector.tell(decisions[n], quality=(n % 7) / 7)
+        selector.learner.learn(fit=True)
+        return selector.ask({"length": 5})
+
+    one, other = learned(range(40)), learned([*range(39, -1, -1)], again=range(0, 40, 3))
+    for left, right in zip(one.estimates, other.estimates, strict=True):
+        # what was foretold depends on what had come by then; the means do not
+        assert left.quality[0] == pytest.approx(right.quality[0], abs=0.1)
+    same = learned(range(40), again=[*range(40)])
+    for left, right in zip(one.estimates, same.estimates, strict=True):
+        assert left.quality[0] == pytest.approx(right.quality[0], abs=0.1)
+
+
+def test_what_never_came_back_is_no_failure():
+    selector = Selector("ab", weights={"quality": 1}, seed=1)
+    for n in range(60):
+        decision = selector.ask()
+        if decision.model == "a" or n % 2:
+            selector.tell(decision, quality=0.8)
+    a, b = selector.ask().estimates
+    assert a.quality[0] == pytest.approx(0.8, abs=0.05)
+    assert b.quality[0] == pytest.approx(0.8, abs=0.05)
+
+
+def test_what_failed_has_no_quality():
+    chosen = run(
+        Selector("ab", weights={"quality": 1}),
+        200,
+        lambda n, model: {"failed": True} if model == "a" else {"quality": 0.3},
+    )
+    assert chosen[100:].count("b") > 90
+
+
+def test_a_model_that_becomes_slow_is_left_soon():
+    rng = np.random.default_rng(4)
+    usual = {"a": 0.1, "b": 0.2}
+
+    def outcome(n, model):
+        slow = 10 if model == "a" and n >= 500 else 1
+        return {"latency": slow * usual[model] * rng.lognormal(0, 0.3)}
+
+    selector = Selector("ab", weights={"latency": 1})
+    chosen = run(selector, 900, outcome)
+    assert chosen[300:500].count("a") > 180
+    assert chosen[560:].count("b") > 320
+    assert any("'a' has changed in latency" in reason for reason in selector.ask().reasons)
+
+
+def test_a_model_that_comes_is_tried_and_one_that_goes_is_not():
+    selector = Selector("ab", weights={"quality": 1})
+    run(selector, 300, lambda n, model: {"quality": 0.5})
+    selector.learner.admit([Arm("new")])
+    chosen = run(selector, 300, lambda n, model: {"quality": 0.9 if model == "new" else 0.5})
+    assert chosen[150:].count("new") > 130
+    assert {selector.ask(able=["a"]).model for _ in range(20)} == {"a"}
+
+
+def test_what_is_declared_is_where_it_begins():
+    selector = Selector([Arm("good", quality=0.9), Arm("bad", quality=0.1)], weights={"quality": 1})
+    estimates = {estimate.model: estimate.quality[0] for estimate in selector.ask().estimates}
+    assert estimates == {"good": pytest.approx(0.9), "bad": pytest.approx(0.1)}
+
+
+def test_a_promise_of_latency_is_kept_and_explained():
+    rng = np.random.default_rng(6)
+    selector = Selector(
+        ["slow", "fast"], weights={"quality": 1}, constraints={"latency_p95": "300ms"}, seed=2
+    )
+    late = 0
+
+    def outcome(n, model):
+        nonlocal late
+        took = float(
+            rng.lognormal(math.log(0.2), 0.5) if model == "slow" else rng.lognormal(math.log(0.05), 0.3)
+        )
+        late += took > 0.3
+        return {"quality": 0.9 if model == "slow" else 0.6, "latency": took}
+
+    chosen = run(selector, 3000, outcome)
+    assert late / 3000 <= 0.06
+    assert chosen.count("slow") / 3000 > 0.05
+    assert "slow: it misses 0.3 s with probability" in str(selector.ask())
+
+
+def test_a_ceiling_of_cost_is_kept():
+    rng = np.random.default_rng(7)
+    selector = Selector(
+        [Arm("small", cost=1.0), Arm("large", cost=10.0)],
+        weights={"quality": 1},
+        constraints={"cost_per_1k": 4000},
+    )
+    spent = []
+
+    def outcome(n, model):
+        spent.append(10.0 if model == "large" else 1.0)
+        return {"quality": float(rng.random() < (0.9 if model == "large" else 0.5)), "cost": spent[-1]}
+
+    run(selector, 2000, outcome)
+    means = np.cumsum(spent) / np.arange(1, 2001)
+    assert means[200:].max() <= 1.02 * 4
+    assert means[-1] >= 0.9 * 4
+
+
+def test_an_impossible_wish_says_what_excludes_whom():
+    selector = Selector(
+        [Arm("a", quality=0.5), Arm("b", quality=0.6)], weights={"quality": 1}, constraints={"quality": 0.9}
+    )
+    with pytest.raises(
+        NoModelFits, match=r"a: its quality is 0\.50, and 0\.90 is asked for; b: its quality is 0\.60"
+    ):
+        selector.ask()
+    with pytest.raises(NoModelFits, match="not to be had"):
+        Selector("ab").ask(able=[])
+
+
+def test_without_exploring_the_best_is_taken():
+    selector = Selector("ab", weights={"quality": 1}, explore=0)
+    run(selector, 30, lambda n, model: {"quality": 0.9 if model == "b" else 0.1})
+    decision = selector.ask()
+    assert decision.probabilities == {decision.model: 1.0}
+
+
+def test_the_floor_is_kept():
+    selector = Selector("ab", weights={"quality": 1}, explore=0.1)
+    run(selector, 300, lambda n, model: {"quality": 0.9 if model == "b" else 0.1})
+    assert selector.ask().probabilities["a"] == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"quality": 1.2}, "quality=1.2.*from 0 to 1"),
+        ({"quality": math.nan}, "quality=nan"),
+        ({"quality": "good"}, "quality='good'"),
+        ({"latency": -1}, "latency=-1"),
+        ({"cost": math.inf}, "cost=inf"),
+    ],
+)
+def test_figures_out_of_range_are_refused(told, said):
+    selector = Selector("ab")
+    decision = selector.ask()
+    with pytest.raises(SelectionError, match=said):
+        selector.tell(decision, **told)
+
+
+def test_other_wrong_words():
+    with pytest.raises(UnknownDecision, match="'nothing'"):
+        Selector("ab").tell("nothing", quality=1)
+    with pytest.raises(SelectionError, match=r"strategy='best'.*HYBRID"):
+        Selector("ab", strategy="best")
+    with pytest.raises(SelectionError, match="explore=2"):
+        Selector("ab", explore=2)
+    with pytest.raises(SelectionError, match="named twice"):
+        Selector("aa")
+    with pytest.raises(SelectionError, match="no models"):
+        Selector([])
+    with pytest.raises(FeatureError, match="'length'"):
+        Selector("ab").ask({"length": math.nan})
+
+
+def test_a_decision_explains_itself():
+    selector = Selector(
+        [Arm("small", cost=0.02), Arm("large", cost=0.2)], task="summarise", weights={"quality": 1}
+    )
+    run(selector, 100, lambda n, model: {"quality": 0.8, "latency": 0.04}, lambda n: {"length": n})
+    text = str(selector.ask({"language": "en"}, top=2))
+    assert "summarise: " in text
+    assert "small: expected 40 ms ± " in text
+    assert "quality 0.80 ± " in text
+    assert "cost 0.02" in text
+    assert "not known of this input, what is usual is taken: length" in text
