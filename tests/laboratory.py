@@ -57,6 +57,10 @@ class Lab:
             self.client.wait_for_workers(count, timeout=LIMIT)
         assert not self.client.sync(self.client.scheduler.altlas_ready, timeout=LIMIT)
 
+    def await_nannies(self):
+        """Wait until all nannies know that their workers run: Dask starts none again that dies before."""
+        self.client.run(nanny_runs, nanny=True)
+
     def await_host(self, name):
         """Wait until a worker of that name is there, and its host."""
         self.until(lambda info: name in {host["name"] for host in info["hosts"].values()})

@@ -19,9 +19,17 @@ LIMIT = 60  # seconds that any one wait may take
 
 
 @pytest.fixture(scope="module")
-def lab():
+def shared():
     with laboratory({"a": {}, "b": {}}, heartbeat_timeout="3s", no_workers_timeout="120s") as found:
         yield found
+
+
+@pytest.fixture
+def lab(shared):
+    """Two workers that may be killed: their nannies start them again."""
+    shared.await_hosts(2)
+    shared.await_nannies()
+    return shared
 
 
 def waits(value, folder="", name=""):
@@ -139,7 +147,6 @@ def test_a_try_on_another_node_gets_what_the_first_one_got(lab, tmp_path, where)
 
 
 def test_a_silent_worker_is_done_without(lab, tmp_path):
-    lab.await_hosts(2)
     pipeline = Pipeline(
         [
             Stage("x", function=waits, parameters={"folder": str(tmp_path), "name": "x"}),
