@@ -32,6 +32,7 @@ def by_input(features, models):
 TRUE = 0.5 * 0.6 * 1.25 + 0.5 * 0.5 * 0.75
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("estimate", ["ips", "snips", "robust"])
 def test_intervals_hold_the_truth_as_often_as_they_say(estimate):
     held, values = 0, []
