@@ -39,6 +39,9 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@$(PY) -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
+# Hundreds of programs are started: each finds the package compiled.
+test test-all: export PYTHONDONTWRITEBYTECODE :=
+
 # Two at a time, a file whole in one of them: its tests share clusters.
 BESIDE := -n 2 --dist loadfile
 

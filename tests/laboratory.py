@@ -54,12 +54,22 @@ class Lab:
 
     def await_hosts(self, count):
         if count:
-            self.client.wait_for_workers(count, timeout=LIMIT)
+            try:
+                self.client.wait_for_workers(count, timeout=LIMIT)
+            except TimeoutError as error:
+                raise AssertionError(self.nannies()) from error
         assert not self.client.sync(self.client.scheduler.altlas_ready, timeout=LIMIT)
 
     def await_nannies(self):
         """Wait until all nannies know that their workers run: Dask starts none again that dies before."""
         self.client.run(nanny_runs, nanny=True)
+
+    def nannies(self):
+        """By name of worker: what its nanny is, what the process is to it, and its id."""
+        return {
+            name: (nanny.status.name, getattr(nanny.process, "status", None), nanny.pid)
+            for name, nanny in self.cluster.workers.items()
+        }
 
     def await_host(self, name):
         """Wait until a worker of that name is there, and its host."""
@@ -69,6 +79,11 @@ class Lab:
         workers = self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"]
         (address,) = (address for address, worker in workers.items() if worker["name"] == name)
         return address
+
+    def status_of(self, name):
+        workers = self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"]
+        (status,) = (worker["status"] for worker in workers.values() if worker["name"] == name)
+        return status
 
     def pid_of(self, name):
         address = self.address_of(name)
@@ -83,14 +98,17 @@ class Lab:
 
 async def nanny_runs(dask_worker):
     async with asyncio.timeout(LIMIT):
-        while dask_worker.status.name != "running":
+        # a nanny counts as running, too, while it starts its worker again
+        while {dask_worker.status.name, dask_worker.process.status.name} != {"running"}:
             await asyncio.sleep(0.01)
 
 
 @contextlib.contextmanager
 def laboratory(workers, **settings):
     """A cluster of the workers given: name -> options of the nanny; `settings` are those of altlas_flow."""
-    with dask.config.set({f"altlas.{key.replace('_', '-')}": value for key, value in settings.items()}):
+    ours = {f"altlas.{key.replace('_', '-')}": value for key, value in settings.items()}
+    # Dask's SpecCluster gives up a worker that is not back in 15 s: on a machine under load that is soon
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1h", **ours}):
         cluster = SpecCluster(
             scheduler={
                 "cls": "distributed.Scheduler",

@@ -244,6 +244,7 @@ def test_models_lists_what_is_built_in_in_the_file_and_on_the_cluster(place, flo
     assert {"on-the-cluster", "upper", "tiny"} <= ids
 
 
+@pytest.mark.long
 def test_map_and_plan_join_a_cluster_and_run_again_finds_it_done(place, address, tmp_path):
     options = {"model": "tiny", "scheduler": address}
     planned = run(place, *job(place, tmp_path / "out", command="plan", **options))

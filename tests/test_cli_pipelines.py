@@ -41,9 +41,9 @@ def words(text, least=1):
 PIPELINE = """
 id: shout
 models:
-  upper: {runtime: function, source: "shouting:loud"}
+  shouter: {runtime: function, source: "shouting:loud"}
 stages:
-  loud: {model: upper, retry: 2}
+  loud: {model: shouter, retry: 2}
   size: {function: "shouting:size", after: loud}
 outputs: {size: int64}
 """
@@ -88,10 +88,10 @@ def test_check_lists_stages_and_models(here):
     lines = ask("check", "shout.yaml").splitlines()
     assert lines[0] == "pipeline shout: 2 stages, output size"
     assert [line.split() for line in lines if line.startswith("  ")][1:] == [
-        ["loud", "model", "upper", "input", "tries", "2"],
+        ["loud", "model", "shouter", "input", "tries", "2"],
         ["size", "function", "size", "loud"],
     ]
-    assert lines[-1] == "model upper: function from shouting:loud"
+    assert lines[-1] == "model shouter: function from shouting:loud"
 
 
 def test_check_refuses_models_that_nothing_here_knows(here, tmp_path):
@@ -101,9 +101,9 @@ def test_check_refuses_models_that_nothing_here_knows(here, tmp_path):
     assert "p.yaml: stage 'a': model 'mine' is not known here (" in text
     assert ": give --catalog, or register it under models: in the file (known: " in text
     own = '{"runtime": "function", "source": "shouting:loud"}'
-    for models in (f'{{"upper": {own}}}', f'[{{"id": "upper", {own[1:]}]'):
-        file.write_text(f'{{"models": {models}, "stages": {{"a": {{"model": "uper"}}}}}}')
-        assert "model 'uper' is not known here (did you mean 'upper'?)" in refused("check", file)
+    for models in (f'{{"shouter": {own}}}', f'[{{"id": "shouter", {own[1:]}]'):
+        file.write_text(f'{{"models": {models}, "stages": {{"a": {{"model": "shuter"}}}}}}')
+        assert "model 'shuter' is not known here (did you mean 'shouter'?)" in refused("check", file)
     file.write_text("stages: {a: {model: mien}, b: {model: nobody}}")
     text = refused("check", file, "--catalog", "catalog.yaml")
     assert "'mien' is not known here (did you mean 'mine'?); stage 'b': model 'nobody' is not known" in text
@@ -298,7 +298,7 @@ def test_run_writes_parts_and_prints_what_the_stages_took(place, tmp_path):
     assert ["rows", "2"] in lines
     assert ["dead", "letters", "1"] in lines
     [loud] = [line for line in lines if line[:2] == ["loud", "model"]]
-    assert loud[2:4] == ["upper", "3"]
+    assert loud[2:4] == ["shouter", "3"]
     found = pd.read_parquet(tmp_path / "out")
     assert found.text.tolist() == ["one", "four"]
     assert found["size"].tolist() == [3, 4]

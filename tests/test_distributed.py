@@ -324,6 +324,7 @@ async def test_racing_models():
 # ---------------------------------------------------------------- what they say beside
 
 
+@pytest.mark.long
 @pytest.mark.asyncio
 @pytest.mark.usefixtures("shared")
 async def test_racing_without_stopping_early_waits_until_the_timeout():

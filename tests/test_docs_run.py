@@ -30,7 +30,12 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/composition.md", "docs/models.md", "docs/selection.md")
+PAGES = (
+    "README.md",
+    "docs/composition.md",
+    pytest.param("docs/models.md", marks=pytest.mark.long),
+    "docs/selection.md",
+)
 _BLOCK = re.compile(
     r"^(?:<!--(?P<note>[^\n]*?)-->\n)?```(?P<language>\w+)[^\n]*\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,

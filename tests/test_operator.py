@@ -167,6 +167,7 @@ def terminal(tmp_path_factory):
     made.close()
 
 
+@pytest.mark.long
 def test_an_operators_session_from_empty_terminals_to_a_drained_cluster(terminal):
     folder = terminal.folder
     scheduler = terminal.scheduler("--admission", "registered", "--audit", "audit.jsonl", "--history", "h.db")

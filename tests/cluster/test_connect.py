@@ -265,6 +265,7 @@ def test_closing_answers_what_still_waits_with_an_error():
     assert repr(flow) == "<Flow: closed>"
 
 
+@pytest.mark.long
 def test_torch_threads_and_slots_do_not_exceed_a_workers_threads(tmp_path):
     from tests.models_zoo import build_embedder
 
@@ -429,6 +430,7 @@ def test_a_cluster_of_programs_that_has_altlas_flow_is_joined(tmp_path):
         assert flow.submit(spec, ["abc"]).result(LIMIT).outputs == [3]
 
 
+@pytest.mark.long
 def test_closing_one_embedded_cluster_does_not_make_another_one_loud(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(
@@ -443,6 +445,7 @@ def test_closing_one_embedded_cluster_does_not_make_another_one_loud(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
 
 
+@pytest.mark.long
 def test_an_embedded_worker_is_started_again_however_often_it_dies():
     def pid():
         return next(iter(flow.client.run(os.getpid).values()))

@@ -65,6 +65,7 @@ def test_a_worker_and_a_client_find_the_cluster_of_a_name_among_others(name):
             assert flow.submit(model(echo), 1).result(LIMIT).node_id == "w"
 
 
+@pytest.mark.long
 def test_a_worker_finds_a_scheduler_that_was_started_again(name):
     with contextlib.ExitStack() as stack:
         first, line = stack.enter_context(scheduler(name))

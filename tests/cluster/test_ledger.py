@@ -46,6 +46,7 @@ def remembered(lab):
     return lab.client.run_on_scheduler(look)
 
 
+@pytest.mark.long
 def test_of_requests_that_are_over_the_scheduler_keeps_a_bounded_number(lab, model):
     for _ in range(2):
         handles = [lab.flow.submit(model, i) for i in range(ledger.ENVELOPES)]

@@ -111,6 +111,7 @@ class TestWhatComesOut:
         assert set(found["label"]) <= {"long", "short"}
         assert sorted(found) == ["label", "n", "score", "text"]
 
+    @pytest.mark.long
     @pytest.mark.timeout(120)
     def test_transformers_give_embeddings_and_labels(self, flow, tmp_path):
         from altlas_flow import ModelSpec
@@ -199,6 +200,7 @@ class TestFlow:
         assert 3 <= most <= 4, "two for each of two slots"
         assert not bound
 
+    @pytest.mark.long
     def test_interactive_requests_wait_for_one_batch_at_most(self, flow, tmp_path):
         took = 0.25
         model = spec(jobs.Slow(took), batch=20)

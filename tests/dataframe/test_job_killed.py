@@ -119,7 +119,8 @@ def resumes(flow, clean, out):
 
 
 class TestKilled:
-    @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
+    @pytest.mark.long
+    @pytest.mark.parametrize("seed", [0, 1])
     def test_killed_at_a_random_instant_a_job_resumes(self, flow, clean, tmp_path, seed):
         killed(clean[0], tmp_path / "out", after=random.Random(seed).randint(1, PARTS // 2))
         resumes(flow, clean, tmp_path / "out")
@@ -129,7 +130,7 @@ class TestKilled:
         [
             ("replace", 60, "all"),
             pytest.param("append", 11, "all", marks=pytest.mark.long),
-            ("appended", 100, "client"),
+            pytest.param("appended", 100, "client", marks=pytest.mark.long),
         ],
     )
     def test_killed_between_write_rename_and_manifest_line_a_job_resumes(

@@ -339,6 +339,7 @@ class TestKilled:
         assert (summary.rows, summary.dead_letters) == (120, 0)
         assert set(part_lines(tmp_path / "out").values()) == {1}
 
+    @pytest.mark.long
     def test_a_job_killed_with_all_its_workers_resumes_with_what_is_missing(self, flow, tmp_path):
         data = frame(30 * PART_ROWS)
         data.loc[::97, "text"] = "bad one"

@@ -40,6 +40,7 @@ def test_a_batch_that_would_not_fit_into_memory_is_not_tried() -> None:
     assert 8 <= largest[0] < 512, "rows of a MiB each, and 200 MiB to go"
 
 
+@pytest.mark.long
 def test_out_of_memory_with_a_fixed_number_of_rows_leaves_the_search_alone() -> None:
     def small(rows: list[int]) -> list[int]:
         if len(rows) > 2:

@@ -278,6 +278,7 @@ def test_a_query_where_nothing_is_embedded_is_one_line_and_exit_code_2(tmp_path)
         assert len(done.output.splitlines()) == 1
 
 
+@pytest.mark.long
 def test_it_runs_as_a_file_and_gathers_the_same_twice(tmp_path):
     command = [sys.executable, str(ROOT / "pipelines" / "docsearch.py"), "--gather-only", "--limit", "50"]
     seen = []

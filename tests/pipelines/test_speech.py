@@ -36,6 +36,7 @@ def lab():
         yield made
 
 
+@pytest.mark.long
 def test_a_sound_by_its_path_becomes_an_answer_and_the_models_run_where_a_gpu_is_declared(
     place, lab, monkeypatch
 ):

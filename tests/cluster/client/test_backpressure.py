@@ -228,6 +228,7 @@ print(len([handle.result(100) for handle in handles]), flush=True)
 """
 
 
+@pytest.mark.long
 def test_clients_that_stand_still_with_a_backlog_get_no_turn_until_they_go_on(stage):
     """There is room for two envelopes, and each of the three has much to send."""
 

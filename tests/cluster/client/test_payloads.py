@@ -93,6 +93,7 @@ def test_large_inputs_leave_nothing_on_the_cluster(lab):
     assert gc.isenabled()
 
 
+@pytest.mark.long
 def test_a_large_input_that_a_stopped_worker_takes_too_late_stays_nowhere(monkeypatch):
     """It is sent to another one meanwhile; the scheduler hands over what it was asked to in any case."""
 

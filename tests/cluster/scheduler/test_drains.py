@@ -70,6 +70,7 @@ def test_a_worker_that_dies_while_it_is_drained_is_not_started_again(stage):
         assert {handle.result(LIMIT).node_id for handle in running} == {"b"}
 
 
+@pytest.mark.long
 def test_one_that_is_stopped_stays_where_it_has_data_and_goes_where_it_has_none():
     with laboratory(named("ab"), heartbeat_timeout="2s") as lab:
         data, pid = held(lab, "a"), lab.pid_of("a")
@@ -116,6 +117,7 @@ def test_a_range_is_cordoned_at_once_for_those_that_come_too_and_is_drained_at_o
         assert names(lab) == set()
 
 
+@pytest.mark.long
 def test_a_worker_whose_connection_broke_comes_back_and_one_that_was_retired_does_not(tmp_path):
     with commands(tmp_path) as start:
         address = start("scheduler", "--port", "0", "--dashboard", "none").address()

@@ -83,6 +83,7 @@ def test_a_poisonous_request_is_stopped_after_three_deaths_on_workers_with_two_t
         assert over(lab)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("idempotent", "runs"), [(True, 3), (False, 1)])
 def test_a_large_poisonous_input_is_stopped_as_any_other(four, stage, idempotent, runs):
     """It lies on the worker that dies of it: Dask forgets the envelope together with it."""
@@ -198,6 +199,7 @@ def test_large_inputs_that_were_sent_ahead_to_a_worker_that_dies_are_answered_el
 # ---------------------------------------------------------------- workers leave
 
 
+@pytest.mark.long
 def test_a_worker_that_is_retired_loses_nothing_and_uses_no_try(stage):
     with laboratory(named("abc")) as lab:
         spec = stage.model()

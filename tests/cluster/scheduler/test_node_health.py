@@ -237,6 +237,7 @@ def test_large_inputs_that_were_sent_ahead_to_a_worker_that_falls_silent_are_ans
     assert over(pair)
 
 
+@pytest.mark.long
 def test_a_clock_that_is_set_makes_nobody_silent(pair, stage, monkeypatch):
     """As when a laptop wakes up; the clocks of the scheduler are in this process."""
     spec, ahead = stage.model(), [0.0]
@@ -258,6 +259,7 @@ def test_a_clock_that_is_set_makes_nobody_silent(pair, stage, monkeypatch):
         assert not pair.info()["silent"]
 
 
+@pytest.mark.long
 def test_where_only_silent_nodes_could_do_it_all_that_wait_end_together(stage):
     """Also those that ran there, wait to run elsewhere, or have not left yet."""
     patience = 5.0

@@ -283,6 +283,7 @@ def test_a_node_that_is_uncordoned_while_it_is_drained_stays(pair, stage):
     assert names(pair) == {"a", "b"}
 
 
+@pytest.mark.long
 def test_an_embedded_worker_that_was_drained_is_not_started_again():
     with af.connect(workers=2, threads_per_worker=1) as flow:
         cluster = flow._connection.cluster

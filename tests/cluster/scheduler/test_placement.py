@@ -160,6 +160,7 @@ def test_a_paused_worker_gets_nothing_and_works_off_what_waited_when_it_goes_on(
         spec = echo()
         assert lab.flow.submit(spec, [0]).result(LIMIT).outputs == [0]
         lab.client.run(pause, status="paused")
+        until(lambda: lab.status_of("only") == "paused")  # the scheduler knows it a moment later
         handle = lab.flow.submit(spec, [1])
         lab.until(lambda info: info["parked"] == 1)
         lab.client.run(pause, status="running")
