@@ -57,18 +57,17 @@ class Lab:
             try:
                 self.client.wait_for_workers(count, timeout=LIMIT)
             except TimeoutError as error:
-                raise AssertionError(self.nannies()) from error
+                raise AssertionError(self.programs()) from error
         assert not self.client.sync(self.client.scheduler.altlas_ready, timeout=LIMIT)
 
     def await_nannies(self):
         """Wait until all nannies know that their workers run: Dask starts none again that dies before."""
         self.client.run(nanny_runs, nanny=True)
 
-    def nannies(self):
-        """By name of worker: what its nanny is, what the process is to it, and its id."""
+    def programs(self):
+        """By name of worker: what its program is, and how it ended."""
         return {
-            name: (nanny.status.name, getattr(nanny.process, "status", None), nanny.pid)
-            for name, nanny in self.cluster.workers.items()
+            name: (program.status.name, program.exit_code) for name, program in self.cluster.workers.items()
         }
 
     def await_host(self, name):

@@ -371,6 +371,8 @@ def test_a_lock_has_a_digest_and_what_cannot_be_told_has_a_new_one_each_time() -
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(tmp_path))
+    # what is written anew within a second, and as long, would be taken from its bytecode
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     package = tmp_path / "own_helpers"
     package.mkdir()
     (package / "__init__.py").write_text("from own_helpers import deep\nother = 1\n")
