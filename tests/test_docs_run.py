@@ -32,7 +32,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md",
-    "docs/composition.md",
+    pytest.param("docs/composition.md", marks=pytest.mark.long),
     pytest.param("docs/models.md", marks=pytest.mark.long),
     "docs/selection.md",
 )

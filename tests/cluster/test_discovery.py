@@ -82,6 +82,7 @@ def test_a_worker_finds_a_scheduler_that_was_started_again(name):
             assert flow.submit(model(echo), 1).result(LIMIT).node_id == "w"
 
 
+@pytest.mark.long
 def test_a_worker_that_comes_before_its_scheduler_waits_for_it(name):
     command = ["worker", "--discover", "--cluster", name, "--name", "w", "--nthreads", "1"]
     started = subprocess.Popen(

@@ -70,6 +70,7 @@ def test_of_requests_that_are_over_the_scheduler_keeps_a_bounded_number(lab, mod
     assert lab.info()["faults"] == 0
 
 
+@pytest.mark.long
 def test_what_is_not_ours_stays_as_dask_keeps_it(lab, model):
     with dask.annotate(span={"name": ("theirs",), "ids": ("theirs",)}):
         futures = [lab.client.submit(echo, [i], pure=False, key=f"theirs-{i}") for i in range(3)]

@@ -137,7 +137,16 @@ def test_dasks_own_operations_that_change_the_cluster_are_for_operators(cluster,
                 forbidden()
 
 
-@pytest.mark.parametrize("name", ["client", "operator", "other", "old", None])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "client",
+        "operator",
+        pytest.param("other", marks=pytest.mark.long),
+        pytest.param("old", marks=pytest.mark.long),
+        None,
+    ],
+)
 def test_no_worker_joins_without_a_nodes_certificate(cluster, pki, tmp_path, name):
     """Tried with Dask's own worker: it knows nothing of roles."""
     address = cluster if name else cluster.replace("tls://", "tcp://")

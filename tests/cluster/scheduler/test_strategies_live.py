@@ -280,12 +280,12 @@ def slowly(seconds):
     ("part", "method", "seconds"),
     [
         ("placer", "place_if_ready", 0.01),
-        ("placer", "follow", 0.01),
-        ("placer", "began", 0.01),
-        ("placer", "done", 0.01),
+        pytest.param("placer", "follow", 0.01, marks=pytest.mark.long),
+        pytest.param("placer", "began", 0.01, marks=pytest.mark.long),
+        pytest.param("placer", "done", 0.01, marks=pytest.mark.long),
         ("lessor", "sent", 0.01),
-        ("lessor", "ended", 0.01),
-        ("lessor", "report", 3.0),
+        pytest.param("lessor", "ended", 0.01, marks=pytest.mark.long),
+        pytest.param("lessor", "report", 3.0, marks=pytest.mark.long),
     ],
 )
 def test_a_fault_of_the_plugin_is_counted_and_never_changes_an_answer(part, method, seconds):
