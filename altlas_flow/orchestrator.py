@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from altlas_flow.awaited import AwaitedOperations
+from altlas_flow.choices import Selected
 from altlas_flow.cluster.client.handle import Handle, Handles
 from altlas_flow.errors import AltlasError, BadRequest, ConnectError
 from altlas_flow.flow import Flow, connect
@@ -20,7 +21,11 @@ from altlas_flow.records.request import seconds
 
 if TYPE_CHECKING:
     from altlas_flow.parallel.responses import Responses
-    from altlas_flow.records import DistributionStrategy, InferenceResponse
+    from altlas_flow.records import (
+        AdvancedModelSelectionStrategy,
+        DistributionStrategy,
+        InferenceResponse,
+    )
 
 _Step = Literal["start", "stop"]
 
@@ -295,7 +300,41 @@ class DistributedModelOrchestrator(AwaitedOperations):
 
 
 class EnhancedModelOrchestrator(DistributedModelOrchestrator):
-    """A `DistributedModelOrchestrator` that also races models."""
+    """A `DistributedModelOrchestrator` that also races models, and chooses among them."""
+
+    async def select_models_advanced(
+        self,
+        task_type: str,
+        strategy: AdvancedModelSelectionStrategy | str = "HYBRID",
+        context: Mapping[str, Any] | None = None,
+        top_k: int = 1,
+        **options: Any,
+    ) -> Selected:
+        """Choose models for a task.
+
+        Parameters
+        ----------
+        task_type : str
+        strategy : AdvancedModelSelectionStrategy or str
+        context : mapping, optional
+            What is known of the input.
+        top_k : int
+            Models at most.
+        **options
+            Those of `Flow.select`.
+
+        Returns
+        -------
+        Selected
+            A list of ids, the first of which was drawn, with ``.decision``.
+
+        Raises
+        ------
+        NothingServes, NoModelFits, FeatureError, SelectionError
+        """
+        flow = await self._started()
+        options = {"strategy": strategy, "context": context, "top_k": top_k, **options}
+        return Selected(await asyncio.to_thread(flow.select, task_type, **options))
 
     async def run_optimized_parallel_inference(
         self,
@@ -354,7 +393,7 @@ def _is_open(flow: Flow) -> bool:
     return True
 
 
-async def _prepare(flow: Flow, requests: Iterable[InferenceRequest]) -> dict[str, AltlasError]:
+async def _prepare(flow: Flow, requests: Sequence[InferenceRequest]) -> dict[str, AltlasError]:
     """Look up the models that need a trip to the scheduler, in a thread; what is wrong with some."""
     missing: dict[str, AltlasError] = {}
     for model in {getattr(request, "model_id", None) for request in requests}:
@@ -363,6 +402,14 @@ async def _prepare(flow: Flow, requests: Iterable[InferenceRequest]) -> dict[str
                 await asyncio.to_thread(flow.prepare, model)
             except AltlasError as error:
                 missing[model] = error
+    tasks = {
+        request.task_type
+        for request in requests
+        if isinstance(request, InferenceRequest) and request.model_id is None and request.task_type
+    }
+    for task in tasks:
+        with suppress(AltlasError):  # each of its requests says it
+            await asyncio.to_thread(flow.prepare_task, task)
     return missing
 
 

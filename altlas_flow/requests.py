@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, overload
 
+from altlas_flow.choices import CHOOSE, Choices
 from altlas_flow.cluster.client.catalog import Catalog
 from altlas_flow.cluster.client.handle import Handle, Handles
 from altlas_flow.cluster.client.hedging import Hedges
@@ -16,14 +17,14 @@ from altlas_flow.models.spec import ModelSpec, import_object
 from altlas_flow.pipeline.handle import PipelineHandle, PipelineHandles
 from altlas_flow.pipeline.pipeline import Pipeline, as_pipeline
 from altlas_flow.pipelines import Pipelines
-from altlas_flow.records import InferenceRequest, RetryPolicy
+from altlas_flow.records import Decision, InferenceRequest, RetryPolicy
 from altlas_flow.records.request import seconds
 
 if TYPE_CHECKING:
     from altlas_flow.pipeline.handle import PipelineHandle
 
 
-class Requests(Pipelines):
+class Requests(Pipelines, Choices):
     """Sends requests; a `Flow` is one."""
 
     _transport: Transport
@@ -35,14 +36,16 @@ class Requests(Pipelines):
 
     @overload
     def submit(
-        self, model: str | ModelSpec | InferenceRequest, inputs: Any = None, **options: Any
+        self, model: str | ModelSpec | InferenceRequest | None = None, inputs: Any = None, **options: Any
     ) -> Handle: ...
 
     def submit(
         self,
-        model: Any,
+        model: Any = None,
         inputs: Any = None,
         *,
+        task: str | None = None,
+        choose: Mapping[str, Any] | None = None,
         strategy: Any = None,
         priority: int = 0,
         deadline: float | str | timedelta | None = None,
@@ -66,6 +69,11 @@ class Requests(Pipelines):
         inputs : Any
             One input, or a list of them. A `File` is read here, unless it is ``on_worker``; for tasks on
             sounds and images a plain text is the path of one.
+        task : str, optional
+            In the place of `model`: one of those that serve it is chosen, as by `select`; the handle has the
+            ``decision``, whose id is that of the request.
+        choose : mapping, optional
+            With `task`: what `select` takes beside the inputs, such as ``{"context": {"language": "en"}}``.
         strategy : str, DistributionStrategy or callable, optional
             Which node shall do it; by default the setting ``altlas.default-distribution-strategy``. A
             callable ``(request, nodes) -> ranked nodes`` runs on the scheduler.
@@ -97,6 +105,12 @@ class Requests(Pipelines):
         UnknownModel, ParameterError, BadRequest, FileRefused, SourceError, Overloaded, ClusterLost
         """
         self._check_open()
+        decision: Decision | None = None
+        if task is not None or choose is not None:
+            if model is not None or task is None:
+                raise BadRequest("submit takes a model, or task= (and choose=): give one of them")
+            decision = self.select(task, inputs, **_options(choose))
+            model = decision.model
         if (pipeline := as_pipeline(model)) is not None:
             if (strategy, retry, validator, parameters) != (None, None, None, None):
                 raise BadRequest(
@@ -134,9 +148,16 @@ class Requests(Pipelines):
             idempotent=idempotent,
         )
         given = read_inputs(spec, inputs, self._transport.settings)
-        return self._transport.submit(
-            lane, given, deadline=within, retry=retry, idempotent=idempotent, hedge=hedge
+        handle = self._transport.submit(
+            lane,
+            given,
+            request_id=None if decision is None else decision.id,
+            deadline=within,
+            retry=retry,
+            idempotent=idempotent,
+            hedge=hedge,
         )
+        return handle if decision is None else self._decided(handle, decision)
 
     @overload
     def submit_many(
@@ -270,9 +291,13 @@ class Requests(Pipelines):
         return handles
 
     def _submit(self, request: InferenceRequest, strategy: Any = None) -> Handle:
-        if request.model_id is None:
-            raise BadRequest(f"request {request.request_id} names no model: give model_id")
-        spec = self._find(request.model_id)
+        decision, model = None, request.model_id
+        if model is None:
+            if request.task_type is None:
+                raise BadRequest(f"request {request.request_id} names no model: give model_id, or task_type")
+            decision = self.select(request.task_type, request.inputs, id=request.request_id)
+            model = decision.model
+        spec = self._find(model)
         lane = self._transport.lane(
             spec,
             request.parameters,
@@ -281,7 +306,7 @@ class Requests(Pipelines):
             validator=_named(request.validator),
             idempotent=request.idempotent,
         )
-        return self._transport.submit(
+        handle = self._transport.submit(
             lane,
             read_inputs(spec, request.inputs, self._transport.settings),
             request_id=request.request_id,
@@ -291,6 +316,7 @@ class Requests(Pipelines):
             hedge=request.hedge,
             metadata=request.metadata,
         )
+        return handle if decision is None else self._decided(handle, decision)
 
 
 def _seconds(deadline: float | str | timedelta) -> float:
@@ -299,6 +325,14 @@ def _seconds(deadline: float | str | timedelta) -> float:
     except ValueError as error:
         text = f'deadline={deadline!r}: {error}: give seconds above 0, such as 0.5 or "300ms"'
         raise BadRequest(text) from error
+
+
+def _options(choose: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if choose is None:
+        return {}
+    if not isinstance(choose, Mapping) or not set(choose) <= CHOOSE:
+        raise BadRequest(f"choose={choose!r}: give a mapping of {', '.join(sorted(CHOOSE))}")
+    return choose
 
 
 def _named(validator: Any) -> Any:

@@ -115,6 +115,7 @@ def samples() -> list[errors.AltlasError]:
         errors.NodeLost: ("gpu-1", "died", (0, 3), (0, 1, 3)),
         errors.NoEligibleNode: ("minilm", {"node": "no\nGPU"}),
         errors.NoModelFits: ("summarise", {"large": "too\nslow"}),
+        errors.NothingServes: ("sumarise", ("summarise", "a\ntask")),
         errors.NoQuorum: (1, 2, {"minilm": "no\ntime"}),
         errors.Uncombinable: (("minilm", "bge"), "text\nand a number"),
         errors.NodeFault: ("gpu-1", "out of\nmemory"),

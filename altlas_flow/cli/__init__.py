@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from altlas_flow._version import __version__
-from altlas_flow.cli import certs, jobs, operations, pipelines, serve
+from altlas_flow.cli import certs, jobs, operations, pipelines, selection, serve
 
 
 @click.group(name="altlas", context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,6 +31,8 @@ for command in (
     operations.unload,
     operations.tasks,
     operations.cancel,
+    selection.select,
+    selection.replay,
     certs.certs,
 ):
     cli.add_command(command)

@@ -34,6 +34,7 @@
     ├── PipelineError            a pipeline cannot be run as it is written
     ├── SelectionError           what was asked of a selector, or told to it, is wrong
     │   ├── FeatureError         a feature of an input cannot be used
+    │   ├── NothingServes        no model does that task
     │   ├── NoModelFits          every model is excluded: it says by what
     │   ├── ReplayError          a log of decisions cannot be replayed
     │   ├── StateError           what was learned cannot be read
@@ -121,6 +122,7 @@ from altlas_flow.errors.requests import (
 from altlas_flow.errors.selection import (
     FeatureError,
     NoModelFits,
+    NothingServes,
     ReplayError,
     SelectionError,
     StateError,
@@ -158,6 +160,7 @@ __all__ = [
     "NodeFault",
     "NodeLost",
     "NothingPredicted",
+    "NothingServes",
     "OutputError",
     "OutputLocked",
     "OutputMismatch",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 
 from altlas_flow.errors.base import AltlasError
-from altlas_flow.errors.words import one_line
+from altlas_flow.errors.words import names, one_line
 
 
 class SelectionError(AltlasError):
@@ -54,6 +55,30 @@ class NoModelFits(SelectionError):
         said = "; ".join(f"{model}: {one_line(reason, 200)}" for model, reason in list(self.why.items())[:8])
         why = said or "there is none"
         return f"no model can be chosen for {self.task!r} ({why}): ask for less, or add models"
+
+
+class NothingServes(SelectionError):
+    """No model of the catalog does a task.
+
+    Parameters
+    ----------
+    task : str
+        What was asked for.
+    known : sequence of str
+        The tasks that models do.
+    """
+
+    def __init__(self, task: str, known: Iterable[str] = ()) -> None:
+        self.task, self.known = task, tuple(known)
+        super().__init__(task, self.known)
+
+    def text(self) -> str:
+        near = difflib.get_close_matches(self.task, self.known, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        return (
+            f"no model serves the task {self.task!r} (served: {names(self.known)}{meant}): register a "
+            "ModelSpec with serves=(...), or with that task"
+        )
 
 
 class StateError(SelectionError):

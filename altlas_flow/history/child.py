@@ -1,12 +1,14 @@
-"""The keeper as its owner sees it: a program with two pipes, to which nobody ever waits to write."""
+"""A program as its owner sees it, the keeper's or another: two pipes, to which nobody ever waits to write."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import select
 import subprocess
 import sys
+import time
 from collections import deque
 
 from altlas_flow.history.frames import CHUNK, Message, Unpacker
@@ -18,7 +20,14 @@ END_LIMIT = 5.0
 
 
 class Child:
-    """Starts the keeper of a file; for one thread.
+    """Starts the program of a file; for one thread.
+
+    Parameters
+    ----------
+    path : str
+        What the program is told.
+    module : str
+        The program.
 
     Attributes
     ----------
@@ -34,10 +43,10 @@ class Child:
         Where no program can be started.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, module: str = "altlas_flow.history.keeper") -> None:
         self._process = subprocess.Popen(
             # -P: as its owner finds modules, which is said below, and not in the working directory first
-            [sys.executable, "-P", "-m", "altlas_flow.history.keeper", path],
+            [sys.executable, "-P", "-m", module, path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -97,6 +106,22 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+    def finish(self, last: bytes) -> int:
+        """Send what is left and a last message, and wait until it has ended; its exit code.
+
+        For the end only: this waits to write, for `END_LIMIT` at most.
+        """
+        self.send(last)
+        ends = time.monotonic() + END_LIMIT
+        while self._unsent and time.monotonic() < ends:
+            select.select([], [self.requests], [], max(0.0, ends - time.monotonic()))
+            self.flush()
+        while time.monotonic() < ends:
+            ready, _, _ = select.select([self.replies], [], [], max(0.0, ends - time.monotonic()))
+            if ready and self.receive() is None:
+                break
+        return self.end()
 
     def leave(self) -> None:
         """Close the pipes: it writes what it has, and ends by itself."""

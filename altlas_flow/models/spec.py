@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -36,6 +37,10 @@ UNSAFE = ("pickle", "remote-code")
 _NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 #: Names of files of scikit-learn's; its runtime says what to do about those that are pickles.
 _ESTIMATORS = (".skops", ".pkl", ".pickle", ".joblib")
+#: Fields that change neither answers nor places.
+_NO_RECIPE = {"id", "memory", "batch", "code", "validator", "serves", "specialities", "declared"}
+#: What may be declared, and at most.
+_DECLARED = {"quality": 1.0, "latency": math.inf, "cost": math.inf}
 #: Begins a validator that is sent by value.
 BY_VALUE = "by-value:"
 
@@ -85,6 +90,14 @@ class ModelSpec(BaseModel):
     validator : str or callable, optional
         Of each answer: ``"package.module:name"`` of a callable (False or an error: not valid) or a pydantic
         model; or one of these itself, which is sent by value. An answer that does not pass is a failed try.
+    serves : tuple of str
+        Tasks that it can do beside `task`, by names of your own: a selector chooses among those that serve
+        one.
+    specialities : tuple of str
+        Kinds of these tasks that it is made for: ``("legal", "de")``.
+    declared : dict of str to float
+        What a selector begins from: ``quality`` (0 to 1), ``latency`` (seconds) and ``cost`` of a request,
+        which also is what each one is taken to cost.
     device : str
         ``auto``: CUDA where the spec asks for a GPU (without a cluster: where there is one).
     allow : tuple of str
@@ -119,6 +132,11 @@ class ModelSpec(BaseModel):
     labels: dict[str, str] = Field(default={}, description='values by name such as {"zone": "a"}')
     validator: str | None = None
     memory: int | None = Field(default=None, ge=0, description="bytes of at least 0")
+    serves: tuple[str, ...] = Field(default=(), description='names of tasks such as ("summarise",)')
+    specialities: tuple[str, ...] = Field(default=(), description='kinds of a task such as ("legal",)')
+    declared: dict[str, float] = Field(
+        default={}, description='figures such as {"quality": 0.8, "latency": 0.2, "cost": 0.01}'
+    )
     device: str = "auto"
     allow: tuple[Literal["pickle", "remote-code"], ...] = ()
     code: str | None = None
@@ -191,7 +209,26 @@ class ModelSpec(BaseModel):
             # as for a callable as source: with any error
             raise ValueError(f"the validator cannot be sent to a worker: {one_line(error)}") from error
 
-    @field_validator("options", "parameters", "outputs", "resources", "labels")
+    @field_validator("serves", "specialities", mode="before")
+    @classmethod
+    def _take_names(cls, value: Any) -> Any:
+        names = (value,) if isinstance(value, str) else tuple(value)
+        if not all(isinstance(name, str) and name for name in names):
+            raise ValueError("that is no name")
+        return names
+
+    @field_validator("declared")
+    @classmethod
+    def _check_declared(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, number in value.items():
+            if name not in _DECLARED:
+                raise ValueError(f"{name!r} cannot be declared: there are {', '.join(_DECLARED)}")
+            if not 0.0 <= number <= _DECLARED[name] or math.isinf(number):
+                most = " to 1" if name == "quality" else ""
+                raise ValueError(f"{name} is declared as {number!r}: a number from 0{most} is needed")
+        return value
+
+    @field_validator("options", "parameters", "outputs", "resources", "labels", "declared")
     @classmethod
     def _freeze(cls, value: Any, info: ValidationInfo) -> Any:
         return None if value is None else plain(value, str(info.field_name))
@@ -224,9 +261,10 @@ class ModelSpec(BaseModel):
     def fingerprint(self) -> str:
         """Hexadecimal digest (64 digits) of what decides how the model answers and where it may run.
 
-        The id, the memory, the batch size and the validator are left out: they change neither.
+        The id, the memory, the batch size, the validator and what a selector is told are left out: they
+        change neither.
         """
-        fields = self.model_dump(mode="json", exclude={"id", "memory", "batch", "code", "validator"})
+        fields = self.model_dump(mode="json", exclude=_NO_RECIPE)
         if not self.labels:
             del fields["labels"]  # so that what was computed before there were labels is not stale
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
@@ -248,6 +286,11 @@ class ModelSpec(BaseModel):
 
     def __hash__(self) -> int:
         return hash((self.id, self.fingerprint))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What it does: its `task`, and what it serves beside that."""
+        return tuple(dict.fromkeys((*([self.task] if self.task else ()), *self.serves)))
 
     @property
     def needs_gpu(self) -> bool:

@@ -72,7 +72,13 @@ def shares(snapshot: Snapshot, expected: Expected, goal: Goal, terms: Terms, abl
     else:
         found[int(np.argmax(np.where(able, value, -np.inf)))] = 1.0
     verdict = snapshot.verdict
-    if verdict is not None and not verdict.trusted and able[verdict.best] and not _budgeted(goal):
+    if (
+        verdict is not None
+        and not verdict.trusted
+        and able[verdict.best]
+        and goal.aims == snapshot.aims  # it says nothing of other aims
+        and not _budgeted(goal)
+    ):
         found *= UNPROVEN if terms.explore > 0.0 else 0.0
         found[verdict.best] += 1.0 - found.sum()
     if terms.explore <= 0.0:

@@ -42,6 +42,11 @@ class Goal:
     said: tuple[str, ...] = field(default=(), compare=False)
 
     @property
+    def aims(self) -> tuple[float, ...]:
+        """The weights of quality, latency and cost."""
+        return self.quality, self.latency, self.cost
+
+    @property
     def constrained(self) -> bool:
         """Whether anything must hold."""
         return math.isfinite(self.latency_limit) or math.isfinite(self.cost_limit) or self.quality_limit > 0.0

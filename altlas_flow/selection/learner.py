@@ -278,6 +278,7 @@ class Learner:
             tries,
             self.verdict,
             tuple(self.noted.values()),
+            self.goal.aims,
         )
 
     def _ratios(self, arm: int, places: Ints, values: Floats, weights: Floats, found: Blend) -> Floats:

@@ -7,25 +7,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 
 from altlas_flow.errors import SelectionError, StateError, UnknownDecision
 from altlas_flow.records.decision import AdvancedModelSelectionStrategy, Decision
 from altlas_flow.selection import keep
-from altlas_flow.selection.deciding import Terms, decide
-from altlas_flow.selection.features import Known, known
+from altlas_flow.selection.chooser import Chooser
+from altlas_flow.selection.features import known
 from altlas_flow.selection.goal import Goal, goal_of
 from altlas_flow.selection.learner import Arm, Learner
-from altlas_flow.selection.pacing import Budget, Promise
 
 #: The least part of all decisions that goes to models by chance.
 EXPLORE = 0.01
 #: Outcomes after which the means are taken in; the rest is when there is a tenth more of it.
 EVERY = 8
-#: Decisions that wait for an outcome.
-OPEN = 100_000
 
 
 class Selector:
@@ -77,14 +73,27 @@ class Selector:
             raise SelectionError("there are no models to choose from: name one at least")
         if len({arm.id for arm in arms}) < len(arms):
             raise SelectionError("a model is named twice: name each once")
-        self.task, self.strategy, self.explore = task, strategy_of(strategy), explore_of(explore)
-        self.goal: Goal = goal_of(weights, constraints)
-        self.learner = Learner(self.goal, seed=seed)
+        goal = goal_of(weights, constraints)
+        self.learner = Learner(goal, seed=seed)
         self.learner.admit(arms)
-        self._rng, self._clock = np.random.default_rng([seed, 1]), clock
-        self._budget, self._promise = Budget(self.goal.cost_limit), Promise(self.goal.late)
-        self._open: dict[str, tuple[str, float]] = {}  # id -> its model, and what it was expected to cost
+        rng = np.random.default_rng([seed, 1])
+        self._chooser = Chooser(task, goal, strategy_of(strategy), explore_of(explore), rng, clock)
         self._waiting = 0
+
+    @property
+    def task(self) -> str:
+        """What its models do."""
+        return self._chooser.task
+
+    @property
+    def strategy(self) -> AdvancedModelSelectionStrategy:
+        """How it chooses."""
+        return self._chooser.strategy
+
+    @property
+    def goal(self) -> Goal:
+        """What it aims at."""
+        return self._chooser.goal
 
     def ask(
         self, context: Mapping[str, Any] | None = None, *, able: Sequence[str] | None = None, top: int = 1
@@ -111,28 +120,8 @@ class Selector:
             if able is None
             else {name: "it is not to be had" for name in self.learner.arms if name not in able}
         )
-        terms = Terms(
-            self.strategy,
-            explore=self.explore,
-            price=self._budget.price,
-            room=self._budget.room(),
-            late=self._promise.allowed,
-            excluded=out,
-            pareto=self.strategy is AdvancedModelSelectionStrategy.MULTI_OBJECTIVE,
-        )
-        number = UUID(bytes=self._rng.bytes(16), version=4)
-        decision = decide(
-            self.learner.snapshot,
-            features,
-            self.goal,
-            terms,
-            id=f"{self.task}-{number.hex}",
-            task=self.task,
-            made=self._clock(),
-            draw=float(self._rng.random()),
-            top=top,
-        )
-        self._chosen(decision, features)
+        decision = self._chooser.choose(self.learner.snapshot, features, top=top, excluded=out)
+        self.learner.decided(decision.id, decision.model, decision.propensity, features)
         return decision
 
     def tell(
@@ -169,12 +158,7 @@ class Selector:
         values = checked(quality, latency, cost, failed)
         if not self.learner.told(id, values):
             raise UnknownDecision(id)
-        model, expected = self._open.get(id, ("", math.nan))
-        if cost is not None and not math.isnan(expected):
-            self._budget.corrected(expected, cost)
-            self._open[id] = (model, cost)
-        if latency is not None:
-            self._promise.ended(latency > self.goal.latency_limit)
+        self._chooser.ended(id, latency=latency, cost=cost)
         self._waiting += 1
         if self._waiting >= (EVERY if len(self.learner.seen) > 20 * EVERY else 1):
             self._waiting = 0
@@ -187,17 +171,7 @@ class Selector:
         ------
         OSError
         """
-        budget, promise = self._budget, self._promise
-        more = {
-            "task": self.task,
-            "strategy": str(self.strategy),
-            "explore": self.explore,
-            "rng": self._rng.bit_generator.state,
-            "budget": [budget.price, budget.spent, budget.count],
-            "promise": [promise.allowed, promise.missed, promise.count],
-            "open": [[id, model, cost] for id, (model, cost) in self._open.items()],
-            "waiting": self._waiting,
-        }
+        more = {**self._chooser.state(), "waiting": self._waiting}
         keep.write(Path(path), keep.to_bytes(self.learner, more))
 
     @classmethod
@@ -212,38 +186,12 @@ class Selector:
         learner, more = keep.from_bytes(keep.read(Path(path)))
         made = cls.__new__(cls)
         try:
-            made.task, made.strategy, made.explore = (
-                more["task"],
-                strategy_of(more["strategy"]),
-                more["explore"],
-            )
-            made.learner, made.goal, made._clock = learner, learner.goal, clock
-            made._rng = np.random.default_rng()
-            made._rng.bit_generator.state = more["rng"]
-            made._budget, made._promise = Budget(made.goal.cost_limit), Promise(made.goal.late)
-            made._budget.price, made._budget.spent, made._budget.count = more["budget"]
-            made._promise.allowed, made._promise.missed, made._promise.count = more["promise"]
-            made._open = {id: (model, cost) for id, model, cost in more["open"]}
+            made.learner = learner
+            made._chooser = Chooser.of(more, learner.goal, clock)
             made._waiting = more["waiting"]
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"something of it is missing: {error!r}") from error
         return made
-
-    def _chosen(self, decision: Decision, features: Known) -> None:
-        self.learner.decided(decision.id, decision.model, decision.propensity, features)
-        estimates = {estimate.model: estimate for estimate in decision.estimates}
-        costs = [estimate.cost[0] for estimate in estimates.values() if estimate.cost is not None]
-        cost = estimates[decision.model].cost
-        expected = 0.0 if cost is None else cost[0]
-        if self._budget.bounded:
-            snapshot = self.learner.snapshot
-            values, _ = snapshot.plain().utility(self.goal)
-            apart = max(costs) - min(costs) if costs else 0.0
-            exchange = float(values.max() - values.min()) / apart if apart > 0 else 1.0
-            self._budget.chosen(expected, max(exchange, 1e-12))
-        self._open[decision.id] = (decision.model, expected)
-        while len(self._open) > OPEN:
-            del self._open[next(iter(self._open))]
 
     def __repr__(self) -> str:
         snapshot = self.learner.snapshot

@@ -43,6 +43,8 @@ class Snapshot:
         Of the guard; None where nothing can be said yet.
     noted : tuple of str
         What people should know: models that have changed.
+    aims : tuple of float
+        Weights of quality, latency and cost by which the guard has compared.
     """
 
     version: int
@@ -55,6 +57,7 @@ class Snapshot:
     tries: Floats
     verdict: Verdict | None = None
     noted: tuple[str, ...] = field(default=())
+    aims: tuple[float, ...] = (1.0, 0.0, 0.0)
 
     def expect(self, features: Known) -> Expected:
         """What is expected of all models for an input."""

@@ -30,6 +30,7 @@ def to_parts(snapshot: Snapshot) -> tuple[dict[str, Any], Arrays]:
         "wide": snapshot.columns.wide,
         "scales": dict(snapshot.scales),
         "noted": list(snapshot.noted),
+        "aims": list(snapshot.aims),
         "verdict": None if verdict is None else [verdict.best, verdict.gain, verdict.error, verdict.trusted],
         "blends": {},
     }
@@ -75,6 +76,7 @@ def from_parts(meta: dict[str, Any], arrays: Arrays) -> Snapshot:
             tries=arrays["tries"],
             verdict=None if verdict is None else Verdict(*verdict),
             noted=tuple(meta["noted"]),
+            aims=tuple(meta["aims"]),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise StateError(f"something of it is missing: {error!r}") from error

@@ -22,7 +22,7 @@ from distributed import Future
 
 from altlas_flow.cluster.client.streaming import Stream
 from altlas_flow.errors import AltlasError, BadRequest, RequestCancelled
-from altlas_flow.records import InferenceResponse, Trace, Try
+from altlas_flow.records import Decision, InferenceResponse, Trace, Try
 
 if TYPE_CHECKING:
     from altlas_flow.cluster.client.hedging import Hedged
@@ -50,6 +50,7 @@ class Handle:
         "_at",
         "_deadline",
         "_deaths",
+        "_decision",
         "_ended",
         "_error",
         "_final",
@@ -104,6 +105,7 @@ class Handle:
         self._idempotent = True
         self._hedged: Hedged | None = None  # where it may be sent a second time
         self._metadata: dict[str, Any] | None = None
+        self._decision: Decision | None = None  # where its model was chosen
 
     # -- what people ask ----------------------------------------------------------------------
 
@@ -128,6 +130,11 @@ class Handle:
     def tries(self) -> int:
         """How often it was tried, the present try included."""
         return len(self._tried or ()) + (self._final != ERROR and self._flight is not None)
+
+    @property
+    def decision(self) -> Decision | None:
+        """Why its model was chosen; None where the request named it."""
+        return self._decision
 
     def done(self) -> bool:
         """Whether it is completed, failed or cancelled."""
@@ -252,7 +259,9 @@ class Handle:
             refused = Counter(getattr(self._error, "reasons", {}).values())
             # of one that left, when it did; of one that never did, all its time
             held = (self._sent if flight is not None else self._ended) - self._submitted
-            trace = Trace.build(refused=dict(refused), held=held, tries=list(tried))
+            trace = Trace.build(
+                refused=dict(refused), held=held, tries=list(tried), notes=self._why_this_model()
+            )
             return InferenceResponse.build(
                 self.request_id,
                 self.model_id,
@@ -279,7 +288,11 @@ class Handle:
             batch=batch,
             envelope=flight.count,
             tries=tried,
-            notes=[*(placed.get("notes") or ()), *(self._hedged.notes() if self._hedged else ())],
+            notes=[
+                *self._why_this_model(),
+                *(placed.get("notes") or ()),
+                *(self._hedged.notes() if self._hedged else ()),
+            ],
         )
         return InferenceResponse.build(
             self.request_id,
@@ -295,6 +308,14 @@ class Handle:
             trace=trace,
             metadata=self._metadata,
         )
+
+    def _why_this_model(self) -> list[str]:
+        if self._decision is None:
+            return []
+        return [
+            f"chosen for {self._decision.task!r} with probability {self._decision.propensity:.3g}, "
+            f"on version {self._decision.version}"
+        ]
 
 
 class Handles(Sequence[Handle]):

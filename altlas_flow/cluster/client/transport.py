@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from distributed import Client
 
@@ -31,6 +31,9 @@ from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.records import RetryPolicy
 from altlas_flow.settings import Settings
+
+if TYPE_CHECKING:
+    from altlas_flow.cluster.client.choosing import Choosing
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ class Transport:
         self._lanes: dict[Any, Lane] = {}
         self._awake = self._closed = False
         self._process = os.getpid()
+        self._choosing: Choosing | None = None
         self._dispatch = Dispatch(self)
         self._call(self._begin)
 
@@ -210,6 +214,23 @@ class Transport:
             self._call(self._dispatch.unwanted, handle)
         return True
 
+    def choosing(self) -> Choosing:
+        """What chooses models for this client."""
+        with self._lock:
+            if self._choosing is None:
+                from altlas_flow.cluster.client.choosing import Choosing
+
+                self._choosing = Choosing(self)
+            return self._choosing
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send something to the plugin; on the client's event loop."""
+        self._dispatch.pulse.tell(message)
+
+    def start(self, work: Any) -> None:
+        """Have a coroutine run on the client's event loop, which calls this."""
+        self._dispatch._start(work)
+
     def when_over(self, handle: Handle, waiter: Any) -> bool:
         """Have `waiter` woken when the request is over; False where it is over already.
 
@@ -295,6 +316,8 @@ class Transport:
 
         def end() -> None:
             try:
+                if self._choosing is not None:
+                    self._choosing.flush()
                 self._dispatch.close(
                     ClusterLost("the flow was closed before the answer came: connect and ask again")
                 )

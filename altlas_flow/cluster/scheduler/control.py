@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Container, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distributed.comm.core import Comm
@@ -23,6 +24,7 @@ from altlas_flow.cluster.scheduler.admission import Admission, is_closed
 from altlas_flow.cluster.scheduler.catalog import SharedCatalog
 from altlas_flow.cluster.scheduler.guard import Guard, who_is
 from altlas_flow.cluster.scheduler.hearing import Hearing
+from altlas_flow.cluster.scheduler.learning import TAUGHT, Learning
 from altlas_flow.cluster.scheduler.lessor import Lessor
 from altlas_flow.cluster.scheduler.nodes import Nodes
 from altlas_flow.cluster.scheduler.placer import Placer
@@ -186,8 +188,17 @@ class ControlPlugin(SchedulerPlugin):
         scheduler.handlers["altlas_task"] = guard.everybody(self.tasks.get)
         scheduler.handlers["altlas_cancel_task"] = guard.everybody(self.tasks.cancel)
         scheduler.handlers["altlas_history"] = guard.everybody(self.tasks.read)
+        self._begin_learning(scheduler, settings.history)
         if registry.closed:
             await self.admission.evict_strangers()
+
+    def _begin_learning(self, scheduler: Scheduler, history: str | None) -> None:
+        """Which model to choose is learned for all clients together."""
+        self.learning = Learning(scheduler, self.catalog, self.placer, history, self.tasks.opened)
+        for name in ("choices", "feedback", "report", "decisions"):
+            operation = "altlas_learned" if name == "report" else f"altlas_{name}"
+            scheduler.handlers[operation] = self.guard.everybody(getattr(self.learning, name))
+        scheduler.stream_handlers[TAUGHT] = partial(self._guard, "what was told", self.learning.taught)
 
     def _refused(self, name: str, comm: Comm) -> None:
         who = who_is(comm)
@@ -204,10 +215,14 @@ class ControlPlugin(SchedulerPlugin):
         self.watchman.close()
         try:
             # it may have much to write, and the loop has connections to close
-            await asyncio.to_thread(self.tasks.close)
+            await asyncio.to_thread(self._close_files)
         except RuntimeError:
-            self.tasks.close()  # no new threads: the interpreter ends
+            self._close_files()  # no new threads: the interpreter ends
         self.audit.close()
+
+    def _close_files(self) -> None:
+        self.learning.close()
+        self.tasks.close()
 
     # -- what clients ask ---------------------------------------------------------------------
 

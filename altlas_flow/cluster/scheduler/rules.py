@@ -56,6 +56,7 @@ OF_CLIENTS = frozenset(
         *("publish_flush_batched_send", "queue-future-release", "queue_release"),
         *("variable-future-received-confirm", "variable_delete"),
         *("altlas-report", "altlas-cancel", "altlas-leave", "altlas-listen", "altlas-over", "altlas-told"),
+        "altlas-taught",
     }
 )
 

@@ -1,0 +1,272 @@
+"""`Choices`: the part of a `Flow` that chooses models for tasks, and learns from what comes of it."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from altlas_flow.cluster.client.handle import Handle
+from altlas_flow.cluster.client.transport import Transport
+from altlas_flow.errors import SelectionError, UnknownDecision
+from altlas_flow.models.spec import ModelSpec
+from altlas_flow.records import AdvancedModelSelectionStrategy, Decision, InferenceResponse
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from altlas_flow.selection.replay import Policy, Replay
+
+#: What `select` takes beside the task and the inputs, where a request is given to be chosen for.
+CHOOSE = frozenset({"context", "strategy", "weights", "constraints", "explore"})
+#: The least part of decisions that goes to models by chance.
+EXPLORE = 0.01
+#: Characters of a token, about.
+TOKEN = 4.0
+#: Feature that says which kind of its task an input is.
+SUBTYPE = "subtype"
+
+
+class Selected(list[str]):
+    """Ids of models, the first of which was drawn.
+
+    Attributes
+    ----------
+    decision : Decision
+        Why.
+    """
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.models)
+        self.decision = decision
+
+
+class Choices(ABC):
+    """Chooses among the models that serve a task; a `Flow` is one."""
+
+    _transport: Transport
+
+    @abstractmethod
+    def _check_open(self) -> None:
+        """Raise `ConnectError` where the flow is closed."""
+
+    @abstractmethod
+    def _find(self, model: str | ModelSpec) -> ModelSpec:
+        """The spec that is meant."""
+
+    def select(
+        self,
+        task: str,
+        inputs: Any = None,
+        *,
+        context: Mapping[str, Any] | None = None,
+        strategy: AdvancedModelSelectionStrategy | str = AdvancedModelSelectionStrategy.HYBRID,
+        weights: Mapping[str, float] | None = None,
+        constraints: Mapping[str, Any] | None = None,
+        explore: float = EXPLORE,
+        top_k: int = 1,
+        id: str | None = None,
+        record: bool = True,
+    ) -> Decision:
+        """Choose a model for a task, by what all clients have learned so far.
+
+        Parameters
+        ----------
+        task : str
+            What the models shall do: the ``task`` of their specs, or one that they ``serve``.
+        inputs : Any, optional
+            Its length is a feature, ``input_length`` in tokens (about), where the context does not say it.
+        context : mapping, optional
+            What is known of the input: numbers, words, and at most one vector. The word ``subtype`` says what
+            kind of the task it is: models with that speciality are preferred by HYBRID and SPECIALIZED.
+        strategy : AdvancedModelSelectionStrategy or str
+            HYBRID: specialities, constraints, then what is worth most for this input. SPECIALIZED: the same.
+            CONTEXT_AWARE: without specialities. MULTI_OBJECTIVE: without models that others are better than
+            in every respect. ADAPTIVE: whatever the input.
+        weights : mapping, optional
+            How much ``quality``, ``latency`` and ``cost`` count; the last two in units of what is usual.
+        constraints : mapping, optional
+            What must hold: ``{"latency_p95": "300ms", "cost_per_1k": 2.0, "quality": 0.8}``.
+        explore : float
+            The least part of decisions that goes to models by chance; 0: the best is taken.
+        top_k : int
+            Models that are named at most.
+        id : str, optional
+            Of the decision; by default a new one.
+        record : bool
+            False: only look; the decision is not logged, and nothing can be said of it.
+
+        Returns
+        -------
+        Decision
+            Its ``model`` was drawn; printed, it says why. Tell what came of it by `feedback`.
+
+        Raises
+        ------
+        NothingServes, NoModelFits, FeatureError, SelectionError, ClusterLost
+        """
+        from altlas_flow.selection.features import known
+        from altlas_flow.selection.goal import goal_of
+        from altlas_flow.selection.selector import explore_of, strategy_of
+
+        self._check_open()
+        if not isinstance(task, str) or not task:
+            raise SelectionError(f"task={task!r} is no name: give a text such as 'summarise'")
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+            raise SelectionError(f"top_k={top_k!r}: give a whole number of at least 1")
+        features = known(context)
+        length = length_of(inputs)
+        if length is not None:
+            features.setdefault("input_length", length)
+        subtype = features.get(SUBTYPE)
+        return self._transport.choosing().choose(
+            task,
+            features,
+            goal_of(weights, constraints),
+            strategy_of(strategy),
+            explore=explore_of(explore),
+            top=top_k,
+            id=id or os.urandom(16).hex(),
+            subtype=subtype if isinstance(subtype, str) else None,
+            record=record,
+        )
+
+    def feedback(
+        self,
+        what: Any,
+        score: float | None = None,
+        *,
+        cost: float | None = None,
+        latency: float | None = None,
+        failed: bool = False,
+    ) -> None:
+        """Say how good an answer was: in any order, hours late, twice, or never.
+
+        Parameters
+        ----------
+        what : str, Decision, InferenceResponse, Handle, or pandas.DataFrame
+            A decision or a response, or its id; a frame has the columns ``id`` and ``score``.
+        score : float, optional
+            0 to 1.
+        cost, latency : float, optional
+            Where they are others than what was recorded.
+        failed : bool
+            It gave no answer that can be used: a score of 0.
+
+        Raises
+        ------
+        UnknownDecision
+            Where a decision is not known, or none of the latest; what is known of the others is taken in.
+        SelectionError
+            Where a figure is out of range; then nothing is taken in.
+        """
+        from altlas_flow.selection.selector import checked
+
+        self._check_open()
+        if hasattr(what, "columns"):
+            if (score, cost, latency, failed) != (None, None, None, False):
+                raise SelectionError("a frame says all itself: leave the other arguments out")
+            outcomes = [(id, checked(value, None, None, False)) for id, value in _rows(what)]
+        else:
+            values = checked(score, latency, cost, failed)
+            if not values:
+                raise SelectionError("feedback says nothing: give a score from 0 to 1")
+            outcomes = [(_id_of(what), values)]
+        unknown = self._transport.choosing().feedback(outcomes)
+        if unknown:
+            raise UnknownDecision(unknown[0])
+
+    def models_report(self, task: str) -> pd.DataFrame:
+        """Of each model of a task: its share of the latest decisions, and what came of them.
+
+        Parameters
+        ----------
+        task : str
+
+        Returns
+        -------
+        pandas.DataFrame
+            By ``model``: ``decisions``, ``outcomes``, ``share``, ``latency_p50`` and ``latency_p95``
+            (seconds), ``errors``, ``cost`` and ``quality`` (means, with their standard errors as
+            ``cost_error`` and ``quality_error``).
+
+        Raises
+        ------
+        NothingServes, SelectionError, ClusterLost
+        """
+        import pandas as pd
+
+        self._check_open()
+        rows = self._transport.choosing().report(task)
+        columns = ["model", "decisions", "outcomes", "share", "latency_p50", "latency_p95", "errors"]
+        columns += ["cost", "cost_error", "quality", "quality_error"]
+        frame = pd.DataFrame(rows, columns=columns).set_index("model")
+        return frame.astype({name: "float64" for name in frame.columns if name not in columns[1:3]})
+
+    def replay(self, task: str, policy: Policy, *, objective: str = "quality") -> Replay:
+        """What another way of choosing would have got on the logged decisions of a task.
+
+        Parameters
+        ----------
+        task : str
+        policy : callable
+            Features and models -> the chance of each, such as `altlas_flow.selection.replay.always`.
+        objective : "quality", "latency" or "cost"
+            What is reckoned; decisions of which it is not known are left out.
+
+        Raises
+        ------
+        ReplayError, SelectionError, ClusterLost
+        """
+        from altlas_flow.learning.lessons import logged_of
+        from altlas_flow.selection.replay import replay
+
+        self._check_open()
+        return replay(logged_of(self._transport.choosing().decisions(task), objective), policy)
+
+    def prepare_task(self, task: str) -> None:
+        """Know what has been learned of a task, so that choosing makes no trip for a moment.
+
+        Raises
+        ------
+        NothingServes, SelectionError, ClusterLost
+        """
+        self._check_open()
+        for model in self._transport.choosing().models(task):
+            self._find(model)
+
+    def _decided(self, handle: Handle, decision: Decision) -> Handle:
+        """A request whose model was chosen: what comes of it is told."""
+        handle._decision = decision
+        self._transport.choosing().follow(handle, decision)
+        return handle
+
+
+def length_of(inputs: Any) -> float | None:
+    """Tokens of a text, or of the longest of several, about; None where there is no text."""
+    if isinstance(inputs, str):
+        return len(inputs) / TOKEN
+    if isinstance(inputs, Sequence) and inputs and all(isinstance(item, str) for item in inputs):
+        return max(map(len, inputs)) / TOKEN
+    return None
+
+
+def _id_of(what: Any) -> str:
+    if isinstance(what, Decision):
+        return what.id
+    if isinstance(what, (InferenceResponse, Handle)):
+        return what.request_id
+    if isinstance(what, str) and what:
+        return what
+    raise SelectionError(
+        f"a {type(what).__name__} is no decision: give a decision, a response, the id of one, or a frame"
+    )
+
+
+def _rows(frame: Any) -> list[tuple[str, float]]:
+    missing = [name for name in ("id", "score") if name not in frame.columns]
+    if missing:
+        raise SelectionError(f"the frame has no column {missing[0]!r}: give the columns 'id' and 'score'")
+    known = frame[["id", "score"]].dropna()
+    return [(_id_of(id), float(score)) for id, score in zip(known["id"], known["score"], strict=True)]

@@ -1,0 +1,236 @@
+"""The program that learns: ``python -m altlas_flow.learning.program PATH``.
+
+It reads frames from its standard input and answers on its standard output, as the keeper of the history
+does, and ends with its owner's pipe, after it has kept all that it got.
+
+=============================================  ====================================================
+to it
+=============================================  ====================================================
+``(LESSONS, number, [lesson, ...])``           keep these, and learn
+``(ASK, number, name, arguments)``             a question: ``admit``, ``told``, ``report`` or
+                                               ``decisions``
+``(CLOSE,)``                                   keep what there is, and end
+=============================================  ====================================================
+
+=============================================  ====================================================
+from it
+=============================================  ====================================================
+``(OPENED, said, fault)``                      the log is open, or cannot be
+``(SETTLED, number)``                          the lessons up to that number are kept
+``(SNAPSHOT, task, version, bytes)``           what has been learned
+``(ANSWER, number, value)``                    to a question
+``(REFUSED, number, text)``                    the question cannot be answered
+``(FAULT, text)``                              what went wrong
+=============================================  ====================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from altlas_flow.errors import SelectionError, describe
+from altlas_flow.history import frames
+from altlas_flow.history.frames import Message
+from altlas_flow.learning.book import Book
+from altlas_flow.learning.lessons import ARMS, TOLD, Lesson, checked
+from altlas_flow.learning.tutor import Tutor
+
+LESSONS, SETTLED, SNAPSHOT = "lessons", "settled", "snapshot"
+#: Seconds for which lessons are gathered before they are learned.
+GATHER = 0.2
+#: Seconds between two times that what was learned is kept.
+SAVE = 10.0
+#: How far it stands back behind requests.
+NICE = 5
+#: Lessons that a question gives at most.
+MOST = 200_000
+
+
+class Program:
+    """Does what messages say, in their order.
+
+    Parameters
+    ----------
+    path : str
+        Of the history file.
+    reply : callable
+        Takes messages to the owner.
+    clock : callable
+        Monotonic seconds.
+    seed : int
+    """
+
+    def __init__(
+        self,
+        path: str,
+        reply: Callable[[Message], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        seed: int = 0,
+    ) -> None:
+        self._reply, self._clock = reply, clock
+        self._book: Book | None = None
+        self._tutor, said, fault = Tutor(seed=seed), "", ""
+        try:
+            self._book = Book(path)
+            self._tutor, said = self._book.recall(seed)
+        except (OSError, sqlite3.Error) as error:
+            fault = f"{path}: {describe(error)}: what is learned is lost with the scheduler"
+        reply((frames.OPENED, said, fault))
+        for task, (version, data) in self._tutor.snapshots().items():
+            reply((SNAPSHOT, task, version, data))
+        self._learn_at: float | None = None
+        self._save_at: float | None = None
+
+    def take(self, message: Message) -> bool:
+        """Do what a message says; False where it was the end."""
+        kind, *rest = message
+        if kind == LESSONS:
+            number, lessons = rest
+            self._take(lessons)
+            self._reply((SETTLED, number))
+        elif kind == frames.ASK:
+            self._answer(*rest)
+        return bool(kind != frames.CLOSE)
+
+    def patience(self) -> float | None:
+        """Seconds until `work` is to be called; None where nothing waits."""
+        times = [at for at in (self._learn_at, self._save_at) if at is not None]
+        return max(0.0, min(times) - self._clock()) if times else None
+
+    def work(self) -> None:
+        """Learn, and keep what was learned, where it is time."""
+        now = self._clock()
+        if self._learn_at is not None and now >= self._learn_at:
+            self._learn()
+        if self._save_at is not None and now >= self._save_at:
+            self._save()
+
+    def close(self) -> None:
+        """Learn and keep what there is."""
+        if self._learn_at is not None:
+            self._learn()
+        if self._save_at is not None:
+            self._save()
+        if self._book is not None:
+            self._book.close()
+
+    def _take(self, lessons: Sequence[Any]) -> list[bool]:
+        """Keep lessons and learn them; of each, whether it said anything new."""
+        good: list[Lesson] = []
+        taken = []
+        for lesson in lessons:
+            new = False
+            try:
+                right = tuple(lesson) if lesson[0] == ARMS else checked(lesson)
+                new = self._tutor.take(right)
+                good.append(right)
+            except SelectionError as error:
+                self._reply((frames.FAULT, str(error)))
+            except Exception as error:
+                # what clients sent may be anything; it must not end what others learn
+                self._reply((frames.FAULT, f"a lesson could not be taken: {describe(error)}"))
+            taken.append(new)
+        if self._book is not None and good:
+            try:
+                self._book.append(good)
+            except (OSError, sqlite3.Error) as error:
+                text = f"{len(good)} lessons are not in the log: {describe(error)}"
+                self._reply((frames.FAULT, text))
+        if good and self._learn_at is None:
+            self._learn_at = self._clock() + GATHER
+        return taken
+
+    def _learn(self) -> None:
+        self._learn_at = None
+        for task, (version, data) in self._tutor.learn().items():
+            self._reply((SNAPSHOT, task, version, data))
+        if self._save_at is None:
+            self._save_at = self._clock() + SAVE
+
+    def _save(self) -> None:
+        self._save_at = None
+        if self._book is not None:
+            try:
+                self._book.save(self._tutor)
+            except OSError as error:
+                self._reply((frames.FAULT, f"what was learned could not be kept: {describe(error)}"))
+
+    def _answer(self, number: int, name: str, arguments: dict[str, Any]) -> None:
+        try:
+            value: Any
+            if name == "told":
+                value = self._told(**arguments)
+            elif name == "admit":
+                self._admit(**arguments)
+                value = None
+            elif name == "report":
+                value = self._tutor.report(**arguments)
+            elif name == "decisions":
+                value = [] if self._book is None else self._book.decisions(limit=MOST, **arguments)
+            else:
+                raise SelectionError(f"{name!r} is no question")
+            message = frames.ANSWER, number, value
+        except Exception as error:
+            message = (
+                frames.REFUSED,
+                number,
+                str(error) if isinstance(error, SelectionError) else describe(error),
+            )
+        self._reply(message)
+
+    def _admit(self, task: str, arms: list[list[Any]]) -> None:
+        """Models that serve a task; what is known of them is said at once."""
+        self._take([(ARMS, task, arms)])
+        self._learn()
+
+    def _told(self, outcomes: Sequence[tuple[str, dict[str, float]]]) -> list[str]:
+        """Take what came of decisions; the ids of those that are not known."""
+        unknown = [id for id, _ in outcomes if not self._tutor.knows(id)]
+        self._take([(TOLD, id, values) for id, values in outcomes if id not in set(unknown)])
+        return unknown
+
+
+def main(argv: Sequence[str]) -> int:
+    """Learn until standard input ends."""
+    # the owner decides: a signal to all of its group, or service, must not cost what it still says
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    logging.disable()  # the owner logs what it is told
+    with contextlib.suppress(OSError):
+        os.nice(NICE)
+    out = os.dup(1)
+    os.dup2(2, 1)  # nothing else may get in between
+
+    def reply(message: Message) -> None:
+        data = memoryview(frames.pack(message))
+        with contextlib.suppress(BrokenPipeError):  # the owner is gone: only the files count now
+            while data:
+                data = data[os.write(out, data) :]
+
+    program = Program(argv[0], reply)
+    unpacker, going = frames.Unpacker(), True
+    while going:
+        patience = program.patience()
+        if patience is not None and not select.select([0], [], [], patience)[0]:
+            program.work()
+            continue
+        data = os.read(0, frames.CHUNK)
+        going = bool(data) and all(map(program.take, unpacker.feed(data)))
+        program.work()
+    program.close()
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    os._exit(code)  # nothing is left to be torn down
