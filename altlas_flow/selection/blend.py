@@ -61,10 +61,22 @@ class Blend:
             values[3], deviations[3] = self.kernel.predict(vector)
         return values, deviations
 
-    def expect(self, row: Floats, vector: Floats | None) -> tuple[Floats, Floats]:
-        """Values and deviations, shape (n_arms,)."""
-        values, deviations = self.each(row, vector)
-        return mixed(values, deviations, self.shares)
+    def expect(
+        self, row: Floats, vector: Floats | None, grown: tuple[Floats, Floats] | None = None
+    ) -> tuple[Floats, Floats]:
+        """Values and deviations, shape (n_arms,).
+
+        Parameters
+        ----------
+        row, vector
+            As `each` takes them.
+        grown : pair of arrays, optional
+            What the trees say, where that is known already.
+        """
+        if grown is None or (self.kernel is not None and vector is not None) or self.shares[1] > 0.0:
+            values, deviations = self.each(row, vector)
+            return mixed(values, deviations, self.shares)
+        return grown[0], BETWEEN_TREES * grown[1]
 
 
 def mixed(values: Floats, deviations: Floats, shares: Floats) -> tuple[Floats, Floats]:

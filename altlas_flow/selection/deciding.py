@@ -141,9 +141,7 @@ def decide(
     others = [int(other) for other in np.argsort(-value, kind="stable") if able[other] and other != arm]
     ranked = [arm, *others][:top]
     late = expected.late(goal.latency_limit)
-    estimates = tuple(
-        _estimate(snapshot, expected, index, late, found, why, goal) for index in range(len(snapshot.arms))
-    )
+    estimates = _estimates(snapshot, expected, late, found, why, goal)
     return Decision(
         id=id,
         task=task,
@@ -216,29 +214,23 @@ def dominated(expected: Expected, left: Sequence[int]) -> dict[int, int]:
     return found
 
 
-def _estimate(
-    snapshot: Snapshot,
-    expected: Expected,
-    index: int,
-    late: Floats,
-    found: Floats,
-    why: Mapping[str, str],
-    goal: Goal,
-) -> Estimate:
-    def pair(objective: str) -> tuple[float, float] | None:
-        if objective not in expected.values:
-            return None
-        return float(expected.values[objective][index]), float(expected.deviations[objective][index])
+def _estimates(
+    snapshot: Snapshot, expected: Expected, late: Floats, found: Floats, why: Mapping[str, str], goal: Goal
+) -> tuple[Estimate, ...]:
+    nothing = [None] * len(snapshot.arms)
 
-    name = snapshot.arms[index]
-    return Estimate(
-        model=name,
-        quality=pair("quality"),
-        latency=pair("latency"),
-        cost=pair("cost"),
-        late=float(late[index]) if math.isfinite(goal.latency_limit) else None,
-        probability=float(found[index]),
-        excluded=why.get(name, ""),
+    def pairs(objective: str) -> Sequence[tuple[float, float] | None]:
+        if objective not in expected.values:
+            return nothing
+        return list(
+            zip(expected.values[objective].tolist(), expected.deviations[objective].tolist(), strict=True)
+        )
+
+    lates = late.tolist() if math.isfinite(goal.latency_limit) else nothing
+    columns = pairs("quality"), pairs("latency"), pairs("cost"), lates, found.tolist()
+    return tuple(
+        Estimate(name, quality, latency, cost, is_late, chance, why.get(name, ""))
+        for name, quality, latency, cost, is_late, chance in zip(snapshot.arms, *columns, strict=True)
     )
 
 

@@ -51,13 +51,13 @@ def known(context: Mapping[str, Any] | None) -> Known:
     if not isinstance(context, Mapping):
         raise FeatureError(f"context={context!r} is no mapping: give names and values")
     for name, value in context.items():
-        if not isinstance(name, str) or not name:
-            raise FeatureError(f"a feature has the name {name!r}: give a text")
+        if not isinstance(name, str) or not name or "=" in name:
+            raise FeatureError(f"a feature has the name {name!r}: give a text without '='")
         if value is None:
             continue
         if isinstance(value, str):
             result[name] = value
-        elif isinstance(value, Real):
+        elif type(value) is float or isinstance(value, Real):
             number = float(value)
             if not math.isfinite(number):
                 raise FeatureError(
@@ -100,12 +100,17 @@ class Columns:
     def __init__(self, names: Sequence[str] = (), wide: int = 0) -> None:
         self.names = list(names)
         self.wide = wide  # of the vector; 0 where there is none
-        self._at = {name: index for index, name in enumerate(self.names)}
-        self._values: dict[str, int] = {}
-        for name in self.names:
-            if "=" in name:
-                word = name.partition("=")[0]
-                self._values[word] = self._values.get(word, 0) + 1
+        self._at: dict[str, int] = {}  # of a number: its column
+        self._words: dict[str, dict[str, int]] = {}  # of a word: the column of each of its values
+        for index, name in enumerate(self.names):
+            self._place(name, index)
+
+    def _place(self, column: str, index: int) -> None:
+        name, is_word, value = column.partition("=")
+        if is_word:
+            self._words.setdefault(name, {})[value] = index
+        else:
+            self._at[name] = index
 
     def __len__(self) -> int:
         return len(self.names)
@@ -122,15 +127,14 @@ class Columns:
             self.check(features)
             self.wide = len(features.vector)
         for name, value in features.items():
-            column = f"{name}={value}" if isinstance(value, str) else name
-            if column in self._at or len(self.names) >= COLUMNS:
-                continue
             if isinstance(value, str):
-                if self._values.get(name, 0) >= VALUES:
-                    continue
-                self._values[name] = self._values.get(name, 0) + 1
-            self._at[column] = len(self.names)
-            self.names.append(column)
+                values = self._words.get(name, {})
+                known, column = value in values or len(values) >= VALUES, f"{name}={value}"
+            else:
+                known, column = name in self._at, name
+            if not known and len(self.names) < COLUMNS:
+                self._place(column, len(self.names))
+                self.names.append(column)
 
     def check(self, features: Known) -> None:
         """Refuse a vector of another length."""
@@ -143,19 +147,20 @@ class Columns:
     def row(self, features: Known) -> Floats:
         """A row, shape (n_columns,): NaN where unknown; for a word that is known, 0 for its other values."""
         row = np.full(len(self.names), np.nan, dtype=np.float32)
-        words = {name: value for name, value in features.items() if isinstance(value, str)}
-        for index, column in enumerate(self.names):
-            name, is_word, value = column.partition("=")
-            if is_word and name in words:
-                row[index] = words[name] == value
-            elif not is_word and name in features and name not in words:
-                row[index] = features[name]
+        places, numbers = [], []
+        for name, value in features.items():
+            if isinstance(value, str):
+                for one, place in self._words.get(name, {}).items():
+                    row[place] = one == value
+            elif (at := self._at.get(name)) is not None:
+                places.append(at)
+                numbers.append(value)
+        row[places] = numbers
         return row
 
     def unknown(self, features: Known) -> list[str]:
         """What other inputs of the task had, and this one has not."""
-        names = dict.fromkeys(column.partition("=")[0] for column in self.names)
-        missing = [name for name in names if name not in features]
+        missing = [name for name in (*self._at, *self._words) if name not in features]
         return missing + (["the vector"] if self.wide and features.vector is None else [])
 
 

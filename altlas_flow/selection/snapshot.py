@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from altlas_flow.selection.blend import Blend
 from altlas_flow.selection.features import Columns, Known, filled
 from altlas_flow.selection.goal import Goal
+from altlas_flow.selection.grove import Grove
 from altlas_flow.selection.guard import Verdict
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -66,11 +68,22 @@ class Snapshot:
     def expect_row(self, row: Floats, vector: Floats | None) -> Expected:
         """As `expect`, of a row without gaps."""
         values, deviations = {}, {}
+        grown = {} if self._grove is None else dict(zip(self._wooded, self._grove.predict(row), strict=True))
         for objective, blend in self.blends.items():
-            values[objective], deviations[objective] = blend.expect(row, vector)
+            values[objective], deviations[objective] = blend.expect(row, vector, grown.get(objective))
             if objective != "quality":
                 values[objective] = np.maximum(values[objective], 0.0)
         return Expected(self, values, deviations)
+
+    @cached_property
+    def _wooded(self) -> list[str]:
+        """The objectives that trees say something of."""
+        return [objective for objective, blend in self.blends.items() if blend.trees is not None]
+
+    @cached_property
+    def _grove(self) -> Grove | None:
+        grown = [trees for name in self._wooded if (trees := self.blends[name].trees) is not None]
+        return Grove(grown, len(self.columns)) if grown else None
 
     def plain(self) -> Expected:
         """As `expect`, whatever the input."""
