@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from altlas_flow.cluster.client.handle import Handle
 from altlas_flow.cluster.client.transport import Transport
-from altlas_flow.errors import SelectionError, UnknownDecision
+from altlas_flow.errors import ReplayError, SelectionError, UnknownDecision
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.records import AdvancedModelSelectionStrategy, Decision, InferenceResponse
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from altlas_flow.cluster.client.choosing import Choice
     from altlas_flow.selection.replay import Policy, Replay
 
 #: What `select` takes beside the task and the inputs, where a request is given to be chosen for.
@@ -66,7 +67,6 @@ class Choices(ABC):
         constraints: Mapping[str, Any] | None = None,
         explore: float = EXPLORE,
         top_k: int = 1,
-        id: str | None = None,
         record: bool = True,
     ) -> Decision:
         """Choose a model for a task, by what all clients have learned so far.
@@ -92,8 +92,6 @@ class Choices(ABC):
             The least part of decisions that goes to models by chance; 0: the best is taken.
         top_k : int
             Models that are named at most.
-        id : str, optional
-            Of the decision; by default a new one.
         record : bool
             False: only look; the decision is not logged, and nothing can be said of it.
 
@@ -106,13 +104,41 @@ class Choices(ABC):
         ------
         NothingServes, NoModelFits, FeatureError, SelectionError, ClusterLost
         """
-        from altlas_flow.selection.features import known
+        choice = self._choose(
+            task,
+            inputs,
+            context=context,
+            strategy=strategy,
+            weights=weights,
+            constraints=constraints,
+            explore=explore,
+            top_k=top_k,
+        )
+        if record:
+            self._transport.choosing().use(choice)
+        return choice.decision
+
+    def _choose(
+        self,
+        task: str,
+        inputs: Any = None,
+        *,
+        context: Mapping[str, Any] | None = None,
+        strategy: AdvancedModelSelectionStrategy | str = AdvancedModelSelectionStrategy.HYBRID,
+        weights: Mapping[str, float] | None = None,
+        constraints: Mapping[str, Any] | None = None,
+        explore: float = EXPLORE,
+        top_k: int = 1,
+        request_id: str | None = None,
+    ) -> Choice:
+        """As `select`, but nothing follows from it yet."""
+        from altlas_flow.selection.features import NAME_LIMIT, known
         from altlas_flow.selection.goal import goal_of
         from altlas_flow.selection.selector import explore_of, strategy_of
 
         self._check_open()
-        if not isinstance(task, str) or not task:
-            raise SelectionError(f"task={task!r} is no name: give a text such as 'summarise'")
+        if not isinstance(task, str) or not 0 < len(task) <= NAME_LIMIT:
+            raise SelectionError(f"task={task!r:.80} is no name: give a text such as 'summarise'")
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise SelectionError(f"top_k={top_k!r}: give a whole number of at least 1")
         features = known(context)
@@ -120,16 +146,19 @@ class Choices(ABC):
         if length is not None:
             features.setdefault("input_length", length)
         subtype = features.get(SUBTYPE)
-        return self._transport.choosing().choose(
+        choosing = self._transport.choosing()
+        own = os.urandom(16).hex()
+        if request_id is not None and len(request_id) == len(own) and not choosing.made(request_id):
+            own = request_id  # one that was made by chance, too
+        return choosing.choose(
             task,
             features,
             goal_of(weights, constraints),
             strategy_of(strategy),
             explore=explore_of(explore),
+            id=own,
             top=top_k,
-            id=id or os.urandom(16).hex(),
             subtype=subtype if isinstance(subtype, str) else None,
-            record=record,
         )
 
     def feedback(
@@ -211,7 +240,8 @@ class Choices(ABC):
         ----------
         task : str
         policy : callable
-            Features and models -> the chance of each, such as `altlas_flow.selection.replay.always`.
+            ``policy(features, models)``: the chance of each model, such as ``always("small")`` and ``evenly``
+            of `altlas_flow.selection.replay`.
         objective : "quality", "latency" or "cost"
             What is reckoned; decisions of which it is not known are left out.
 
@@ -223,7 +253,10 @@ class Choices(ABC):
         from altlas_flow.selection.replay import replay
 
         self._check_open()
-        return replay(logged_of(self._transport.choosing().decisions(task), objective), policy)
+        lessons = self._transport.choosing().decisions(task)
+        if not lessons:
+            raise ReplayError(f"no decision of the task {task!r} is in the log: record some, or name another")
+        return replay(logged_of(lessons, objective), policy)
 
     def prepare_task(self, task: str) -> None:
         """Know what has been learned of a task, so that choosing makes no trip for a moment.
@@ -236,10 +269,12 @@ class Choices(ABC):
         for model in self._transport.choosing().models(task):
             self._find(model)
 
-    def _decided(self, handle: Handle, decision: Decision) -> Handle:
+    def _decided(self, handle: Handle, choice: Choice) -> Handle:
         """A request whose model was chosen: what comes of it is told."""
-        handle._decision = decision
-        self._transport.choosing().follow(handle, decision)
+        handle._decision = choice.decision
+        choosing = self._transport.choosing()
+        choosing.use(choice)
+        choosing.follow(handle, choice.decision)
         return handle
 
 
@@ -255,8 +290,10 @@ def length_of(inputs: Any) -> float | None:
 def _id_of(what: Any) -> str:
     if isinstance(what, Decision):
         return what.id
-    if isinstance(what, (InferenceResponse, Handle)):
-        return what.request_id
+    if isinstance(what, Handle):
+        return what.decision.id if what.decision is not None else what.request_id
+    if isinstance(what, InferenceResponse):
+        return what.decision_id or what.request_id
     if isinstance(what, str) and what:
         return what
     raise SelectionError(

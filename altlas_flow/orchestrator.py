@@ -32,6 +32,8 @@ _Step = Literal["start", "stop"]
 
 #: Requests that are sent in one go of the event loop.
 SLICE = 100
+#: Before a task, where errors are kept by model.
+TASK = "task "
 
 
 class DistributedModelOrchestrator(AwaitedOperations):
@@ -147,7 +149,7 @@ class DistributedModelOrchestrator(AwaitedOperations):
         handles: list[Handle] = []
         for start in range(0, len(asked), SLICE):
             for request in asked[start : start + SLICE]:
-                error = missing.get(getattr(request, "model_id", None) or "")
+                error = missing.get(_asked_of(request))
                 if error is None and isinstance(request, InferenceRequest) and flow.names_files(request):
                     try:
                         request = await asyncio.to_thread(flow.with_files, request)
@@ -408,9 +410,17 @@ async def _prepare(flow: Flow, requests: Sequence[InferenceRequest]) -> dict[str
         if isinstance(request, InferenceRequest) and request.model_id is None and request.task_type
     }
     for task in tasks:
-        with suppress(AltlasError):  # each of its requests says it
+        try:
             await asyncio.to_thread(flow.prepare_task, task)
+        except AltlasError as error:
+            missing[TASK + task] = error
     return missing
+
+
+def _asked_of(request: InferenceRequest) -> str:
+    """What a request asks for, as `_prepare` names it."""
+    model = getattr(request, "model_id", None)
+    return str(model or TASK + str(getattr(request, "task_type", None) or ""))
 
 
 async def _wait(done: Future[Any]) -> None:

@@ -17,10 +17,11 @@ from altlas_flow.models.spec import ModelSpec, import_object
 from altlas_flow.pipeline.handle import PipelineHandle, PipelineHandles
 from altlas_flow.pipeline.pipeline import Pipeline, as_pipeline
 from altlas_flow.pipelines import Pipelines
-from altlas_flow.records import Decision, InferenceRequest, RetryPolicy
+from altlas_flow.records import InferenceRequest, RetryPolicy
 from altlas_flow.records.request import seconds
 
 if TYPE_CHECKING:
+    from altlas_flow.cluster.client.choosing import Choice
     from altlas_flow.pipeline.handle import PipelineHandle
 
 
@@ -105,12 +106,15 @@ class Requests(Pipelines, Choices):
         UnknownModel, ParameterError, BadRequest, FileRefused, SourceError, Overloaded, ClusterLost
         """
         self._check_open()
-        decision: Decision | None = None
-        if task is not None or choose is not None:
-            if model is not None or task is None:
-                raise BadRequest("submit takes a model, or task= (and choose=): give one of them")
-            decision = self.select(task, inputs, **_options(choose))
-            model = decision.model
+        choice: Choice | None = None
+        if model is not None:
+            # a model may have parameters of these names
+            more |= {name: value for name, value in (("task", task), ("choose", choose)) if value is not None}
+        elif task is not None:
+            choice = self._choose(task, inputs, **_options(choose))
+            model = choice.decision.model
+        else:
+            raise BadRequest("submit needs a model, or task= to have one chosen: give one of them")
         if (pipeline := as_pipeline(model)) is not None:
             if (strategy, retry, validator, parameters) != (None, None, None, None):
                 raise BadRequest(
@@ -151,13 +155,13 @@ class Requests(Pipelines, Choices):
         handle = self._transport.submit(
             lane,
             given,
-            request_id=None if decision is None else decision.id,
+            request_id=None if choice is None else choice.decision.id,
             deadline=within,
             retry=retry,
             idempotent=idempotent,
             hedge=hedge,
         )
-        return handle if decision is None else self._decided(handle, decision)
+        return handle if choice is None else self._decided(handle, choice)
 
     @overload
     def submit_many(
@@ -291,12 +295,12 @@ class Requests(Pipelines, Choices):
         return handles
 
     def _submit(self, request: InferenceRequest, strategy: Any = None) -> Handle:
-        decision, model = None, request.model_id
+        choice, model = None, request.model_id
         if model is None:
             if request.task_type is None:
                 raise BadRequest(f"request {request.request_id} names no model: give model_id, or task_type")
-            decision = self.select(request.task_type, request.inputs, id=request.request_id)
-            model = decision.model
+            choice = self._choose(request.task_type, request.inputs, request_id=request.request_id)
+            model = choice.decision.model
         spec = self._find(model)
         lane = self._transport.lane(
             spec,
@@ -316,7 +320,7 @@ class Requests(Pipelines, Choices):
             hedge=request.hedge,
             metadata=request.metadata,
         )
-        return handle if decision is None else self._decided(handle, decision)
+        return handle if choice is None else self._decided(handle, choice)
 
 
 def _seconds(deadline: float | str | timedelta) -> float:

@@ -8,6 +8,7 @@ import os
 import signal
 import sqlite3
 import uuid
+from contextlib import closing
 
 import dask
 import numpy as np
@@ -23,6 +24,7 @@ from altlas_flow.errors import (
     FeatureError,
     NoModelFits,
     NothingServes,
+    ReplayError,
     RequestError,
     SelectionError,
     UnknownDecision,
@@ -245,7 +247,7 @@ def test_bad_feedback(kept, task):
     with pytest.raises(SelectionError, match="no column 'score'"):
         kept.flow.feedback(pd.DataFrame({"id": [decision.id]}))
     with pytest.raises(BadRequest, match="give one of them"):
-        kept.flow.submit("minilm", "x", task=task)
+        kept.flow.submit(inputs="x")
     with pytest.raises(BadRequest, match="constraints"):
         kept.flow.submit(task=task, inputs="x", choose={"stratgy": "HYBRID"})
     with pytest.raises(RequestError, match="names no model"):
@@ -255,7 +257,7 @@ def test_bad_feedback(kept, task):
 # ---------------------------------------------------------------- what is kept
 
 
-def test_the_log_is_in_the_history_file_and_can_be_replayed(kept, task):
+def test_the_log_is_beside_the_history_file_and_can_be_replayed(kept, task):
     from altlas_flow.selection.replay import always
 
     good, _ = (kept.flow.register(served(task, name, short)) for name in ("good", "bad"))
@@ -266,10 +268,9 @@ def test_the_log_is_in_the_history_file_and_can_be_replayed(kept, task):
     await_learned(kept, task, 150)
     found = kept.flow.replay(task, always(good.id))
     assert found.decisions == 150 and found.snips.value == pytest.approx(0.9)
-    with sqlite3.connect(kept.history) as database:
-        rows = database.execute("SELECT body FROM lessons ORDER BY number").fetchall()
-    lessons = [json.loads(body) for (body,) in rows]
-    mine = [one for one in lessons if one[0] == "chose" and one[1] == task]
+    with closing(sqlite3.connect(f"{kept.history}.lessons")) as database:
+        rows = database.execute("SELECT body FROM lessons WHERE task = ? ORDER BY number", (task,)).fetchall()
+    mine = [lesson for (body,) in rows if (lesson := json.loads(body))[0] == "chose"]
     assert len(mine) == 150 and all(sum(one[5].values()) == pytest.approx(1.0) for one in mine)
 
 
@@ -341,6 +342,93 @@ def test_without_a_history_it_is_said_once_that_nothing_is_kept(task, caplog):
     assert not os.path.exists(folder)
 
 
+# ---------------------------------------------------------------- what goes wrong
+
+
+def test_an_id_that_is_given_twice_makes_two_decisions(kept, task):
+    kept.flow.register(served(task, "one", short))
+    kept.flow.register(served(task, "two", whole))
+    responses = [
+        kept.flow.submit(InferenceRequest(request_id="mine", inputs="x" * 20, task_type=task)).result(LIMIT)
+        for _ in range(8)
+    ]
+    assert len({response.decision_id for response in responses}) == 8
+    for response in responses:
+        kept.flow.feedback(response, 0.5)
+    await_learned(kept, task, 8)
+    report = kept.flow.models_report(task)
+    chosen = pd.Series([response.model_id for response in responses]).value_counts()
+    assert report["outcomes"][report["outcomes"] > 0].to_dict() == chosen.to_dict()
+
+
+def test_a_request_that_is_not_sent_is_no_decision(kept, task):
+    kept.flow.register(served(task, "one", short))
+    with pytest.raises(BadRequest):
+        kept.flow.submit(task=task, inputs="x", hedge=True, idempotent=False)
+    kept.flow.submit(task=task, inputs="x").result(LIMIT)
+    await_learned(kept, task, 1)
+    assert kept.flow.models_report(task)["decisions"].sum() == 1
+
+
+def test_a_snapshot_that_cannot_be_read_ends_no_request(kept, task):
+    kept.flow.register(served(task, "one", short))
+    kept.flow.select(task)
+
+    def damage(dask_scheduler, name=task):
+        found = learning(dask_scheduler)._snapshots
+        found[name] = found[name][0] + 1000, b"damaged"
+
+    kept.client.run_on_scheduler(damage)
+    handle = kept.flow.submit(af.ModelSpec(id=f"slow-{task}", source=waits), "x")
+
+    def refused():
+        try:
+            kept.flow.select(task)
+        except SelectionError:
+            return True
+        return False
+
+    until(refused)
+    assert handle.result(LIMIT).outputs == "x"
+
+
+def waits(rows):
+    import time
+
+    time.sleep(2)
+    return rows
+
+
+def test_what_anybody_sends_ends_nothing(kept, task):
+    kept.flow.register(served(task, "one", short))
+    kept.flow.select(task)
+    bad = [["arms", task, [["x", "y", "z", "w"]]], ["chose"], None, ["told", "x", {"quality": 1e200}]]
+    kept.client._send_to_scheduler({"op": "altlas-taught", "lessons": bad})
+    kept.flow.feedback(kept.flow.select(task), 1.0)
+    await_learned(kept, task, 1)
+    assert kept.flow.select(task).models
+
+
+def test_on_the_clients_own_event_loop_choosing_never_waits(kept, task):
+    one = kept.flow.register(served(task, "one", short))
+
+    async def choose():
+        return kept.flow.select(task)
+
+    with pytest.raises(SelectionError, match="to_thread"):
+        kept.client.sync(choose)
+    kept.flow.select(task)
+    assert kept.client.sync(choose).model == one.id
+
+
+def test_a_model_may_have_parameters_of_these_names(kept):
+    def says(rows, task=None, choose=None):
+        return [f"{task} {choose}" for _ in rows]
+
+    handle = kept.flow.submit(af.ModelSpec(id="says", source=says), "x", task="translate", choose="me")
+    assert handle.result(LIMIT).outputs == "translate me" and handle.decision is None
+
+
 # ---------------------------------------------------------------- on the command line
 
 
@@ -381,6 +469,16 @@ def test_a_log_that_cannot_be_replayed(kept, task, arguments, text):
     given = [task if one == "TASK" else one for one in arguments]
     said = say("replay", kept.history, *given, code=2)
     assert said.startswith("error: ") and said.count("\n") == 1 and text in said
+
+
+def test_a_policy_that_is_none(kept, task):
+    kept.flow.register(served(task, "one", short))
+    kept.flow.feedback(kept.flow.select(task), 1.0)
+    await_learned(kept, task, 1)
+    with pytest.raises(ReplayError, match="give a function"):
+        kept.flow.replay(task, "always:one")
+    with pytest.raises(ReplayError, match="no decision of the task 'nothing'"):
+        kept.flow.replay("nothing", lambda features, models: {})
 
 
 def test_a_file_that_is_no_log(tmp_path):

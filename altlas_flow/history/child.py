@@ -107,19 +107,22 @@ class Child:
             self._process.kill()
             return self._process.wait()
 
-    def finish(self, last: bytes) -> int:
+    def finish(self, last: bytes, limit: float) -> int:
         """Send what is left and a last message, and wait until it has ended; its exit code.
 
-        For the end only: this waits to write, for `END_LIMIT` at most.
+        For the end only: this waits, for `limit` seconds at most. It goes on to read meanwhile, or both could
+        wait for each other.
         """
         self.send(last)
-        ends = time.monotonic() + END_LIMIT
-        while self._unsent and time.monotonic() < ends:
-            select.select([], [self.requests], [], max(0.0, ends - time.monotonic()))
+        ends = time.monotonic() + limit
+        while (left := ends - time.monotonic()) > 0:
+            poll = select.poll()  # not select: a descriptor may be any number
+            poll.register(self.replies, select.POLLIN)
+            if self._unsent:
+                poll.register(self.requests, select.POLLOUT)
+            ready = poll.poll(1000 * left)
             self.flush()
-        while time.monotonic() < ends:
-            ready, _, _ = select.select([self.replies], [], [], max(0.0, ends - time.monotonic()))
-            if ready and self.receive() is None:
+            if any(place == self.replies for place, _ in ready) and self.receive() is None:
                 break
         return self.end()
 

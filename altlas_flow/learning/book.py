@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
+import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,16 @@ from altlas_flow.learning.lessons import CHOSE, Lesson, of_text, to_text
 from altlas_flow.learning.tutor import Tutor
 from altlas_flow.selection import keep
 
-#: Seconds that SQLite waits for the keeper of the history, which has the same file.
+#: Seconds that SQLite waits for whoever reads the file.
 BUSY = 10.0
-_TABLE = "CREATE TABLE IF NOT EXISTS lessons (number INTEGER PRIMARY KEY, body TEXT, checksum INTEGER)"
+#: Seconds for the program of a scheduler that was killed to let go of the file, and between two looks.
+LOCK_LIMIT, LOOK = 10.0, 0.05
+#: Behind the name of the history: the log, and the state.
+LOG, STATE = ".lessons", ".selector"
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS lessons (number INTEGER PRIMARY KEY, task TEXT, body TEXT, checksum INTEGER)"
+)
+_INDEX = "CREATE INDEX IF NOT EXISTS by_task ON lessons (task, number)"
 
 
 class Book:
@@ -25,39 +35,52 @@ class Book:
     Parameters
     ----------
     path : path
-        The history file: the log is a table of its own in it, and the state lies beside it as
-        ``<path>.selector``.
+        Of the history: the log is ``<path>.lessons``, a SQLite file of its own, since what happens to the one
+        must not cost the other; the state is ``<path>.selector``. A log that is no SQLite file any more is
+        set aside, and the state goes on.
+
+    Attributes
+    ----------
+    said : str
+        What was found damaged.
 
     Raises
     ------
     sqlite3.Error, OSError
+        Where it cannot be opened; BlockingIOError where another program has it.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.state = self.path.with_name(self.path.name + ".selector")
+        given = Path(path).absolute()
+        self.path, self.state = given.with_name(given.name + LOG), given.with_name(given.name + STATE)
+        self.said = ""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)
+        self._lock = open(self.path.with_name(self.path.name + ".lock"), "ab")  # noqa: SIM115
         try:
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.execute("PRAGMA cache_spill = OFF")  # as the keeper of the history has it
-            self._database.execute(_TABLE)
-            (self.number,) = self._database.execute("SELECT coalesce(max(number), 0) FROM lessons").fetchone()
-        except sqlite3.Error:
-            self._database.close()
+            _lock_within(self._lock.fileno(), LOCK_LIMIT)
+            try:
+                self._database = _opened(self.path)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError as error:
+                self.said = f"{self.path.name} is damaged ({describe(error)}), and was set aside"
+                _set_aside(self.path)
+                self._database = _opened(self.path)
+        except BaseException:
+            self._lock.close()
             raise
+        (self.number,) = self._database.execute("SELECT coalesce(max(number), 0) FROM lessons").fetchone()
 
-    def append(self, lessons: Iterable[Lesson]) -> None:
-        """Write lessons, all or none."""
+    def append(self, lessons: Sequence[tuple[str, Lesson]]) -> None:
+        """Write lessons with their tasks, all or none."""
         rows, number = [], self.number
-        for lesson in lessons:
+        for task, lesson in lessons:
             number += 1
             text = to_text(lesson)
-            rows.append((number, text, zlib.crc32(text.encode())))
+            rows.append((number, task, text, zlib.crc32(text.encode())))
         self._database.execute("BEGIN IMMEDIATE")
         try:
-            self._database.executemany("INSERT INTO lessons VALUES (?, ?, ?)", rows)
+            self._database.executemany("INSERT INTO lessons VALUES (?, ?, ?, ?)", rows)
         except BaseException:
             self._database.execute("ROLLBACK")
             raise
@@ -66,39 +89,37 @@ class Book:
 
     def since(self, number: int) -> Iterator[Lesson]:
         """The lessons after a number; those that are damaged are left out."""
-        found = self._database.execute(
-            "SELECT body, checksum FROM lessons WHERE number > ? ORDER BY number", (number,)
+        yield from _good(
+            self._database.execute(
+                "SELECT body, checksum FROM lessons WHERE number > ? ORDER BY number", (number,)
+            )
         )
-        yield from _good(found)
 
-    def decisions(self, task: str, limit: int) -> list[Lesson]:
-        """The latest lessons of a task's decisions with all outcomes, in their order."""
-        ids: set[str] = set()
-        found: list[Lesson] = []
-        for lesson in self.since(0):
-            if lesson[0] == CHOSE and lesson[1] == task:
-                ids.add(lesson[3])
-                found.append(lesson)
-            elif lesson[0] != CHOSE and lesson[1] in ids:
-                found.append(lesson)
-        return found[-limit:]
+    def latest(self, task: str, limit: int) -> list[Lesson]:
+        """The latest lessons of a task, in their order."""
+        found = self._database.execute(
+            "SELECT body, checksum FROM lessons WHERE task = ? ORDER BY number DESC LIMIT ?", (task, limit)
+        ).fetchall()
+        return list(_good(reversed(found)))
 
     def recall(self, seed: int) -> tuple[Tutor, str]:
         """What had been learned, and what was found wrong with the state; the log makes up for that."""
-        said, tutor, number = "", Tutor(seed=seed), 0
+        said, tutor, number = self.said, Tutor(seed=seed), 0
         if self.state.exists():
             try:
                 tutor, number = Tutor.of_bytes(keep.read(self.state))
             except StateError as error:
                 said = f"{self.state.name} cannot be used ({error.cause}): it is learned again from the log"
-        if number > self.number:
-            # the log is another one, or was damaged: what is known counts on
-            number = self.number
-        for lesson in self.since(number):
-            try:
-                tutor.take(lesson)
-            except Exception as error:
-                said = said or f"a lesson of the log was left out: {describe(error)}"
+        # a log that ends before the state is another one: what is known counts on
+        number = min(number, self.number)
+        try:
+            for lesson in self.since(number):
+                try:
+                    tutor.take(lesson)
+                except Exception as error:
+                    said = said or f"a lesson of the log was left out: {describe(error)}"
+        except sqlite3.DatabaseError as error:
+            said = f"{self.path.name} is damaged ({describe(error)}): some of it is not learned again"
         tutor.learn()
         return tutor, said
 
@@ -107,21 +128,23 @@ class Book:
         keep.write(self.state, tutor.to_bytes(self.number))
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; another program may have it then."""
         self._database.close()
+        self._lock.close()
 
 
 def read_log(path: str | Path) -> list[Lesson]:
-    """All lessons of a history file, which is only read.
+    """All lessons beside a history file, or of a log itself, which is only read.
 
     Raises
     ------
     sqlite3.Error
         Where it is no such file, or has no log.
     """
-    with closing(
-        sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY)
-    ) as found:
+    given = Path(path).absolute()
+    beside = given.with_name(given.name + LOG)
+    uri = f"{(beside if beside.exists() else given).as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=BUSY)) as found:
         return list(_good(found.execute("SELECT body, checksum FROM lessons ORDER BY number")))
 
 
@@ -132,5 +155,45 @@ def tasks_of(lessons: Iterable[Lesson]) -> list[str]:
 
 def _good(rows: Iterable[tuple[Any, Any]]) -> Iterator[Lesson]:
     for text, check in rows:
-        if isinstance(text, str) and zlib.crc32(text.encode()) == check:
+        if not isinstance(text, str) or zlib.crc32(text.encode("utf-8", "replace")) != check:
+            continue
+        try:
             yield of_text(text)
+        except (ValueError, TypeError, LookupError):
+            continue  # as a damaged one
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=BUSY, isolation_level=None)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute(_TABLE)
+        database.execute(_INDEX)
+        (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if said != "ok":
+            raise sqlite3.DatabaseError(said)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _set_aside(path: Path) -> None:
+    stamp = f"damaged-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
+    for end in ("-wal", "-shm", ""):
+        old = path.with_name(path.name + end)
+        if old.exists():
+            old.rename(path.with_name(f"{path.name}.{stamp}{end}"))
+
+
+def _lock_within(file: int, limit: float) -> None:
+    ends = time.monotonic() + limit
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            if time.monotonic() >= ends:
+                raise
+        time.sleep(LOOK)  # a lock that is waited for has no limit

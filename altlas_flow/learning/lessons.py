@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,13 +19,14 @@ import numpy as np
 
 from altlas_flow.errors import ReplayError, SelectionError
 from altlas_flow.records.decision import Decision
-from altlas_flow.selection.features import Known
+from altlas_flow.selection.features import COLUMNS, LARGEST, NAME_LIMIT, WIDEST, Known
 from altlas_flow.selection.replay import Logged
-from altlas_flow.selection.seen import OBJECTIVES
 
 ARMS, CHOSE, TOLD = "arms", "chose", "told"
-#: Characters of an id, a name or a word.
-NAME_LIMIT = 400
+#: Models of one task at most.
+ARMS_LIMIT = 1000
+#: How large what came of a decision may be.
+MOST = {"quality": 1.0, "failed": 1.0, "latency": 1e9, "cost": 1e12}
 
 Lesson = tuple[Any, ...]
 
@@ -65,31 +65,26 @@ def checked(lesson: Any) -> Lesson:
         kind, *rest = lesson
         if kind == TOLD:
             name, values = rest
-            good = _is_name(name) and all(
-                key in OBJECTIVES and 0.0 <= float(value) < math.inf for key, value in values.items()
-            )
             found: Lesson = (TOLD, name, {key: float(value) for key, value in values.items()})
+            good = _is_name(name) and all(0.0 <= value <= MOST[key] for key, value in found[2].items())
         elif kind == CHOSE:
             task, aims, name, model, chances, features, vector = rest
+            found = (CHOSE, task, list(map(float, aims)), name, model, dict(chances), dict(features), vector)
             good = (
-                _is_name(task)
-                and _is_name(name)
-                and _is_name(model)
-                and len(aims) == 3
-                and all(0.0 <= float(aim) < math.inf for aim in aims)
+                all(map(_is_name, (task, name, model)))
+                and len(found[2]) == 3
+                and all(0.0 <= aim <= LARGEST for aim in found[2])
                 and model in chances
-                and all(
-                    _is_name(key) and 0.0 < float(chance) <= 1.0 + 1e-9 for key, chance in chances.items()
-                )
+                and len(chances) <= ARMS_LIMIT
+                and all(_is_name(key) and 0.0 < float(one) <= 1.0 + 1e-9 for key, one in chances.items())
+                and len(features) <= COLUMNS
                 and all(_is_name(key) and _is_figure(value) for key, value in features.items())
-                and (vector is None or bool(np.isfinite(np.frombuffer(vector, dtype="<f4")).all()))
+                and (vector is None or _is_vector(vector))
             )
-            aims = [float(aim) for aim in aims]
-            found = (CHOSE, task, aims, name, model, dict(chances), dict(features), vector)
         else:
             good, found = False, ()
-    except (TypeError, ValueError, AttributeError) as error:
-        raise SelectionError(f"what was told of a decision cannot be used: {error}") from error
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise SelectionError(f"what was told of a decision cannot be used: {error!r}") from error
     if not good:
         raise SelectionError("what was told of a decision cannot be used: a figure is out of range")
     return found
@@ -102,23 +97,34 @@ def _is_name(value: Any) -> bool:
 def _is_figure(value: Any) -> bool:
     if isinstance(value, str):
         return len(value) <= NAME_LIMIT
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and abs(value) <= LARGEST
+
+
+def _is_vector(data: bytes) -> bool:
+    vector = np.frombuffer(data, dtype="<f4")
+    return 0 < len(vector) <= WIDEST and bool((np.abs(vector) <= LARGEST).all())
 
 
 def to_text(lesson: Lesson) -> str:
     """A lesson as JSON, to be kept."""
-    plain = [
-        {"float32": base64.b64encode(item).decode()} if isinstance(item, bytes) else item for item in lesson
-    ]
+    plain = list(lesson)
+    if lesson[0] == CHOSE and lesson[7] is not None:
+        plain[7] = base64.b64encode(lesson[7]).decode()
     return json.dumps(plain)
 
 
 def of_text(text: str) -> Lesson:
-    """The lesson again."""
-    return tuple(
-        base64.b64decode(item["float32"]) if isinstance(item, dict) and set(item) == {"float32"} else item
-        for item in json.loads(text)
-    )
+    """The lesson again.
+
+    Raises
+    ------
+    ValueError, TypeError, LookupError
+        Where it is none.
+    """
+    found = json.loads(text)
+    if found[0] == CHOSE and found[7] is not None:
+        found[7] = base64.b64decode(found[7])
+    return tuple(found)
 
 
 def logged_of(lessons: Iterable[Sequence[Any]], objective: str) -> list[Logged]:

@@ -34,7 +34,8 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from altlas_flow.errors import SelectionError, describe
@@ -52,7 +53,7 @@ SAVE = 10.0
 #: How far it stands back behind requests.
 NICE = 5
 #: Lessons that a question gives at most.
-MOST = 200_000
+MOST = 40_000
 
 
 class Program:
@@ -82,9 +83,12 @@ class Program:
         self._tutor, said, fault = Tutor(seed=seed), "", ""
         try:
             self._book = Book(path)
-            self._tutor, said = self._book.recall(seed)
+        except BlockingIOError:
+            raise  # the program of a scheduler that was killed still has it: the owner tries again
         except (OSError, sqlite3.Error) as error:
             fault = f"{path}: {describe(error)}: what is learned is lost with the scheduler"
+        else:
+            self._tutor, said = self._book.recall(seed)
         reply((frames.OPENED, said, fault))
         for task, (version, data) in self._tutor.snapshots().items():
             reply((SNAPSHOT, task, version, data))
@@ -124,36 +128,37 @@ class Program:
         if self._book is not None:
             self._book.close()
 
-    def _take(self, lessons: Sequence[Any]) -> list[bool]:
-        """Keep lessons and learn them; of each, whether it said anything new."""
-        good: list[Lesson] = []
-        taken = []
+    def _take(self, lessons: Iterable[Any], look: Callable[[Any], Lesson] = checked) -> None:
+        """Learn lessons, and keep those that say anything new."""
+        good: list[tuple[str, Lesson]] = []
+        faults: Counter[str] = Counter()
         for lesson in lessons:
-            new = False
             try:
-                right = tuple(lesson) if lesson[0] == ARMS else checked(lesson)
-                new = self._tutor.take(right)
-                good.append(right)
+                right = look(lesson)
+                if task := self._tutor.take(right):
+                    good.append((task, right))
             except SelectionError as error:
-                self._reply((frames.FAULT, str(error)))
+                faults[str(error)] += 1
             except Exception as error:
                 # what clients sent may be anything; it must not end what others learn
-                self._reply((frames.FAULT, f"a lesson could not be taken: {describe(error)}"))
-            taken.append(new)
+                faults[f"a lesson could not be taken: {describe(error)}"] += 1
         if self._book is not None and good:
             try:
                 self._book.append(good)
             except (OSError, sqlite3.Error) as error:
-                text = f"{len(good)} lessons are not in the log: {describe(error)}"
-                self._reply((frames.FAULT, text))
+                faults[f"{len(good)} lessons are not in the log: {describe(error)}"] += 1
+        for text, count in faults.items():
+            self._reply((frames.FAULT, text if count == 1 else f"{count} times: {text}"))
         if good and self._learn_at is None:
             self._learn_at = self._clock() + GATHER
-        return taken
 
     def _learn(self) -> None:
         self._learn_at = None
         for task, (version, data) in self._tutor.learn().items():
             self._reply((SNAPSHOT, task, version, data))
+        for text in self._tutor.faults:
+            self._reply((frames.FAULT, text))
+        self._tutor.faults.clear()
         if self._save_at is None:
             self._save_at = self._clock() + SAVE
 
@@ -162,7 +167,7 @@ class Program:
         if self._book is not None:
             try:
                 self._book.save(self._tutor)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 self._reply((frames.FAULT, f"what was learned could not be kept: {describe(error)}"))
 
     def _answer(self, number: int, name: str, arguments: dict[str, Any]) -> None:
@@ -176,7 +181,7 @@ class Program:
             elif name == "report":
                 value = self._tutor.report(**arguments)
             elif name == "decisions":
-                value = [] if self._book is None else self._book.decisions(limit=MOST, **arguments)
+                value = [] if self._book is None else self._book.latest(limit=MOST, **arguments)
             else:
                 raise SelectionError(f"{name!r} is no question")
             message = frames.ANSWER, number, value
@@ -190,14 +195,14 @@ class Program:
 
     def _admit(self, task: str, arms: list[list[Any]]) -> None:
         """Models that serve a task; what is known of them is said at once."""
-        self._take([(ARMS, task, arms)])
+        self._take([(ARMS, task, arms)], look=tuple)
         self._learn()
 
     def _told(self, outcomes: Sequence[tuple[str, dict[str, float]]]) -> list[str]:
         """Take what came of decisions; the ids of those that are not known."""
-        unknown = [id for id, _ in outcomes if not self._tutor.knows(id)]
-        self._take([(TOLD, id, values) for id, values in outcomes if id not in set(unknown)])
-        return unknown
+        known = [self._tutor.knows(id) for id, _ in outcomes]
+        self._take((TOLD, *one) for one, here in zip(outcomes, known, strict=True) if here)
+        return [id for (id, _), here in zip(outcomes, known, strict=True) if not here]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from altlas_flow.errors import SelectionError, StateError
+from altlas_flow.errors import SelectionError, StateError, describe
 from altlas_flow.learning.lessons import ARMS, CHOSE, TOLD, Lesson, features_of
 from altlas_flow.selection import keep, wire
 from altlas_flow.selection.codec import pack, unpack
@@ -27,10 +27,11 @@ class Tutor:
     def __init__(self, *, seed: int = 0) -> None:
         self.seed = seed
         self.learners: dict[str, Learner] = {}
+        self.faults: list[str] = []
         self._changed: set[str] = set()
 
-    def take(self, lesson: Lesson) -> bool:
-        """Take a lesson; False where it says nothing new, or something of a decision that is not known.
+    def take(self, lesson: Lesson) -> str:
+        """Take a lesson; its task, or nothing where it is of a decision that is not known, or known already.
 
         Raises
         ------
@@ -44,7 +45,7 @@ class Tutor:
                 self.learners[task] = Learner(Goal(), seed=self.seed)
             self.learners[task].admit([Arm(*one) for one in arms])
             self._changed.add(task)
-            return True
+            return str(task)
         if kind == CHOSE:
             task, aims, id, model, chances = rest[:5]
             learner = self.learners.get(task)
@@ -52,21 +53,28 @@ class Tutor:
                 raise SelectionError(f"a decision of the task {task!r} came before its models")
             if not learner.seen.total:
                 learner.goal = Goal(*aims)
-            return learner.decided(id, model, chances[model], features_of(lesson))
+            return task if learner.decided(id, model, chances[model], features_of(lesson)) else ""
         if kind == TOLD:
             id, values = rest
             for task, learner in self.learners.items():
                 if learner.told(id, values):
                     self._changed.add(task)
-                    return True
-        return False
+                    return task
+        return ""
 
     def learn(self) -> dict[str, tuple[int, bytes]]:
-        """What follows from the lessons since the last time: task -> version and snapshot."""
+        """What follows from the lessons since the last time: task -> version and snapshot.
+
+        One task that cannot be learned does not keep others from it; `faults` says what was wrong.
+        """
         found = {}
         for task in sorted(self._changed):
-            snapshot = self.learners[task].learn()
-            found[task] = snapshot.version, wire.to_bytes(snapshot)
+            try:
+                snapshot = self.learners[task].learn()
+                found[task] = snapshot.version, wire.to_bytes(snapshot)
+            except Exception as error:
+                # a fault of ours, which other tasks have not to pay for
+                self.faults.append(f"task {task!r} cannot be learned: {describe(error)}")
         self._changed.clear()
         return found
 

@@ -150,6 +150,8 @@ class InferenceResponse(Record):
         Why it went where it went.
     metadata : dict
         The request's.
+    decision_id : str, optional
+        Of the choice of its model, where that was chosen.
     """
 
     request_id: str
@@ -164,6 +166,7 @@ class InferenceResponse(Record):
     tries: int = Field(default=1, ge=0, description="a whole number of at least 0")
     trace: Trace | None = None
     metadata: dict[str, Any] = Field(default={})
+    decision_id: str | None = None
 
     @classmethod
     def build(
@@ -181,6 +184,7 @@ class InferenceResponse(Record):
         tries: int = 1,
         trace: Trace | None = None,
         metadata: dict[str, Any] | None = None,
+        decision_id: str | None = None,
     ) -> InferenceResponse:
         """A response of values known to be good: nothing is checked or copied."""
         response: InferenceResponse = cls._of(
@@ -197,6 +201,7 @@ class InferenceResponse(Record):
                 "tries": tries,
                 "trace": trace,
                 "metadata": {} if metadata is None else metadata,
+                "decision_id": decision_id,
             }
         )
         return response

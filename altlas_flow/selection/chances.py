@@ -37,6 +37,8 @@ def chances(means: Floats, deviations: Floats) -> Floats:
     if len(means) == 1:
         return np.ones(1)
     spread = float(np.max(np.abs(means - means.max()))) + float(np.max(deviations))
+    if not np.isfinite(spread):
+        return np.full(len(means), 1.0 / len(means))  # nothing can be said: no chance may be NaN
     if spread == 0.0:
         return np.full(len(means), 1.0 / len(means))
     deviations = np.maximum(np.asarray(deviations, dtype=np.float64), 1e-6 * spread)

@@ -58,7 +58,7 @@ class Chooser:
         excluded: Mapping[str, str] | None = None,
         specialists: Sequence[str] = (),
     ) -> Decision:
-        """Choose a model.
+        """Choose a model; `note` says that it is used.
 
         Parameters
         ----------
@@ -89,7 +89,7 @@ class Chooser:
         )
         if id is None:
             id = f"{self.task}-{UUID(bytes=self._rng.bytes(16), version=4).hex}"
-        decision = decide(
+        return decide(
             snapshot,
             features,
             self.goal,
@@ -100,8 +100,6 @@ class Chooser:
             draw=float(self._rng.random()),
             top=top,
         )
-        self._note(snapshot, decision)
-        return decision
 
     def ended(self, id: str, *, latency: float | None = None, cost: float | None = None) -> None:
         """What a decision has cost, and how long its request took."""
@@ -112,7 +110,8 @@ class Chooser:
         if latency is not None:
             self._promise.ended(latency > self.goal.latency_limit)
 
-    def _note(self, snapshot: Snapshot, decision: Decision) -> None:
+    def note(self, snapshot: Snapshot, decision: Decision) -> None:
+        """A request goes to the model that was chosen: the budget has it."""
         estimates = {estimate.model: estimate for estimate in decision.estimates}
         costs = [estimate.cost[0] for estimate in estimates.values() if estimate.cost is not None]
         cost = estimates[decision.model].cost

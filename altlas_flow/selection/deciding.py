@@ -177,7 +177,7 @@ def excluded(snapshot: Snapshot, expected: Expected, goal: Goal, terms: Terms) -
         dear = [index for index in left if costs[index] > terms.room and costs[index] > goal.cost_limit]
         for index in dear:
             why[snapshot.arms[index]] = (
-                f"it costs {costs[index]:.3g} a request, and {max(terms.room, 0.0):.3g} is left"
+                f"it costs {costs[index]:.3g} a request, and {goal.cost_limit:.3g} is allowed on average"
             )
         left = [index for index in left if index not in dear]
     if math.isfinite(goal.latency_limit) and left:

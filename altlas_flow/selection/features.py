@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -18,6 +17,10 @@ Floats = npt.NDArray[np.floating[Any]]
 COLUMNS, VALUES = 1024, 64
 #: Numbers in a vector at least: shorter lists are meant as features of their own.
 VECTOR = 8
+
+
+#: Numbers in a vector at most; characters of a name or a word; how large a number may be: rows are float32.
+WIDEST, NAME_LIMIT, LARGEST = 8192, 400, 1e15
 
 
 class Known(dict[str, float | str]):
@@ -53,15 +56,20 @@ def known(context: Mapping[str, Any] | None) -> Known:
     for name, value in context.items():
         if not isinstance(name, str) or not name or "=" in name:
             raise FeatureError(f"a feature has the name {name!r}: give a text without '='")
+        if len(name) > NAME_LIMIT or (isinstance(value, str) and len(value) > NAME_LIMIT):
+            raise FeatureError(
+                f"feature {name[:40]!r} is a text of more than {NAME_LIMIT} characters: give a word"
+            )
         if value is None:
             continue
         if isinstance(value, str):
             result[name] = value
         elif type(value) is float or isinstance(value, Real):
             number = float(value)
-            if not math.isfinite(number):
+            if not abs(number) <= LARGEST:
                 raise FeatureError(
-                    f"feature {name!r} is {value!r}: give a finite number, or None where it is not known"
+                    f"feature {name!r} is {value!r}: give a finite number of at most {LARGEST:g}, or None "
+                    "where it is not known"
                 )
             result[name] = number
         elif isinstance(value, (Sequence, np.ndarray)):
@@ -82,9 +90,11 @@ def _vector(name: str, value: Any) -> Floats:
         vector = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise FeatureError(f"feature {name!r} is no vector of numbers: {error}") from error
-    if vector.ndim != 1 or not len(vector):
-        raise FeatureError(f"feature {name!r} has the shape {vector.shape}: give a vector")
-    if not np.isfinite(vector).all():
+    if vector.ndim != 1 or not 0 < len(vector) <= WIDEST:
+        raise FeatureError(
+            f"feature {name!r} has the shape {vector.shape}: give a vector of at most {WIDEST} numbers"
+        )
+    if not (np.abs(vector) <= LARGEST).all():
         raise FeatureError(
             f"feature {name!r} holds numbers that are not finite: leave the vector out where it is not known"
         )

@@ -32,6 +32,8 @@ HALF = 4000.0
 TAIL = 400
 #: How much a declared value counts, in outcomes.
 DECLARED = 5.0
+#: Of what is usual: what is expected is not wrong where it lies nearer to what comes.
+WRONG = 0.1
 #: Rows that the guard needs, and those that say which single model is the best now.
 JUDGED, RECENT = 40, 200
 
@@ -208,12 +210,14 @@ class Learner:
         """Forget what models did before they changed."""
         changed, seen = False, self.seen
         for name in ("latency", "quality"):
+            bounded = name == "quality"
+            least = WRONG * (1.0 if bounded else self.snapshot.scales.get(name, 0.0))
             at = OBJECTIVES.index(name)
             places = np.flatnonzero(~np.isnan(seen.residuals[: len(seen), at]))
             places = places[np.argsort(seen.order[places], kind="stable")]
             for arm, model in enumerate(self.arms):
                 mine = places[(seen.arms[places] == arm) & (seen.order[places] >= self.since[arm])]
-                first = change(seen.residuals[mine, at])
+                first = change(seen.residuals[mine, at], least=least, bounded=bounded)
                 if first is not None:
                     self.since[arm] = seen.order[mine[first]]
                     self.noted[model] = (

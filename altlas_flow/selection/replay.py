@@ -129,6 +129,11 @@ def replay(log: Sequence[Logged], policy: Policy, *, seed: int = 0) -> Replay:
     ReplayError
         Where the log is empty, or the policy gives no chances.
     """
+    if not callable(policy):
+        raise ReplayError(
+            f"policy={policy!r} is none: give a function of features and models, or always(model) or evenly "
+            "of altlas_flow.selection.replay"
+        )
     if not log:
         raise ReplayError("the log holds no decision with an outcome: record some, or name another objective")
     names = sorted({name for entry in log for name in (*entry.probabilities, entry.model)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -121,6 +120,7 @@ class Selector:
             else {name: "it is not to be had" for name in self.learner.arms if name not in able}
         )
         decision = self._chooser.choose(self.learner.snapshot, features, top=top, excluded=out)
+        self._chooser.note(self.learner.snapshot, decision)
         self.learner.decided(decision.id, decision.model, decision.propensity, features)
         return decision
 
@@ -237,19 +237,15 @@ def checked(
     values: dict[str, float] = {"failed": 1.0} if failed else {}
     for name, value, most in (
         ("quality", quality, 1.0),
-        ("latency", latency, math.inf),
-        ("cost", cost, math.inf),
+        ("latency", latency, 1e9),
+        ("cost", cost, 1e12),
     ):
         if value is None:
             continue
         if isinstance(value, bool):
             value = float(value)
-        if (
-            not isinstance(value, (int, float, np.floating, np.integer))
-            or not 0.0 <= value <= most
-            or math.isinf(value)
-        ):
-            limits = "a number from 0 to 1" if most == 1.0 else "a finite number from 0"
+        if not isinstance(value, (int, float, np.floating, np.integer)) or not 0.0 <= value <= most:
+            limits = "a number from 0 to 1" if most == 1.0 else f"a number from 0 to {most:g}"
             raise SelectionError(f"{name}={value!r}: give {limits}")
         values[name] = float(value)
     return values

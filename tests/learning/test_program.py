@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from altlas_flow.learning.lessons import ARMS, CHOSE, TOLD, checked, logged_of, 
 from altlas_flow.learning.program import GATHER, LESSONS, SAVE, SETTLED, SNAPSHOT, Program
 from altlas_flow.learning.tutor import Tutor
 from altlas_flow.selection import wire
+from altlas_flow.selection.features import known
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -40,8 +42,11 @@ class Running:
         self.number = 0
 
     def teach(self, *lessons):
+        if ADMIT in lessons:
+            self.ask("admit", task="t", arms=ADMIT[2])
+            self.said[:] = [one for one in self.said if one[0] not in (SNAPSHOT, frames.ANSWER)]
         self.number += 1
-        self.program.take((LESSONS, self.number, list(lessons)))
+        self.program.take((LESSONS, self.number, [one for one in lessons if one is not ADMIT]))
 
     def after(self, seconds):
         self.clock.now += seconds
@@ -86,6 +91,7 @@ def test_what_clients_send_may_be_anything(running):
         (),
         None,
         ("nothing",),
+        (ARMS, "t", [["c", "x", "y", "z"]]),
         (TOLD, "d1", {"quality": -1.0}),
         (TOLD, "d1", {"speed": 1.0}),
         (TOLD, "d1", {"quality": float("nan")}),
@@ -99,7 +105,8 @@ def test_what_clients_send_may_be_anything(running):
         choice(5, vector=np.ones(9, dtype="<f4").tobytes()),
     ]
     running.teach(*bad, good)
-    assert len(running.of(frames.FAULT)) == len(bad)
+    faults = [text for (text,) in running.of(frames.FAULT)]
+    assert sum(int(text.split(" times: ")[0]) if " times: " in text else 1 for text in faults) == len(bad)
     assert running.of(SETTLED)[-1] == [2]
     assert sum(row["decisions"] for row in running.ask("report", task="t")) == 2
 
@@ -145,7 +152,7 @@ def test_a_program_that_ends_without_a_word_is_gone_on_from(tmp_path):
     again = Running(tmp_path / "history.sqlite")
     assert again.of(frames.OPENED) == [["", ""]]
     assert again.ask("report", task="t") == report
-    assert len(again.ask("decisions", task="t")) == 160
+    assert len(again.ask("decisions", task="t")) == 161
     again.program.close()
 
 
@@ -178,7 +185,50 @@ def test_a_damaged_row_of_the_log_costs_itself_alone(tmp_path):
     book = made.program._book
     book._database.execute("UPDATE lessons SET body = replace(body, 'd7', 'd8') WHERE number = 16")
     assert len(list(book.since(0))) == 160
+    book._database.execute(
+        "UPDATE lessons SET body = '{', checksum = ? WHERE number = 17", (zlib.crc32(b"{"),)
+    )
+    assert len(list(book.since(0))) == 159
     made.program.close()
+
+
+def test_a_damaged_log_is_set_aside_and_what_was_learned_goes_on(tmp_path):
+    made = learned(tmp_path)
+    report = made.ask("report", task="t")
+    made.program.close()
+    log = tmp_path / "history.sqlite.lessons"
+    log.write_bytes(b"\xff" * log.stat().st_size)
+    again = Running(tmp_path / "history.sqlite")
+    [(said, fault)] = again.of(frames.OPENED)
+    assert "set aside" in said and not fault
+    assert again.ask("report", task="t") == report
+    assert len(list(tmp_path.glob("*.lessons.damaged-*"))) == 1
+    again.program.close()
+
+
+def test_a_log_that_another_program_has_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("altlas_flow.learning.book.LOCK_LIMIT", 0.1)
+    made = learned(tmp_path)
+    with pytest.raises(BlockingIOError):
+        Running(tmp_path / "history.sqlite")
+    made.program.close()
+    Running(tmp_path / "history.sqlite").program.close()
+
+
+@pytest.mark.parametrize("features", [{"float32": 1.0}, {"float32": "AAAA"}])
+def test_features_of_any_name_are_kept(running, features):
+    running.teach(ADMIT, choice(1, **features))
+    assert dict(running.ask("decisions", task="t")[1][6]) == features
+
+
+def test_one_figure_that_is_far_off_leaves_chances_chances(running):
+    running.teach(ADMIT, *(choice(at, "ab"[at % 2], n=float(at)) for at in range(40)))
+    running.teach(*((TOLD, f"d{at}", {"quality": at % 2, "latency": 0.1}) for at in range(40)))
+    running.teach(choice(99, n=1e15), (TOLD, "d99", {"quality": 1.0, "latency": 1e9}))
+    running.after(GATHER)
+    snapshot = wire.from_bytes(running.of(SNAPSHOT)[-1][2])
+    for values in snapshot.expect(known({"n": 3.0})).values.values():
+        assert np.isfinite(values).all()
 
 
 def test_without_a_file_it_learns_and_says_what_is_wrong(tmp_path):
@@ -186,7 +236,7 @@ def test_without_a_file_it_learns_and_says_what_is_wrong(tmp_path):
     made = Running(tmp_path / "file" / "history.sqlite")
     [(_, fault)] = made.of(frames.OPENED)
     assert "lost with the scheduler" in fault
-    made.teach(ADMIT, choice(1))
+    made.teach(ADMIT, choice(1), (TOLD, "d1", {"quality": 1.0}))
     made.after(GATHER)
     assert made.of(SNAPSHOT)
     made.program.close()

@@ -52,3 +52,25 @@ def test_what_is_always_the_same_has_not_changed():
 
 def test_a_few_outcomes_are_too_few():
     assert change(np.array([0.0] * 5 + [9.0] * 5)) is None
+
+
+@pytest.mark.parametrize("chance", [0.05, 0.1, 0.5, 0.9, 0.95])
+def test_rare_scores_are_no_change(chance):
+    found = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        residuals = (rng.random(300) < chance) - chance + 0.02 * rng.normal(size=300)
+        found += [change(residuals[:n], least=0.1, bounded=True) for n in (20, 60, 300)]
+    assert sum(at is not None for at in found) <= 2
+
+
+def test_a_model_whose_answers_become_bad_is_found():
+    rng = np.random.default_rng(0)
+    residuals = np.concatenate([(rng.random(200) < 0.9) - 0.9, (rng.random(60) < 0.1) - 0.9])
+    assert abs(change(residuals, least=0.1, bounded=True) - 200) <= 8
+
+
+def test_what_is_near_enough_is_no_change():
+    step = np.array([0.0] * 40 + [1e-4] * 40)
+    assert change(step) is not None
+    assert change(step, least=0.01) is None

@@ -271,6 +271,7 @@ class Handle:
                 tries=self.tries,
                 trace=trace,
                 metadata=self._metadata,
+                decision_id=None if self._decision is None else self._decision.id,
             )
         placed = answers.placement
         batch, queue = int(answers.batch[at]), float(answers.queue[at])
@@ -307,6 +308,7 @@ class Handle:
             tries=self.tries,
             trace=trace,
             metadata=self._metadata,
+            decision_id=None if self._decision is None else self._decision.id,
         )
 
     def _why_this_model(self) -> list[str]:

@@ -227,10 +227,6 @@ class Transport:
         """Send something to the plugin; on the client's event loop."""
         self._dispatch.pulse.tell(message)
 
-    def start(self, work: Any) -> None:
-        """Have a coroutine run on the client's event loop, which calls this."""
-        self._dispatch._start(work)
-
     def when_over(self, handle: Handle, waiter: Any) -> bool:
         """Have `waiter` woken when the request is over; False where it is over already.
 
@@ -317,7 +313,7 @@ class Transport:
         def end() -> None:
             try:
                 if self._choosing is not None:
-                    self._choosing.flush()
+                    self._choosing.close()
                 self._dispatch.close(
                     ClusterLost("the flow was closed before the answer came: connect and ask again")
                 )

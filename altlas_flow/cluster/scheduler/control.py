@@ -194,7 +194,7 @@ class ControlPlugin(SchedulerPlugin):
 
     def _begin_learning(self, scheduler: Scheduler, history: str | None) -> None:
         """Which model to choose is learned for all clients together."""
-        self.learning = Learning(scheduler, self.catalog, self.placer, history, self.tasks.opened)
+        self.learning = Learning(scheduler, self.catalog, self.placer, history)
         for name in ("choices", "feedback", "report", "decisions"):
             operation = "altlas_learned" if name == "report" else f"altlas_{name}"
             scheduler.handlers[operation] = self.guard.everybody(getattr(self.learning, name))
@@ -221,8 +221,10 @@ class ControlPlugin(SchedulerPlugin):
         self.audit.close()
 
     def _close_files(self) -> None:
-        self.learning.close()
-        self.tasks.close()
+        try:
+            self.learning.close()
+        finally:
+            self.tasks.close()
 
     # -- what clients ask ---------------------------------------------------------------------
 

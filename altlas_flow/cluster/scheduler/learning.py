@@ -8,8 +8,8 @@ import itertools
 import logging
 import shutil
 import tempfile
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,10 @@ TAUGHT = "altlas-taught"
 ANSWER_LIMIT = 30.0
 #: Seconds after which a program that ended is started again.
 AGAIN = 2.0
-#: Lessons that wait for the program at most: beyond that clients are faster than anything learns.
-WAITING = 1_000_000
+#: Seconds that it gets to keep what waits where the scheduler closes.
+CLOSE_LIMIT = 30.0
+#: Bytes of lessons that wait for the program at most: beyond that clients are faster than anything learns.
+WAITING = 256 << 20
 _PROGRAM = "altlas_flow.learning.program"
 
 
@@ -52,9 +54,7 @@ class Learning:
     catalog : SharedCatalog
     placer : Placer
     history : path, optional
-        The file with the log; without one, what is learned lasts as long as the scheduler.
-    opened : callable
-        Waits until the history file is open.
+        The log lies beside it; without one, what is learned lasts as long as the scheduler.
 
     Attributes
     ----------
@@ -68,24 +68,23 @@ class Learning:
         catalog: SharedCatalog,
         placer: Placer,
         history: str | None,
-        opened: Callable[[], Awaitable[None]],
     ) -> None:
         self.scheduler, self.catalog, self.placer = scheduler, catalog, placer
-        self._history, self._opened = history, opened
+        self._history = history
         self.loop = asyncio.get_running_loop()
         self.dropped = 0
         self.fault = ""
         self._folder: Path | None = None  # where there is no history
         self._child: Child | None = None
-        self._starting: asyncio.Task[None] | None = None
         self._again: asyncio.TimerHandle | None = None
         self._closed = False
         self._numbers = itertools.count(1)
-        self._unsettled: deque[tuple[int, bytes, int]] = deque()  # number, message, lessons
+        self._unsettled: deque[tuple[int, bytes]] = deque()  # number, message
         self._waiting = 0
         self._asked: dict[int, tuple[bytes, asyncio.Future[Any]]] = {}
         self._snapshots: dict[str, tuple[int, bytes]] = {}
         self._arms: dict[str, list[list[Any]]] = {}  # by task: what the program was told
+        self._admitting: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     # -- what clients ask ----------------------------------------------------------------------
 
@@ -101,10 +100,13 @@ class Learning:
             [name, *(spec.declared.get(key) for key in ("quality", "latency", "cost"))]
             for name, spec in models.items()
         ]
-        await self._start()
-        if self._arms.get(task) != arms:
-            await self._ask("admit", task=task, arms=arms)  # its snapshot comes before the answer
-            self._arms[task] = arms
+        self._start()
+        async with self._admitting[task]:  # many may ask at the same time
+            if self._arms.get(task) != arms:
+                await self._ask("admit", task=task, arms=arms)  # its snapshot comes before the answer
+                self._arms[task] = arms
+        if task not in self._snapshots:
+            raise SelectionError(f"no model can be chosen for {task!r} now: {self._why()}")
         found, data = self._snapshots[task]
         return {
             "version": found,
@@ -117,26 +119,34 @@ class Learning:
 
     async def feedback(self, outcomes: Sequence[Sequence[Any]]) -> list[str]:
         """Take what came of decisions; the ids of those that are not known."""
-        await self._start()
+        self._start()
         return list(await self._ask("told", outcomes=[tuple(one) for one in outcomes]))
 
     async def report(self, task: str) -> list[dict[str, Any]]:
         """Of each model of a task, what came of it."""
         self._serving(task)
-        await self._start()
+        self._start()
         return list(await self._ask("report", task=task))
 
     async def decisions(self, task: str) -> list[Any]:
         """The log of a task: lessons."""
-        await self._start()
+        self._start()
         return list(await self._ask("decisions", task=task))
 
     def taught(self, client: str, lessons: list[Any], **kwargs: Any) -> None:
         """Lessons of a client; told by its stream."""
-        if self._waiting + len(lessons) > WAITING:
-            self.dropped += len(lessons)
+        if self._closed:
             return
-        self._send([tuple(lesson) for lesson in lessons])
+        number = next(self._numbers)
+        data = frames.pack((LESSONS, number, [tuple(lesson) for lesson in lessons]))
+        if self._waiting + len(data) > WAITING:
+            self.dropped += len(lessons)
+            self._failed(f"{self.dropped} lessons were dropped: more wait than can be learned")
+            return
+        self._start()
+        self._unsettled.append((number, data))
+        self._waiting += len(data)
+        self._give(data)
 
     # -- models ----------------------------------------------------------------------------------
 
@@ -157,17 +167,6 @@ class Learning:
 
     # -- the program -----------------------------------------------------------------------------
 
-    def _send(self, lessons: Iterable[Any]) -> None:
-        some = list(lessons)
-        number = next(self._numbers)
-        data = frames.pack((LESSONS, number, some))
-        self._unsettled.append((number, data, len(some)))
-        self._waiting += len(some)
-        if self._child is not None:
-            self._give(data)
-        elif self._starting is None and self._again is None:
-            self._starting = self.loop.create_task(self._open())
-
     async def _ask(self, name: str, **arguments: Any) -> Any:
         number = next(self._numbers)
         data = frames.pack((frames.ASK, number, name, arguments))
@@ -185,42 +184,39 @@ class Learning:
     def _why(self) -> str:
         return self.fault or "the program that learns does not answer: see the scheduler's log, and try again"
 
-    async def _start(self) -> None:
+    def _start(self) -> None:
+        """Have the program run, but not one right after another that ended."""
         if self._closed:
             raise SelectionError("the scheduler is closing: connect to another one")
-        if self._child is None:
-            if self._starting is None:
-                self._starting = self.loop.create_task(self._open())
-            await asyncio.shield(self._starting)
+        if self._child is None and self._again is None:
+            self._open()
 
-    async def _open(self) -> None:
-        """Start the program, once the keeper of the history has looked at its file."""
+    def _open(self) -> None:
         try:
-            if self._history is not None:
-                await self._opened()
-                path = Path(self._history).absolute()
-            else:
-                self._folder = self._folder or Path(tempfile.mkdtemp(prefix="altlas-learning-"))
-                path = self._folder / "log.sqlite"
-            if self._closed:
-                return
-            self._child = child = Child(str(path), _PROGRAM)
+            self._child = child = Child(self._path(), _PROGRAM)
         except OSError as error:
             self._failed(f"the program that learns cannot be started: {describe(error)}")
             self._again = self.loop.call_later(AGAIN, self._start_again)
             return
-        finally:
-            self._starting = None
         self.loop.add_reader(child.replies, self._listen, child)
-        for _, data, _ in self._unsettled:
+        for task, arms in self._arms.items():  # known already, but where nothing could be kept
+            arguments = {"task": task, "arms": arms}
+            self._give(frames.pack((frames.ASK, next(self._numbers), "admit", arguments)))
+        for _, data in list(self._unsettled):
             self._give(data)
         for data, _ in list(self._asked.values()):
             self._give(data)
 
+    def _path(self) -> str:
+        if self._history is not None:
+            return str(Path(self._history).absolute())
+        self._folder = self._folder or Path(tempfile.mkdtemp(prefix="altlas-learning-"))
+        return str(self._folder / "log")
+
     def _start_again(self) -> None:
         self._again = None
-        if self._child is None and self._starting is None and not self._closed:
-            self._starting = self.loop.create_task(self._open())
+        if self._child is None and not self._closed:
+            self._open()
 
     def _give(self, data: bytes) -> None:
         child = self._child
@@ -242,17 +238,16 @@ class Learning:
             self.loop.remove_reader(child.replies)
             self.loop.remove_writer(child.requests)
             self._child = None
-            self._arms.clear()  # the next one is told again
             code = child.end()
             if not self._closed:
                 self._failed(f"the program that learns ended with code {code}, and is started again")
-                self._again = self.loop.call_later(0.0 if child.alive else AGAIN, self._start_again)
+                self._again = self.loop.call_later(AGAIN, self._start_again)
 
     def _told(self, message: Message) -> None:
         kind, *rest = message
         if kind == SETTLED:
             while self._unsettled and self._unsettled[0][0] <= rest[0]:
-                self._waiting -= self._unsettled.popleft()[2]
+                self._waiting -= len(self._unsettled.popleft()[1])
         elif kind == SNAPSHOT:
             task, version, data = rest
             self._snapshots[task] = version, data
@@ -280,10 +275,18 @@ class Learning:
         if self._again is not None:
             self._again.cancel()
         child, self._child = self._child, None
-        if child is not None:
-            with contextlib.suppress(Exception):  # the loop may be closed already
-                self.loop.remove_reader(child.replies)
-                self.loop.remove_writer(child.requests)
-            child.finish(frames.pack((frames.CLOSE,)))
+        try:
+            if child is None and self._unsettled:  # it had ended, and was not started again yet
+                child = Child(self._path(), _PROGRAM)
+                for _, data in self._unsettled:
+                    child.send(data)
+            elif child is not None:
+                with contextlib.suppress(Exception):  # the loop may be closed already
+                    self.loop.remove_reader(child.replies)
+                    self.loop.remove_writer(child.requests)
+            if child is not None:
+                child.finish(frames.pack((frames.CLOSE,)), CLOSE_LIMIT)
+        except OSError as error:
+            self._failed(f"{len(self._unsettled)} messages could not be kept: {describe(error)}")
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import time
@@ -15,7 +14,7 @@ from distributed.comm.core import Comm
 
 from altlas_flow.cluster.scheduler.guard import Guard, who_is
 from altlas_flow.cluster.scheduler.questions import ASK_LIMIT, MOST, Questions, Row
-from altlas_flow.errors import BadRequest, HistoryError, UnknownTask, one_line
+from altlas_flow.errors import BadRequest, UnknownTask, one_line
 from altlas_flow.history.parts import MICRO, Part
 from altlas_flow.history.writer import Writer
 from altlas_flow.nodes.audit import Audit
@@ -26,8 +25,6 @@ from altlas_flow.security.roles import name_in
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
 
-#: Seconds that a history file gets to be looked at.
-OPEN_LIMIT = 20.0
 #: Tasks that are over and kept in memory.
 KEPT = 10_000
 #: Tasks that are written down before the scheduler's event loop has its turn again: a few milliseconds.
@@ -64,12 +61,6 @@ class Tasks:
         self._count = 0
         self.questions = Questions(scheduler)
         self.writer = Writer(history, self._opened) if history is not None else None
-
-    async def opened(self) -> None:
-        """Wait until the history file has been looked at, where there is one; whatever came of that."""
-        if self.writer is not None:
-            with contextlib.suppress(HistoryError, TimeoutError):
-                await asyncio.wait_for(asyncio.wrap_future(self.writer.ask("count")), OPEN_LIMIT)
 
     # -- what clients say ------------------------------------------------------------------------
 
