@@ -1,14 +1,18 @@
-"""What operators do, awaited: the part of an orchestrator that is about nodes and tasks."""
+"""What an orchestrator awaits beside requests: what operators do, and what must be known before."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from altlas_flow.errors import AltlasError
 from altlas_flow.flow import Flow
-from altlas_flow.records import NodeInfo, NodeStatus, TaskInfo, TaskStatus
+from altlas_flow.records import InferenceRequest, NodeInfo, NodeStatus, TaskInfo, TaskStatus
 from altlas_flow.records.table import Table
+
+#: Before a task, where errors are kept by model.
+TASK = "task "
 
 
 class AwaitedOperations(ABC):
@@ -49,3 +53,31 @@ class AwaitedOperations(ABC):
     async def cancel_task(self, task_id: str) -> bool:
         """Give a request up, whoever asked for it; see `Flow.cancel_task`."""
         return await asyncio.to_thread((await self._started()).cancel_task, task_id)
+
+
+async def prepare(flow: Flow, requests: Sequence[InferenceRequest]) -> dict[str, AltlasError]:
+    """Look up the models that need a trip to the scheduler, in a thread; what is wrong with some."""
+    missing: dict[str, AltlasError] = {}
+    for model in {getattr(request, "model_id", None) for request in requests}:
+        if model is not None and not flow.is_prepared(model):
+            try:
+                await asyncio.to_thread(flow.prepare, model)
+            except AltlasError as error:
+                missing[model] = error
+    tasks = {
+        request.task_type
+        for request in requests
+        if isinstance(request, InferenceRequest) and request.model_id is None and request.task_type
+    }
+    for task in tasks:
+        try:
+            await asyncio.to_thread(flow.prepare_task, task)
+        except AltlasError as error:
+            missing[TASK + task] = error
+    return missing
+
+
+def asked_of(request: InferenceRequest) -> str:
+    """What a request asks for, as `prepare` names it."""
+    model = getattr(request, "model_id", None)
+    return str(model or TASK + str(getattr(request, "task_type", None) or ""))

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from altlas_flow.awaited import AwaitedOperations
+from altlas_flow.awaited import AwaitedOperations, asked_of, prepare
 from altlas_flow.choices import Selected
 from altlas_flow.cluster.client.handle import Handle, Handles
 from altlas_flow.errors import AltlasError, BadRequest, ConnectError
@@ -32,8 +32,6 @@ _Step = Literal["start", "stop"]
 
 #: Requests that are sent in one go of the event loop.
 SLICE = 100
-#: Before a task, where errors are kept by model.
-TASK = "task "
 
 
 class DistributedModelOrchestrator(AwaitedOperations):
@@ -118,7 +116,7 @@ class DistributedModelOrchestrator(AwaitedOperations):
         if not isinstance(request, InferenceRequest):
             raise BadRequest(f"a {type(request).__name__} is no request: give an InferenceRequest")
         flow = await self._started()
-        missing = await _prepare(flow, [request])
+        missing = await prepare(flow, [request])
         for error in missing.values():
             raise error
         if flow.names_files(request):
@@ -145,11 +143,11 @@ class DistributedModelOrchestrator(AwaitedOperations):
             raise BadRequest("run_distributed_batch_inference needs a list of InferenceRequest")
         flow = await self._started()
         asked = list(requests)
-        missing = await _prepare(flow, asked)
+        missing = await prepare(flow, asked)
         handles: list[Handle] = []
         for start in range(0, len(asked), SLICE):
             for request in asked[start : start + SLICE]:
-                error = missing.get(_asked_of(request))
+                error = missing.get(asked_of(request))
                 if error is None and isinstance(request, InferenceRequest) and flow.names_files(request):
                     try:
                         request = await asyncio.to_thread(flow.with_files, request)
@@ -393,34 +391,6 @@ def _is_open(flow: Flow) -> bool:
     except ConnectError:
         return False
     return True
-
-
-async def _prepare(flow: Flow, requests: Sequence[InferenceRequest]) -> dict[str, AltlasError]:
-    """Look up the models that need a trip to the scheduler, in a thread; what is wrong with some."""
-    missing: dict[str, AltlasError] = {}
-    for model in {getattr(request, "model_id", None) for request in requests}:
-        if model is not None and not flow.is_prepared(model):
-            try:
-                await asyncio.to_thread(flow.prepare, model)
-            except AltlasError as error:
-                missing[model] = error
-    tasks = {
-        request.task_type
-        for request in requests
-        if isinstance(request, InferenceRequest) and request.model_id is None and request.task_type
-    }
-    for task in tasks:
-        try:
-            await asyncio.to_thread(flow.prepare_task, task)
-        except AltlasError as error:
-            missing[TASK + task] = error
-    return missing
-
-
-def _asked_of(request: InferenceRequest) -> str:
-    """What a request asks for, as `_prepare` names it."""
-    model = getattr(request, "model_id", None)
-    return str(model or TASK + str(getattr(request, "task_type", None) or ""))
 
 
 async def _wait(done: Future[Any]) -> None:

@@ -19,7 +19,7 @@ def columns_of(*contexts):
 @pytest.mark.parametrize(
     ("context", "said"),
     [
-        ({"length": float("nan")}, "'length'.*finite number, or None"),
+        ({"length": float("nan")}, "'length'.*finite number of at most 1e[+]15, or None"),
         ({"length": float("inf")}, "'length'"),
         ({"length": object()}, "'length' is a object"),
         ({"": 1}, "the name ''"),
