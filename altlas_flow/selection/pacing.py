@@ -73,9 +73,12 @@ class Promise:
     Notes
     -----
     Adaptive conformal inference (Gibbs, Candès, 2021): the allowance falls by what was late too much,
-    whatever the
-    distribution does, so that over many requests the share holds as far as any model can keep it.
+    whatever the distribution does, so that over many requests the share holds as far as any model can keep
+    it.
     """
+
+    #: Part of what may be late that is aimed at: bursts come faster than the allowance follows.
+    AIM = 0.8
 
     def __init__(self, late: float, rate: float = 0.02) -> None:
         self.late, self.rate = late, rate
@@ -86,4 +89,4 @@ class Promise:
         """A request is over."""
         self.missed += was_late
         self.count += 1
-        self.allowed = min(1.0, max(0.0, self.allowed + self.rate * (self.late - was_late)))
+        self.allowed = min(1.0, max(0.0, self.allowed + self.rate * (self.AIM * self.late - was_late)))

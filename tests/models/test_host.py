@@ -283,8 +283,9 @@ def test_the_least_recently_used_model_goes_and_its_memory_is_freed(
 
 def test_a_model_in_use_is_never_evicted(make_host: Callable[..., ModelHost], tmp_path: Any) -> None:
     a, b = (tensor_spec(tmp_path, name, 64) for name in ("a", "b"))
-    host = make_host(memory_budget=100 * 2**20, load_timeout=0.5)
+    host = make_host(memory_budget=100 * 2**20)
     with host.shelf.use(a) as (model, _):
+        host.shelf.load_timeout = 0.5
         with pytest.raises(ModelLoadError, match="in use"):
             host.describe(b)
         assert model.predict([[0.0] * 256]).shape == (1, 64 * 2**20 // 4 // 256)
