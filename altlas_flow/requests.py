@@ -11,7 +11,7 @@ from altlas_flow.cluster.client.catalog import Catalog
 from altlas_flow.cluster.client.handle import Handle, Handles
 from altlas_flow.cluster.client.hedging import Hedges
 from altlas_flow.cluster.client.transport import Transport
-from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded, SourceError
+from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded, SourceError, SpecError
 from altlas_flow.models.files import names_files, read_inputs
 from altlas_flow.models.spec import ModelSpec, import_object
 from altlas_flow.pipeline.handle import PipelineHandle, PipelineHandles
@@ -114,7 +114,7 @@ class Requests(Pipelines, Choices):
             choice = self._choose(task, inputs, **_options(choose))
             model = choice.decision.model
         else:
-            raise BadRequest("submit needs a model, or task= to have one chosen: give one of them")
+            raise SpecError("a NoneType is no model: give an id or a ModelSpec, or task= to have one chosen")
         if (pipeline := as_pipeline(model)) is not None:
             if (strategy, retry, validator, parameters) != (None, None, None, None):
                 raise BadRequest(

@@ -27,6 +27,7 @@ from altlas_flow.errors import (
     ReplayError,
     RequestError,
     SelectionError,
+    SpecError,
     UnknownDecision,
 )
 from tests.laboratory import LIMIT, laboratory, until
@@ -247,7 +248,7 @@ def test_bad_feedback(kept, task):
             kept.flow.feedback(*given)
     with pytest.raises(SelectionError, match="no column 'score'"):
         kept.flow.feedback(pd.DataFrame({"id": [decision.id]}))
-    with pytest.raises(BadRequest, match="give one of them"):
+    with pytest.raises(SpecError, match="or task= to have one chosen"):
         kept.flow.submit(inputs="x")
     with pytest.raises(BadRequest, match="constraints"):
         kept.flow.submit(task=task, inputs="x", choose={"stratgy": "HYBRID"})
