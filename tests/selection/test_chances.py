@@ -32,7 +32,8 @@ def test_they_are_what_many_draws_give(means, deviations):
 @given(models)
 @settings(deadline=None)
 def test_they_sum_to_1_and_do_not_depend_on_scale_or_place(models):
-    means, deviations = np.array(models).T
+    # of differences that floating point loses elsewhere nothing can be asked
+    means, deviations = np.round(np.array(models), 6).T
     found = chances(means, deviations)
     assert found.sum() == pytest.approx(1.0)
     assert (found >= 0).all()
