@@ -59,7 +59,8 @@ class Requests(Pipelines, Choices):
     ) -> Handle | PipelineHandle:
         """Ask for one prediction.
 
-        Never waits, but for files that inputs name: what cannot leave at once waits in the handle.
+        Never waits, but for files that inputs name, and for the scheduler where models of a `task` are chosen
+        among for the first time: what cannot leave at once waits in the handle.
 
         Parameters
         ----------

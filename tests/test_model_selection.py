@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sqlite3
@@ -331,16 +332,17 @@ def test_a_scheduler_that_is_started_again_goes_on_where_the_last_one_was(tmp_pa
         assert again[good.id][0][0] == pytest.approx(first[good.id][0][0], abs=0.05)
 
 
-def test_without_a_history_it_is_said_once_that_nothing_is_kept(task, caplog):
+def test_without_a_history_it_is_said_once_that_nothing_is_kept(task, monkeypatch):
+    said, handler = [], logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    monkeypatch.setattr(logging.getLogger("altlas_flow.cluster.client.choosing"), "handlers", [handler])
     with dask.config.set({"altlas.history": None}), laboratory({"a": {}}) as lab:
         lab.flow.register(served(task, "one", short))
         for _ in range(3):
             lab.flow.select(task)
         folder = lab.client.run_on_scheduler(lambda dask_scheduler: str(learning(dask_scheduler)._folder))
         assert os.stat(folder).st_mode & 0o077 == 0
-    assert [record.message for record in caplog.records].count(
-        "what is learned of models lasts as long as the scheduler: set altlas.history to keep it"
-    ) == 1
+    assert said == ["what is learned of models lasts as long as the scheduler: set altlas.history to keep it"]
     assert not os.path.exists(folder)
 
 

@@ -71,7 +71,7 @@ class Store:
                 f"altlas.history: {self.path} cannot be written ({describe(error)})"
             ) from error
         try:
-            _lock_within(self._lock, wait)
+            lock_within(self._lock, wait)
         except OSError as error:
             self._lock.close()
             raise HistoryError(
@@ -203,7 +203,7 @@ class Store:
         return next(place for name in names if not (place := self.path.with_name(name)).exists())
 
 
-def _lock_within(file: IO[bytes], seconds: float) -> None:
+def lock_within(file: IO[bytes], seconds: float) -> None:
     """Lock a file; raises OSError where another process does not let go of it in time."""
     ends = time.monotonic() + seconds
     while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import time
@@ -13,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from altlas_flow.errors import StateError, describe
+from altlas_flow.history.store import lock_within
 from altlas_flow.learning.lessons import CHOSE, Lesson, of_text, to_text
 from altlas_flow.learning.tutor import Tutor
 from altlas_flow.selection import keep
 
 #: Seconds that SQLite waits for whoever reads the file.
 BUSY = 10.0
-#: Seconds for the program of a scheduler that was killed to let go of the file, and between two looks.
-LOCK_LIMIT, LOOK = 10.0, 0.05
+#: Seconds for the program of a scheduler that was killed to let go of the file.
+LOCK_LIMIT = 10.0
 #: Behind the name of the history: the log, and the state.
 LOG, STATE = ".lessons", ".selector"
 _TABLE = (
@@ -57,7 +57,7 @@ class Book:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.path.with_name(self.path.name + ".lock"), "ab")  # noqa: SIM115
         try:
-            _lock_within(self._lock.fileno(), LOCK_LIMIT)
+            lock_within(self._lock, LOCK_LIMIT)
             try:
                 self._database = _opened(self.path)
             except sqlite3.OperationalError:
@@ -185,15 +185,3 @@ def _set_aside(path: Path) -> None:
         old = path.with_name(path.name + end)
         if old.exists():
             old.rename(path.with_name(f"{path.name}.{stamp}{end}"))
-
-
-def _lock_within(file: int, limit: float) -> None:
-    ends = time.monotonic() + limit
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError:
-            if time.monotonic() >= ends:
-                raise
-        time.sleep(LOOK)  # a lock that is waited for has no limit

@@ -247,10 +247,12 @@ def test_a_frame_has_a_column_of_texts_and_chats_are_documents(solo, spec):
 
 def test_many_prompts_at_once_share_batches(solo, spec):
     prompts = [f"{n} on" for n in range(24)]
-    rows = solo.flow.submit_many(spec, prompts, max_new_tokens=60).result(LIMIT)
-    sizes = [row.batch_size for row in rows]
-    assert max(sizes) >= 4, sizes  # how many are the fastest is found by measuring, also under load
-    assert [row.outputs for row in rows] == here(spec, prompts, max_new_tokens=60)
+    sizes = []
+    while len(sizes) < 5 and max(sizes, default=0) < 8:  # how many are the fastest is found by measuring
+        rows = solo.flow.submit_many(spec, prompts, max_new_tokens=60).result(LIMIT)
+        sizes.append(max(row.batch_size for row in rows))
+        assert [row.outputs for row in rows] == here(spec, prompts, max_new_tokens=60)
+    assert max(sizes) >= 8, sizes
 
 
 @pytest.mark.long
