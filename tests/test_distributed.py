@@ -82,8 +82,11 @@ def quick(texts):
     return ["quick" for _ in texts]
 
 
-def slow(texts, seconds=1.5):
-    time.sleep(seconds)
+def slow(texts, seconds=1.5, gate=""):
+    if gate:
+        waits([gate])
+    else:
+        time.sleep(seconds)
     return ["slow" for _ in texts]
 
 
@@ -307,15 +310,16 @@ async def test_a_pipeline(speaking, tmp_path, monkeypatch):
 
 @pytest.mark.asyncio
 @pytest.mark.usefixtures("shared")
-async def test_racing_models():
+async def test_racing_models(tmp_path):
     orchestrator = get_enhanced_orchestrator()
     # known to the scheduler, it leaves before the slow one, which might else have its slot
     await orchestrator.run_distributed_inference(InferenceRequest(model_id="model2", inputs="warm"))
-    # far slower than a laden machine is late
-    request = InferenceRequest(inputs="Quick question", parameters={"model3": {"seconds": 4.5}})
+    gate = tmp_path / "gate"
+    request = InferenceRequest(inputs="Quick question", parameters={"model3": {"gate": str(gate)}})
     responses = await orchestrator.run_optimized_parallel_inference(
-        request, model_ids=["model1", "model2", "model3"], timeout=5.0, early_stopping=True
+        request, model_ids=["model1", "model2", "model3"], timeout=LIMIT / 2, early_stopping=True
     )
+    gate.touch()
     assert responses.outputs == "quick"
     assert [response.model_id for response in responses] == ["model2"]
     assert set(responses.missing) == {"model1", "model3"}
