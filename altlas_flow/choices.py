@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from altlas_flow.cluster.client.handle import Handle
@@ -12,21 +14,18 @@ from altlas_flow.cluster.client.transport import Transport
 from altlas_flow.errors import ReplayError, SelectionError, UnknownDecision
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.records import AdvancedModelSelectionStrategy, Decision, InferenceResponse
+from altlas_flow.selection.wanted import EXPLORE, features_of, subtype_of, task_of, wanted
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from altlas_flow.cluster.client.choosing import Choice
+    from altlas_flow.cluster.choosing import Choice
+    from altlas_flow.learning.course import Course
     from altlas_flow.selection.replay import Policy, Replay
 
-#: What `select` takes beside the task and the inputs, where a request is given to be chosen for.
-CHOOSE = frozenset({"context", "strategy", "weights", "constraints", "explore"})
-#: The least part of decisions that goes to models by chance.
-EXPLORE = 0.01
-#: Characters of a token, about.
-TOKEN = 4.0
-#: Feature that says which kind of its task an input is.
-SUBTYPE = "subtype"
+
+#: Seconds that an embedding may take that a choice waits for.
+EMBED_LIMIT = 60.0
 
 
 class Selected(list[str]):
@@ -53,6 +52,10 @@ class Choices(ABC):
         """Raise `ConnectError` where the flow is closed."""
 
     @abstractmethod
+    def submit(self, model: Any = None, inputs: Any = None, **options: Any) -> Any:
+        """Ask for one prediction."""
+
+    @abstractmethod
     def _find(self, model: str | ModelSpec) -> ModelSpec:
         """The spec that is meant."""
 
@@ -62,6 +65,7 @@ class Choices(ABC):
         inputs: Any = None,
         *,
         context: Mapping[str, Any] | None = None,
+        embed: str | ModelSpec | None = None,
         strategy: AdvancedModelSelectionStrategy | str = AdvancedModelSelectionStrategy.HYBRID,
         weights: Mapping[str, float] | None = None,
         constraints: Mapping[str, Any] | None = None,
@@ -80,6 +84,9 @@ class Choices(ABC):
         context : mapping, optional
             What is known of the input: numbers, words, and at most one vector. The word ``subtype`` says what
             kind of the task it is: models with that speciality are preferred by HYBRID and SPECIALIZED.
+        embed : str or ModelSpec, optional
+            A model that embeds texts: the embedding of the inputs is a feature. It is asked and waited for
+            before the choice is made.
         strategy : AdvancedModelSelectionStrategy or str
             HYBRID: specialities, constraints, then what is worth most for this input. SPECIALIZED: the same.
             CONTEXT_AWARE: without specialities. MULTI_OBJECTIVE: without models that others are better than
@@ -108,6 +115,7 @@ class Choices(ABC):
             task,
             inputs,
             context=context,
+            embed=embed,
             strategy=strategy,
             weights=weights,
             constraints=constraints,
@@ -124,6 +132,7 @@ class Choices(ABC):
         inputs: Any = None,
         *,
         context: Mapping[str, Any] | None = None,
+        embed: str | ModelSpec | None = None,
         strategy: AdvancedModelSelectionStrategy | str = AdvancedModelSelectionStrategy.HYBRID,
         weights: Mapping[str, float] | None = None,
         constraints: Mapping[str, Any] | None = None,
@@ -132,20 +141,13 @@ class Choices(ABC):
         request_id: str | None = None,
     ) -> Choice:
         """As `select`, but nothing follows from it yet."""
-        from altlas_flow.selection.features import NAME_LIMIT, known
-        from altlas_flow.selection.goal import goal_of
-        from altlas_flow.selection.selector import explore_of, strategy_of
-
         self._check_open()
-        if not isinstance(task, str) or not 0 < len(task) <= NAME_LIMIT:
-            raise SelectionError(f"task={task!r:.80} is no name: give a text such as 'summarise'")
+        task = task_of(task)
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise SelectionError(f"top_k={top_k!r}: give a whole number of at least 1")
-        features = known(context)
-        length = length_of(inputs)
-        if length is not None:
-            features.setdefault("input_length", length)
-        subtype = features.get(SUBTYPE)
+        vector = None if embed is None else self._embedding(embed, inputs)
+        features = features_of(inputs, context, vector=vector)
+        how = wanted(strategy=strategy, weights=weights, constraints=constraints, explore=explore)
         choosing = self._transport.choosing()
         own = os.urandom(16).hex()
         if request_id is not None and len(request_id) == len(own) and not choosing.made(request_id):
@@ -153,13 +155,40 @@ class Choices(ABC):
         return choosing.choose(
             task,
             features,
-            goal_of(weights, constraints),
-            strategy_of(strategy),
-            explore=explore_of(explore),
+            how.goal,
+            how.strategy,
+            explore=how.explore,
             id=own,
             top=top_k,
-            subtype=subtype if isinstance(subtype, str) else None,
+            subtype=subtype_of(features),
         )
+
+    def _together(
+        self, task: str, inputs: Any, choose: Mapping[str, Any], within: float | None
+    ) -> tuple[tuple[str, ...], Choice]:
+        """Models to ask at once, the chosen one first; nothing follows from it yet."""
+        from altlas_flow.selection.together import together
+
+        choice = self._choose(task, inputs, **choose)
+        limit = math.inf if within is None else within
+        return together(choice.snapshot, choice.features, choice.decision, within=limit), choice
+
+    def _embedding(self, model: str | ModelSpec, inputs: Any) -> Any:
+        """The embedding of inputs, of several their mean."""
+        import numpy as np
+
+        if threading.get_ident() == self._transport.thread:
+            raise SelectionError(
+                "embed= waits for a model, which an event loop must not: use asyncio.to_thread"
+            )
+        try:
+            found = self.submit(model, inputs).result(EMBED_LIMIT).outputs
+        except TimeoutError as late:
+            raise SelectionError(
+                f"embed={model!r} gave no embedding within {EMBED_LIMIT:.0f} s: see whether it runs"
+            ) from late
+        vector = np.asarray(found, dtype=np.float32)
+        return vector.mean(axis=0) if vector.ndim == 2 else vector
 
     def feedback(
         self,
@@ -175,7 +204,8 @@ class Choices(ABC):
         Parameters
         ----------
         what : str, Decision, InferenceResponse, Handle, or pandas.DataFrame
-            A decision or a response, or its id; a frame has the columns ``id`` and ``score``.
+            A decision or a response, or its id; a frame has the columns ``id`` (or
+            ``decision_id``, as `map` adds it) and ``score``.
         score : float, optional
             0 to 1.
         cost, latency : float, optional
@@ -206,19 +236,23 @@ class Choices(ABC):
         if unknown:
             raise UnknownDecision(unknown[0])
 
-    def models_report(self, task: str) -> pd.DataFrame:
+    def models_report(self, task: str, by: str | None = None) -> pd.DataFrame:
         """Of each model of a task: its share of the latest decisions, and what came of them.
 
         Parameters
         ----------
         task : str
+        by : str, optional
+            A feature, such as ``"language"`` or ``"input_length"``: each of its words, and each quarter of
+            its numbers, has rows of its own.
 
         Returns
         -------
         pandas.DataFrame
-            By ``model``: ``decisions``, ``outcomes``, ``share``, ``latency_p50`` and ``latency_p95``
-            (seconds), ``errors``, ``cost`` and ``quality`` (means, with their standard errors as
-            ``cost_error`` and ``quality_error``).
+            By ``model``, and by the slice: ``decisions``, ``outcomes``, ``share``, ``latency_p50`` and
+            ``latency_p95`` (seconds), ``errors``, ``cost`` and ``quality`` (means, with their standard errors
+            as ``cost_error`` and ``quality_error``). A table in notebooks; ``.to_html()`` escapes what it
+            shows.
 
         Raises
         ------
@@ -227,11 +261,37 @@ class Choices(ABC):
         import pandas as pd
 
         self._check_open()
-        rows = self._transport.choosing().report(task)
-        columns = ["model", "decisions", "outcomes", "share", "latency_p50", "latency_p95", "errors"]
+        rows = self._transport.choosing().report(task, by)
+        index = ["model"] if by is None else ["model", by]
+        columns = ["decisions", "outcomes", "share", "latency_p50", "latency_p95", "errors"]
         columns += ["cost", "cost_error", "quality", "quality_error"]
-        frame = pd.DataFrame(rows, columns=columns).set_index("model")
-        return frame.astype({name: "float64" for name in frame.columns if name not in columns[1:3]})
+        frame = pd.DataFrame(rows, columns=index + columns).set_index(index)
+        return frame.astype(dict.fromkeys(columns[2:], "float64"))
+
+    def choices_over_time(self, task: str, windows: int = 40) -> Course:
+        """Which models of a task were chosen, over its latest decisions.
+
+        Parameters
+        ----------
+        task : str
+        windows : int
+            Parts of equally many decisions.
+
+        Returns
+        -------
+        Course
+            A picture in notebooks, and ``.svg()``; ``.frame`` has the shares.
+
+        Raises
+        ------
+        NothingServes, SelectionError, ClusterLost
+        """
+        from altlas_flow.learning.course import Course
+
+        self._check_open()
+        found = self._transport.choosing().course(task, windows)
+        counts = tuple(map(tuple, found["counts"]))
+        return Course(task, tuple(found["models"]), tuple(found["first"]), counts)
 
     def replay(self, task: str, policy: Policy, *, objective: str = "quality") -> Replay:
         """What another way of choosing would have got on the logged decisions of a task.
@@ -272,19 +332,11 @@ class Choices(ABC):
     def _decided(self, handle: Handle, choice: Choice) -> Handle:
         """A request whose model was chosen: what comes of it is told."""
         handle._decision = choice.decision
-        choosing = self._transport.choosing()
-        choosing.use(choice)
-        choosing.follow(handle, choice.decision)
+        from altlas_flow.cluster.client.choosing import follow
+
+        self._transport.choosing().use(choice)
+        follow(self._transport, handle, choice.decision)
         return handle
-
-
-def length_of(inputs: Any) -> float | None:
-    """Tokens of a text, or of the longest of several, about; None where there is no text."""
-    if isinstance(inputs, str):
-        return len(inputs) / TOKEN
-    if isinstance(inputs, Sequence) and inputs and all(isinstance(item, str) for item in inputs):
-        return max(map(len, inputs)) / TOKEN
-    return None
 
 
 def _id_of(what: Any) -> str:
@@ -302,8 +354,9 @@ def _id_of(what: Any) -> str:
 
 
 def _rows(frame: Any) -> list[tuple[str, float]]:
-    missing = [name for name in ("id", "score") if name not in frame.columns]
+    name = "decision_id" if "decision_id" in frame.columns else "id"
+    missing = [one for one in (name, "score") if one not in frame.columns]
     if missing:
         raise SelectionError(f"the frame has no column {missing[0]!r}: give the columns 'id' and 'score'")
-    known = frame[["id", "score"]].dropna()
-    return [(_id_of(id), float(score)) for id, score in zip(known["id"], known["score"], strict=True)]
+    known = frame[[name, "score"]].dropna()
+    return [(_id_of(id), float(score)) for id, score in zip(known[name], known["score"], strict=True)]

@@ -14,7 +14,7 @@ from distributed.deploy.cluster import Cluster
 from altlas_flow.cluster.client.catalog import Catalog
 from altlas_flow.cluster.client.registry import release, transport_for
 from altlas_flow.cluster.connect import Connection, call_control, open_connection
-from altlas_flow.errors import ClusterError, ConnectError
+from altlas_flow.errors import BadRequest, ClusterError, ConnectError
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.operations import Operations
 from altlas_flow.parallel.asking import Asking
@@ -150,9 +150,11 @@ class Flow(Requests, Asking, Operations):
     def map(
         self,
         frame: Any,
-        model: str | ModelSpec | Pipeline,
+        model: str | ModelSpec | Pipeline | None = None,
         *,
         input: InputArgument,
+        task: str | None = None,
+        choose: Mapping[str, Any] | None = None,
         output: str | None = None,
         on_error: Literal["raise", "collect"] = "raise",
         batch: Literal["auto"] | int | None = None,
@@ -170,6 +172,10 @@ class Flow(Requests, Asking, Operations):
         input : str, list of str, or callable
             A column; several, which the model gets as one record (a text model: joined by newlines);
             or a function of the row as a record.
+        task, choose : str and mapping, optional
+            In the place of `model`: for each row one of the models that serve the task is chosen, on the
+            workers. `choose` is what `select` takes beside the inputs; ``context`` may be a function of the
+            row. Columns ``model`` and ``decision_id`` say which answered, and how `feedback` calls it.
         output : str, optional
             Name of the added column; by default ``embedding``, ``label`` or ``prediction``.
         on_error : "raise" or "collect"
@@ -198,6 +204,8 @@ class Flow(Requests, Asking, Operations):
         """
         from altlas_flow.dataframe.mapping import Mapped
 
+        if task is not None:
+            model, output, batch, parameters = self._chooser(model, task, choose, output, batch, parameters)
         subject = self._subject(model, parameters, batch)
         options = {"part_rows": part_rows, "max_in_flight": max_in_flight}
         return self._job(Mapped, frame, subject, input, output, on_error=on_error, **options).map()
@@ -205,9 +213,11 @@ class Flow(Requests, Asking, Operations):
     def run(
         self,
         source: Any,
-        model: str | ModelSpec | Pipeline,
+        model: str | ModelSpec | Pipeline | None = None,
         *,
         input: InputArgument,
+        task: str | None = None,
+        choose: Mapping[str, Any] | None = None,
         to: str | Path,
         output: str | None = None,
         on_error: Literal["raise", "collect"] = "collect",
@@ -225,7 +235,7 @@ class Flow(Requests, Asking, Operations):
         ----------
         source : DataFrame of pandas or dask, path, glob, or list of paths
             Parquet, CSV or JSONL.
-        model, input, output, batch, parameters
+        model, input, task, choose, output, batch, parameters
             See `map`.
         to : path
             A folder that client and workers can reach. It holds ``part-*.parquet``; all else in it
@@ -252,6 +262,8 @@ class Flow(Requests, Asking, Operations):
         """
         from altlas_flow.dataframe.job import Job
 
+        if task is not None:
+            model, output, batch, parameters = self._chooser(model, task, choose, output, batch, parameters)
         subject = self._subject(model, parameters, batch)
         options = {"part_rows": part_rows, "max_in_flight": max_in_flight}
         job = self._job(Job, source, subject, input, output, on_error=on_error, **options)
@@ -260,9 +272,11 @@ class Flow(Requests, Asking, Operations):
     def plan(
         self,
         source: Any,
-        model: str | ModelSpec | Pipeline,
+        model: str | ModelSpec | Pipeline | None = None,
         *,
         input: InputArgument,
+        task: str | None = None,
+        choose: Mapping[str, Any] | None = None,
         output: str | None = None,
         batch: Literal["auto"] | int | None = None,
         parameters: Mapping[str, Any] | None = None,
@@ -272,7 +286,7 @@ class Flow(Requests, Asking, Operations):
 
         Parameters
         ----------
-        source, model, input, output, batch, parameters
+        source, model, input, task, choose, output, batch, parameters
             See `run`.
         rows : int
             Of the sample, taken evenly from the source.
@@ -285,6 +299,8 @@ class Flow(Requests, Asking, Operations):
         from altlas_flow.dataframe.job import Job
         from altlas_flow.dataframe.planning import plan
 
+        if task is not None:
+            model, output, batch, parameters = self._chooser(model, task, choose, output, batch, parameters)
         subject = self._subject(model, parameters, batch)
         return plan(self._job(Job, source, subject, input, output), rows)
 
@@ -298,6 +314,21 @@ class Flow(Requests, Asking, Operations):
 
     def _job(self, kind: type[JobKind], source: Any, subject: Subject, *args: Any, **options: Any) -> JobKind:
         return kind(self.client, self._settings, subject, source, *args, **options)
+
+    def _chooser(
+        self, model: Any, task: str, choose: Any, output: str | None, batch: Any, parameters: Any
+    ) -> tuple[Pipeline, None, None, None]:
+        """What chooses a model for each row, and takes all that was said of the model and its answers."""
+        from altlas_flow.pipeline.pipeline import Pipeline
+        from altlas_flow.pipeline.stage import EXPLAIN, Stage
+
+        if model is not None:
+            raise BadRequest("a model and task= were given: leave one of them out")
+        if not isinstance(choose or {}, Mapping):
+            raise BadRequest(f"choose={choose!r}: give a mapping of what select takes")
+        how = {**(choose or {}), EXPLAIN: output or True}
+        stage = Stage("answer", task=task, choose=how, batch=batch, parameters=parameters or {})
+        return Pipeline([stage], id=str(task)[:100] or "task"), None, None, None
 
     def _subject(self, model: Any, parameters: Mapping[str, Any] | None, batch: Any) -> Subject:
         """What is run over rows."""

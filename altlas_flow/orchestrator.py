@@ -20,6 +20,7 @@ from altlas_flow.records import InferenceRequest, ResultAggregationStrategy
 from altlas_flow.records.request import seconds
 
 if TYPE_CHECKING:
+    from altlas_flow.parallel.fanout import FanOut
     from altlas_flow.parallel.responses import Responses
     from altlas_flow.records import (
         AdvancedModelSelectionStrategy,
@@ -189,9 +190,17 @@ class DistributedModelOrchestrator(AwaitedOperations):
         """
         return await self._ask(request, model_ids, combine=aggregation_strategy)
 
-    async def _ask(self, request: InferenceRequest, model_ids: Sequence[str], **options: Any) -> Responses:
+    async def _ask(
+        self, request: InferenceRequest, model_ids: Sequence[str] | None, **options: Any
+    ) -> Responses:
         if not isinstance(request, InferenceRequest):
             raise BadRequest(f"a {type(request).__name__} is no request: give an InferenceRequest")
+        if model_ids is None:
+            if request.task_type is None:
+                raise BadRequest("no models are named: give model_ids, or a request with task_type")
+            flow = await self._started()
+            await asyncio.to_thread(flow.prepare_task, request.task_type)
+            return await self._verdict(flow.fan_out(None, request, **options))
         if isinstance(model_ids, (str, Mapping)) or not isinstance(model_ids, Iterable):
             raise BadRequest(f"model_ids={model_ids!r} is no list: give the ids of models")
         models = list(model_ids)
@@ -199,7 +208,9 @@ class DistributedModelOrchestrator(AwaitedOperations):
         for model in models:
             if isinstance(model, (str, ModelSpec)) and not flow.is_prepared(model):
                 await asyncio.to_thread(flow.prepare, model)
-        asked = flow.fan_out(models, request, **options)
+        return await self._verdict(flow.fan_out(models, request, **options))
+
+    async def _verdict(self, asked: FanOut) -> Responses:
         try:
             return await asked
         except asyncio.CancelledError:
@@ -339,7 +350,7 @@ class EnhancedModelOrchestrator(DistributedModelOrchestrator):
     async def run_optimized_parallel_inference(
         self,
         request: InferenceRequest,
-        model_ids: Sequence[str],
+        model_ids: Sequence[str] | None = None,
         timeout: float | str | timedelta | None = None,
         early_stopping: bool = True,
     ) -> Responses:
@@ -349,15 +360,19 @@ class EnhancedModelOrchestrator(DistributedModelOrchestrator):
         ----------
         request : InferenceRequest
         model_ids : list of str
-            Each once; their order decides between equals.
+            Each once; their order decides between equals. Without them the request names a ``task_type``:
+            one of the models that serve it is chosen, as by `select_models_advanced`, and beside it those
+            that are worth it: as long as what one more is expected to add, where those before it fail or are
+            late, is worth what it costs.
         timeout : float, str or timedelta, optional
             Seconds, or ``"300ms"``: what has been answered by then is combined. The request's own deadline
             holds as well, where it is sooner.
         early_stopping : bool
             With it, models are given up as soon as they cannot change the verdict, which is that of the
             setting ``altlas.default-aggregation-strategy``. ALL_RESPONSES would never stop before the last;
-            where it is set, the models race: the first answer counts (FIRST_RESPONSE). Without it, all are
-            waited for, and the setting's strategy combines them.
+            where it is set, the models race: the first answer counts (FIRST_RESPONSE). Of models that were
+            chosen, the first in the order of their choice that answers counts. Without it, all are waited
+            for, and the setting's strategy combines them.
 
         Returns
         -------
@@ -379,9 +394,9 @@ class EnhancedModelOrchestrator(DistributedModelOrchestrator):
                 raise BadRequest(f'timeout={timeout!r}: {error}: give seconds above 0, or "300ms"') from error
             if request.deadline is None or within < request.deadline:
                 request = request.model_copy(update={"deadline": within})
-        combine = (await self._started()).default_aggregation
+        combine: ResultAggregationStrategy | None = (await self._started()).default_aggregation
         if early_stopping and combine == ResultAggregationStrategy.ALL_RESPONSES:
-            combine = ResultAggregationStrategy.FIRST_RESPONSE
+            combine = None if model_ids is None else ResultAggregationStrategy.FIRST_RESPONSE
         return await self._ask(request, model_ids, combine=combine, early_stopping=early_stopping)
 
 

@@ -16,6 +16,7 @@ from altlas_flow.pipeline.flat import WITHIN
 from altlas_flow.pipeline.handle import PipelineHandle
 from altlas_flow.pipeline.indexed import IndexedHandle, is_empty, of_requests, references
 from altlas_flow.pipeline.pipeline import Pipeline
+from altlas_flow.pipeline.routing import routed
 from altlas_flow.pipeline.sender import sender_for
 from altlas_flow.pipeline.stage import INPUT
 from altlas_flow.pipeline.step import Compiled, compile_pipeline
@@ -39,7 +40,7 @@ class Pipelines(ABC):
         """Raise `ConnectError` where the flow is closed."""
 
     def _begin_pipelines(self) -> None:
-        self._compiled: OrderedDict[tuple[int, tuple[str, ...]], Compiled] = OrderedDict()
+        self._compiled: OrderedDict[tuple[int, tuple[str, ...]], tuple[Pipeline, Compiled]] = OrderedDict()
         self._compiling = threading.Lock()
 
     def compile(self, pipeline: Pipeline) -> Compiled:
@@ -49,9 +50,8 @@ class Pipelines(ABC):
         ------
         PipelineError, UnknownModel
         """
-        specs = {
-            model: self._of_stage(stage, model).fingerprint for model, stage in _models(pipeline).items()
-        }
+        whole = routed(pipeline, self._serving)
+        specs = {model: self._of_stage(stage, model).fingerprint for model, stage in _models(whole).items()}
         # the pipeline is kept with what was made of it: another one could get the id of one that is gone
         key = (id(pipeline), tuple(specs.values()))
         with self._compiling:
@@ -59,10 +59,14 @@ class Pipelines(ABC):
             if found is not None:
                 self._compiled.move_to_end(key)
             else:
-                found = self._compiled[key] = compile_pipeline(pipeline, self._find)
+                found = self._compiled[key] = pipeline, compile_pipeline(whole, self._find)
                 while len(self._compiled) > READY:
                     self._compiled.popitem(last=False)
-            return found
+            return found[1]
+
+    def _serving(self, task: str) -> list[ModelSpec]:
+        """The models that serve a task now."""
+        return [self._find(model) for model in self._transport.choosing().models(task)]
 
     def _of_stage(self, stage: str, model: str | ModelSpec) -> ModelSpec:
         try:
@@ -144,7 +148,9 @@ class Pipelines(ABC):
             raise BadRequest(
                 f"pipeline {pipeline.id!r} takes an input, which is missing: flow.submit(pipeline, inputs)"
             )
-        compiled = compile_pipeline(pipeline, self._find) if once else self.compile(pipeline)
+        compiled = (
+            compile_pipeline(routed(pipeline, self._serving), self._find) if once else self.compile(pipeline)
+        )
         if pipeline.needs_input:
             inputs = self._read(compiled, inputs)
         return sender_for(self._transport).submit(

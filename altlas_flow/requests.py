@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, overload
 
-from altlas_flow.choices import CHOOSE, Choices
+from altlas_flow.choices import Choices
 from altlas_flow.cluster.client.catalog import Catalog
 from altlas_flow.cluster.client.handle import Handle, Handles
 from altlas_flow.cluster.client.hedging import Hedges
@@ -18,10 +18,11 @@ from altlas_flow.pipeline.handle import PipelineHandle, PipelineHandles
 from altlas_flow.pipeline.pipeline import Pipeline, as_pipeline
 from altlas_flow.pipelines import Pipelines
 from altlas_flow.records import InferenceRequest, RetryPolicy
-from altlas_flow.records.request import seconds
+from altlas_flow.records.request import limit_of
+from altlas_flow.selection.wanted import options_of
 
 if TYPE_CHECKING:
-    from altlas_flow.cluster.client.choosing import Choice
+    from altlas_flow.cluster.choosing import Choice
     from altlas_flow.pipeline.handle import PipelineHandle
 
 
@@ -112,7 +113,7 @@ class Requests(Pipelines, Choices):
             # a model may have parameters of these names
             more |= {name: value for name, value in (("task", task), ("choose", choose)) if value is not None}
         elif task is not None:
-            choice = self._choose(task, inputs, **_options(choose))
+            choice = self._choose(task, inputs, **options_of(choose))
             model = choice.decision.model
         else:
             raise SpecError("a NoneType is no model: give an id or a ModelSpec, or task= to have one chosen")
@@ -127,7 +128,7 @@ class Requests(Pipelines, Choices):
                     f"pipeline {pipeline.id!r}: hedge and idempotent=False are for single requests: what a "
                     "worker took along is made anew"
                 )
-            within = None if deadline is None else _seconds(deadline)
+            within = limit_of(deadline)
             return self._ask_pipeline(pipeline, inputs, priority=priority, deadline=within, **more)
         if isinstance(model, InferenceRequest):
             given = (inputs, priority, deadline, retry, validator, parameters, idempotent, hedge, more)
@@ -142,7 +143,7 @@ class Requests(Pipelines, Choices):
             raise BadRequest(f"hedge={hedge!r} is neither True nor False: give one")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise BadRequest(f"parameters={parameters!r} is no mapping: give names and values")
-        within = None if deadline is None else _seconds(deadline)
+        within = limit_of(deadline)
         spec = self._find(model)
         lane = self._transport.lane(
             spec,
@@ -322,22 +323,6 @@ class Requests(Pipelines, Choices):
             metadata=request.metadata,
         )
         return handle if choice is None else self._decided(handle, choice)
-
-
-def _seconds(deadline: float | str | timedelta) -> float:
-    try:
-        return seconds(deadline)
-    except ValueError as error:
-        text = f'deadline={deadline!r}: {error}: give seconds above 0, such as 0.5 or "300ms"'
-        raise BadRequest(text) from error
-
-
-def _options(choose: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    if choose is None:
-        return {}
-    if not isinstance(choose, Mapping) or not set(choose) <= CHOOSE:
-        raise BadRequest(f"choose={choose!r}: give a mapping of {', '.join(sorted(CHOOSE))}")
-    return choose
 
 
 def _named(validator: Any) -> Any:

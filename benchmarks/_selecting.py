@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import _outcomes, _promised
+from benchmarks import _outcomes, _promised, _routed
 from benchmarks._findings import Findings
 from benchmarks._passes import Ours, Plain, run
 from benchmarks._report import OURS, Bar
@@ -37,6 +38,7 @@ BARS: dict[str, tuple[Bar, ...]] = {
     "algorithms": (),
     "drift": (Bar("regret 300 decisions after a change, of the steady one", 1.2, at_most=True),),
     "promise": (Bar("late beyond the promised share, points", 1.0, at_most=True),),
+    "cluster": (),
     "cost": (
         Bar("decision p99, 20 models, 64 features, ms", 1.0, at_most=True),
         Bar("decision p99, 20 models, 384 features, ms", 5.0, at_most=True),
@@ -214,6 +216,31 @@ def promise(args: argparse.Namespace, found: Findings) -> list[Bar]:
     return list(BARS["promise"])
 
 
+def cluster(args: argparse.Namespace, found: Findings) -> list[Bar]:
+    """Two real text models on a real cluster, routed in four ways."""
+    train, stream = (800, 160) if args.quick else (4_000, 2_000)
+    seeds = min(args.seeds, 3)
+    found.title = (
+        f"MiniLM and its first two layers, labelling texts: {stream:,} requests, {_routed.AT_ONCE} at once, "
+        f"{seeds} seeds; figures of the second half"
+    )
+    results = []
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as work:
+            results.append(_routed.compare(args.data, Path(work), train, stream, seed))
+    for policy in _routed.POLICIES:
+        passed = [one[policy] for one in results]
+        found.add(policy, "right", "", [one.late_quality for one in passed])
+        found.add(policy, "latency, ms", "ms", [1e3 * one.late_latency for one in passed])
+        found.add(policy, "cost", "layers", [one.late_cost for one in passed])
+        worth = [one.late_quality - _routed.price(one.late_cost) for one in passed]
+        found.add(policy, "right less cost", "", worth)
+    if args.plot:
+        _routed.plot(results, Path(args.plot))
+        found.notes.append(f"plot: {args.plot}")
+    return []
+
+
 def cost(args: argparse.Namespace, found: Findings) -> list[Bar]:
     """What a decision and an update cost."""
     found.title = "what choosing costs, 20 models"
@@ -235,6 +262,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Findings], Sequence[Bar]]] = {
     "algorithms": algorithms,
     "drift": drift,
     "promise": promise,
+    "cluster": cluster,
     "cost": cost,
 }
 

@@ -13,6 +13,8 @@ drift
     The best model becomes ten times slower.
 promise
     A promise of latency under bursts.
+cluster
+    Two real text models on a real cluster, chosen among in four ways.
 cost
     What a decision, an update and the state cost.
 
@@ -41,7 +43,7 @@ from benchmarks.peers.mabwiser_policies import POLICIES
 
 BENCHMARK = "selection"
 #: Sections that need the data.
-RECORDED = ("routing", "algorithms")
+RECORDED = ("routing", "algorithms", "cluster")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,6 +90,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace | str:
     parser.add_argument(
         "--rows", type=int, help="learned before costs are taken (default: 4,000; quick: 400)"
     )
+    parser.add_argument("--plot", help="HTML file for the plot of the section cluster")
     parser.add_argument("--json", help="file for the figures, one JSON object a line")
     parser.add_argument("--quick", action="store_true", help="within a minute: small")
     args = parser.parse_args(argv)

@@ -335,7 +335,7 @@ def test_a_scheduler_that_is_started_again_goes_on_where_the_last_one_was(tmp_pa
 def test_without_a_history_it_is_said_once_that_nothing_is_kept(task, monkeypatch):
     said, handler = [], logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
-    monkeypatch.setattr(logging.getLogger("altlas_flow.cluster.client.choosing"), "handlers", [handler])
+    monkeypatch.setattr(logging.getLogger("altlas_flow.cluster.choosing"), "handlers", [handler])
     with dask.config.set({"altlas.history": None}), laboratory({"a": {}}) as lab:
         lab.flow.register(served(task, "one", short))
         for _ in range(3):

@@ -23,6 +23,19 @@ def first(valid: Callable[[Any], Any] | None = None) -> First:
     return First(valid)
 
 
+def prefer(valid: Callable[[Any], Any] | None = None) -> Prefer:
+    """The answer of the model that is named first counts, and where it has none that of the next.
+
+    Those after one that has answered are not waited for; at a deadline, what is there by then counts.
+
+    Parameters
+    ----------
+    valid : callable, optional
+        As of `first`.
+    """
+    return Prefer(valid)
+
+
 def every(quorum: float | None = None) -> Every:
     """All answers, as a dict by model in the order in which the models are named.
 
@@ -55,6 +68,18 @@ class First(Aggregator):
         return Verdict(tally.outputs[next(iter(tally.outputs))])  # in order of arrival
 
 
+class Prefer(First):
+    """See `prefer`."""
+
+    name = "prefer"
+
+    def _tally(self, models: Sequence[str], rows: int | None) -> Tally:
+        return _PreferTally(self, models, rows)
+
+    def _verdict(self, given: Mapping[str, Any], tally: Tally) -> Verdict:
+        return Verdict(next(iter(given.values())))  # in declared order
+
+
 class _FirstTally(Tally):
     """Answers that are not valid are missing ones."""
 
@@ -64,7 +89,7 @@ class _FirstTally(Tally):
         aggregator = self.aggregator
         valid = aggregator.valid if isinstance(aggregator, First) else None
         try:
-            taken = valid is None or call("first(valid=)", _truth, valid, outputs)
+            taken = valid is None or call(f"{aggregator.name}(valid=)", _truth, valid, outputs)
         except AltlasError as error:
             # the next answer may be one that it can judge
             self._broken = self._broken or error
@@ -82,6 +107,11 @@ class _FirstTally(Tally):
 
     def _decided(self) -> bool:
         return True
+
+
+class _PreferTally(_FirstTally):
+    def _decided(self) -> bool:
+        return next(model for model in self.models if model not in self.missing) in self.outputs
 
 
 def _truth(valid: Callable[[Any], Any], outputs: Any) -> bool:

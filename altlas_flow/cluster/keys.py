@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import uuid
 
+#: Operation on the streams of clients and workers to the scheduler: what was chosen, and what came of it.
+TAUGHT = "altlas-taught"
 #: Prefixes, equally long, of every task that takes a slot of a host: parts of frames, envelopes of requests,
 #: and requests on their way through a pipeline.
 PREDICT, REQUEST, PASSAGE = "altlas-predict-", "altlas-request-", "altlas-passage-"

@@ -180,6 +180,8 @@ class Program:
                 value = None
             elif name == "report":
                 value = self._tutor.report(**arguments)
+            elif name == "course":
+                value = self._tutor.course(**arguments)
             elif name == "decisions":
                 value = [] if self._book is None else self._book.latest(limit=MOST, **arguments)
             else:

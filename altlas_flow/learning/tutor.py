@@ -9,11 +9,11 @@ import numpy as np
 
 from altlas_flow.errors import SelectionError, StateError, describe
 from altlas_flow.learning.lessons import ARMS, CHOSE, TOLD, Lesson, features_of
+from altlas_flow.learning.report import course, report
 from altlas_flow.selection import keep, wire
 from altlas_flow.selection.codec import pack, unpack
 from altlas_flow.selection.goal import Goal
 from altlas_flow.selection.learner import Arm, Learner
-from altlas_flow.selection.seen import OBJECTIVES
 
 
 class Tutor:
@@ -82,34 +82,24 @@ class Tutor:
         """Whether a decision is one of the latest of its task."""
         return any(id in learner.seen.ids for learner in self.learners.values())
 
-    def report(self, task: str) -> list[dict[str, Any]]:
-        """Of each model: decisions, outcomes, and quantiles and means of what came of them."""
+    def report(self, task: str, by: str | None = None) -> list[dict[str, Any]]:
+        """Of each model, and of each slice of what `by` names, what came of it; see `report`.
+
+        Raises
+        ------
+        SelectionError
+        """
         learner = self.learners.get(task)
-        if learner is None:
-            return []
-        seen, size, rows = learner.seen, len(learner.seen), []
-        for arm, model in enumerate(learner.arms):
-            mine = np.flatnonzero(seen.arms[:size] == arm)
-            found: dict[str, Any] = {
-                "model": model,
-                "decisions": len(mine),
-                "share": len(mine) / max(size, 1),
-            }
-            columns = {name: seen.values[mine, at] for at, name in enumerate(OBJECTIVES)}
-            known = {name: column[~np.isnan(column)] for name, column in columns.items()}
-            found["outcomes"] = int((~np.isnan(seen.values[mine])).any(axis=1).sum())
-            latencies = known["latency"]
-            for name, part in (("latency_p50", 50), ("latency_p95", 95)):
-                found[name] = float(np.percentile(latencies, part)) if len(latencies) else None
-            found["errors"] = len(known["failed"])
-            for name in ("cost", "quality"):
-                column = known[name]
-                found[name] = float(column.mean()) if len(column) else None
-                found[f"{name}_error"] = (
-                    float(column.std(ddof=1) / len(column) ** 0.5) if len(column) > 1 else None
-                )
-            rows.append(found)
-        return rows
+        return [] if learner is None else report(learner, by)
+
+    def course(self, task: str, windows: int) -> dict[str, Any]:
+        """Which models were chosen over time; see `course`.
+
+        Raises
+        ------
+        SelectionError
+        """
+        return course(self.learners.get(task) or Learner(Goal()), windows)
 
     def to_bytes(self, number: int) -> bytes:
         """All that has been learned.

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from altlas_flow.aggregation.choosing import aggregator_of
+from altlas_flow.aggregation.collecting import prefer
 from altlas_flow.cluster.client.handle import Handle
 from altlas_flow.cluster.client.transport import Transport
 from altlas_flow.errors import BadRequest, ClusterLost, Overloaded, names, one_line
@@ -18,7 +19,12 @@ from altlas_flow.parallel.fanout import FanOut
 from altlas_flow.parallel.referee import Referee
 from altlas_flow.parallel.responses import Responses
 from altlas_flow.records import InferenceRequest, ResultAggregationStrategy, RetryPolicy
+from altlas_flow.records.request import limit_of
+from altlas_flow.selection.wanted import options_of
 from altlas_flow.settings import Settings
+
+if TYPE_CHECKING:
+    from altlas_flow.cluster.choosing import Choice
 
 
 class Asking(ABC):
@@ -40,12 +46,24 @@ class Asking(ABC):
     def submit(self, model: Any, inputs: Any = None, **options: Any) -> Handle:
         """Ask for one prediction."""
 
+    @abstractmethod
+    def _together(
+        self, task: str, inputs: Any, choose: Mapping[str, Any], within: float | None
+    ) -> tuple[tuple[str, ...], Choice]:
+        """Models to ask at once for a task, the chosen one first."""
+
+    @abstractmethod
+    def _decided(self, handle: Handle, choice: Choice) -> Handle:
+        """A request whose model was chosen."""
+
     @property
     def default_aggregation(self) -> ResultAggregationStrategy:
         """How answers of several models are combined where nobody says how, as the settings had it."""
         return ResultAggregationStrategy(self._settings.default_aggregation_strategy)
 
-    def ask(self, models: Iterable[str | ModelSpec], inputs: Any = None, **options: Any) -> Responses:
+    def ask(
+        self, models: Iterable[str | ModelSpec] | None = None, inputs: Any = None, **options: Any
+    ) -> Responses:
         """Ask several models the same, and wait for the verdict.
 
         Takes what `fan_out` takes, and is the same as ``fan_out(...).result()``; interrupted, it gives up
@@ -75,9 +93,11 @@ class Asking(ABC):
 
     def fan_out(
         self,
-        models: Iterable[str | ModelSpec],
+        models: Iterable[str | ModelSpec] | None = None,
         inputs: Any = None,
         *,
+        task: str | None = None,
+        choose: Mapping[str, Any] | None = None,
         combine: Any = None,
         early_stopping: bool = True,
         deadline: float | str | timedelta | None = None,
@@ -103,6 +123,11 @@ class Asking(ABC):
             One input, or a list of them, whose answers are combined row by row. Or an `InferenceRequest`: it
             says all but `models`, `combine`, `early_stopping` and `strategy`; its ``model_id`` is not looked
             at, and the tasks are named after it: ``<request_id>-<model>``.
+        task, choose : str and mapping, optional
+            In the place of `models`: one of those that serve the task is chosen, as by `select`, and beside
+            it those that are worth it: as long as the quality that one more is expected to add, where those
+            before it fail or are late, is worth what it costs. By default the first of them that answers
+            counts, in the order of their choice. A request says the task itself, as its ``task_type``.
         combine : Aggregator, ResultAggregationStrategy, str or callable, optional
             Such as ``af.vote()``, ``"MAJORITY_VOTE"``, or a function of the outputs by model; by default the
             setting ``altlas.default-aggregation-strategy``.
@@ -130,6 +155,17 @@ class Asking(ABC):
         UnknownModel, ParameterError, BadRequest, ClusterLost
         """
         self._check_open()
+        choice: Choice | None = None
+        if models is None:
+            asked = inputs if isinstance(inputs, InferenceRequest) else None
+            task = asked.task_type if asked is not None and task is None else task
+            if task is None:
+                raise BadRequest("no models are named: give a list of them, or task= to have some chosen")
+            given_inputs, within = (inputs, deadline) if asked is None else (asked.inputs, asked.deadline)
+            models, choice = self._together(task, given_inputs, options_of(choose), limit_of(within))
+            combine = prefer() if combine is None else combine
+        elif task is not None or choose is not None:
+            raise BadRequest("models and task= were given: leave one of them out")
         aggregator = aggregator_of(combine, self.default_aggregation)
         if not isinstance(early_stopping, bool):
             raise BadRequest(f"early_stopping={early_stopping!r} is neither True nor False: give one")
@@ -172,6 +208,8 @@ class Asking(ABC):
                 handle.cancel()
             self._referee.leave(fanout)
             raise
+        if choice is not None:
+            self._decided(handles[0], choice)
         fanout.watch(handles)
         return fanout
 

@@ -119,6 +119,8 @@ class StageKeys(_Keys):
 
     name: StrictStr = _key("letters, digits, '-' and '_'")
     model: StrictStr | ModelKeys = _key("the id of a model, or a recipe as a mapping")  # type: ignore[valid-type]
+    task: StrictStr = _key("a task, such as text-generation: one of the models that serve it is chosen")
+    choose: dict[str, Any] = _key("what flow.select takes beside the inputs, as a mapping")
     function: StrictStr = _key(f'a function as "{_IMPORTED}"')
     combine: StrictStr | Combine = _key(
         f'{", ".join(Combine.model_fields)}, one of them with what it takes, or a function as "{_IMPORTED}"'
@@ -237,7 +239,7 @@ def _explained(document: Any, fault: Mapping[str, Any]) -> tuple[Route, str]:
     what = "empty" if at is None else one_line(repr(at), 60)
     takes = _takes(route[:-1], route[-1])
     if at is None and takes == STAGE:
-        takes = "model, function, combine or pipeline"
+        takes = "model, task, function, combine or pipeline"
     return tuple(route), f"{shown} is {what}: give {takes}"
 
 

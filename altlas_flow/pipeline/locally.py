@@ -12,7 +12,8 @@ from altlas_flow.pipeline.pipeline import Pipeline
 from altlas_flow.pipeline.rows import StageRows
 from altlas_flow.pipeline.stage import INPUT
 from altlas_flow.pipeline.step import compile_pipeline
-from altlas_flow.pipeline.tasks import How, StageWork
+from altlas_flow.pipeline.tasks import StageWork
+from altlas_flow.pipeline.watched import How
 
 
 def run_here(pipeline: Pipeline, inputs: Sequence[Any]) -> dict[str, StageRows]:

@@ -132,6 +132,8 @@ def what(stage: Stage) -> str:
         return plain(getattr(done, "name", None) or type(done).__name__)
     if stage.model is not None:
         return plain(done if isinstance(done, str) else done.id)
+    if stage.task is not None:
+        return plain(stage.task)
     name = getattr(done, "__qualname__", None) or type(done).__name__
     return plain(str(name).rpartition("<locals>.")[2])
 
@@ -180,6 +182,7 @@ def _tooltip(placed: Placed, kind: str, figures: StageReport | None) -> str:
 _SHAPES = {
     "end": ("([", "])"),
     "model": ("(", ")"),
+    "task": ("(", ")"),
     "function": ("[", "]"),
     "combine": ("{{", "}}"),
     "pipeline": ("[/", "/]"),
@@ -188,6 +191,7 @@ _SHAPES = {
 COLOURS = {
     "end": "#7f7f7f",
     "model": "#4c8bd6",
+    "task": "#2aa6a6",
     "function": "#3fa35b",
     "combine": "#a86bd1",
     "pipeline": "#8c8c8c",

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from altlas_flow.aggregation import Aggregator, Stacking, aggregator_of
 from altlas_flow.aggregation.choosing import MAKERS
 from altlas_flow.cluster.client.named import check_strategy
-from altlas_flow.errors import BadRequest, PipelineError, SpecError, one_line
+from altlas_flow.errors import AltlasError, BadRequest, PipelineError, SpecError, one_line
 from altlas_flow.models.spec import ModelSpec, import_object
 from altlas_flow.records import RetryPolicy
 from altlas_flow.records.request import seconds
+from altlas_flow.selection.features import known as known_features
+from altlas_flow.selection.wanted import CHOOSE, task_of, wanted
 
 if TYPE_CHECKING:
     from altlas_flow.pipeline.pipeline import Pipeline
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 INPUT = "input"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 #: What a stage may be; each takes exactly one.
-KINDS = ("model", "function", "combine", "pipeline")
+KINDS = ("model", "task", "function", "combine", "pipeline")
 #: What a stage that is a pipeline leaves to the stages in it.
 OF_WORK = (
     "parameters",
@@ -39,7 +41,10 @@ OF_WORK = (
     "batch",
     "batched",
     "each",
+    "choose",
 )
+#: What a stage that names a task may say of a choice, beside what `Flow.select` takes.
+EXPLAIN = "explain"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,6 +57,8 @@ class Stage:
         Letters, digits, ``-`` and ``_``; not ``input``.
     model : str or ModelSpec, optional
         The id of a registered model, or a recipe.
+    task : str, optional
+        For each row one of the models that serve it is chosen, as by `Flow.select`, on the worker.
     function : callable or str, optional
         Takes what the stages before it give, and gives this stage's output; or ``"package.module:name"``.
     combine : Aggregator, ResultAggregationStrategy, str or callable, optional
@@ -89,6 +96,9 @@ class Stage:
         Rows a batch.
     batched : bool
         Call the function with a list of inputs, not with one.
+    choose : mapping
+        With `task`: what `Flow.select` takes beside the inputs; ``context`` may be a function of the row.
+        ``{"explain": True}``: answer with records that have ``model`` and ``decision_id`` beside the answer.
     each : bool
         Its input is a list of inputs, and its output the list of answers.
 
@@ -101,6 +111,8 @@ class Stage:
     name: str
     model: str | ModelSpec | None = None
     _: KW_ONLY
+    task: str | None = None
+    choose: Mapping[str, Any] = field(default_factory=dict)
     function: Callable[..., Any] | str | None = None
     combine: Any = None
     pipeline: Pipeline | None = None
@@ -124,7 +136,7 @@ class Stage:
 
     @property
     def kind(self) -> str:
-        """``model``, ``function``, ``combine`` or ``pipeline``."""
+        """``model``, ``task``, ``function``, ``combine`` or ``pipeline``."""
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
     def renamed(self, name: str, after: Sequence[str]) -> Stage:
@@ -196,6 +208,7 @@ class Stage:
                 self.combine.check(self.after)
             except BadRequest as error:
                 raise self._wrong(f"combine: {error}") from error
+        self._check_choice()
         if self.kind != "function" and self.batched:
             raise self._wrong("batched= is for functions")
         if self.kind not in ("function", "combine") and self.resources:
@@ -212,6 +225,34 @@ class Stage:
             for item in OF_WORK:
                 if getattr(self, item) not in (None, False, {}):
                     raise self._wrong(f"{item}= is for the stages of the pipeline in it: give it to them")
+
+    def _check_choice(self) -> None:
+        if not isinstance(self.choose, Mapping) or (self.choose and self.task is None):
+            raise self._wrong("choose= is a mapping, and for a stage with task=")
+        if self.task is None:
+            return
+        options: dict[str, Any] = dict(self.choose)
+        explain, context = options.pop(EXPLAIN, False), options.pop("context", None)
+        embed = options.pop("embed", None)
+        if unknown := sorted(set(options) - CHOOSE):
+            known = ", ".join(sorted({*CHOOSE, EXPLAIN}))
+            raise self._wrong(f"choose has {unknown[0]!r}, which is no option of a choice: there are {known}")
+        if not isinstance(explain, (bool, str)):
+            raise self._wrong(f"choose: explain={explain!r} is neither True nor False")
+        if not (embed is None or isinstance(embed, (str, ModelSpec))):
+            raise self._wrong(f"choose: embed={one_line(repr(embed), 60)} is neither an id nor a ModelSpec")
+        if isinstance(context, str):
+            context = self._callable("choose", context)
+        if not (context is None or callable(context) or isinstance(context, Mapping)):
+            raise self._wrong("choose: context is a mapping, or a function of the row that gives one")
+        try:
+            task_of(self.task)
+            wanted(**options)
+            known_features(None if callable(context) else context)
+        except AltlasError as error:
+            raise self._wrong(str(error)) from error
+        given = {**self.choose, "context": context} if context is not None else dict(self.choose)
+        self._set(choose=given)
 
     def _meant(self) -> str:
         """Which keyword what was given as a model belongs to, where one can tell."""

@@ -19,6 +19,7 @@ from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.pipeline.flat import Placed, flatten
 from altlas_flow.pipeline.pipeline import Pipeline
+from altlas_flow.pipeline.routing import Aside, OfRow
 from altlas_flow.pipeline.stage import Stage
 from altlas_flow.records import RetryPolicy
 
@@ -41,6 +42,10 @@ class Step:
     parameters, inputs, when, retry, timeout, validator, optional, cache, batch, each
         See `Stage`.
     strategy : callable, str or None
+    aside : Aside or None
+        What is done in the place of predicting.
+    chosen : tuple of (str, str) or None
+        Of a model that is asked for the rows that it was chosen for: the task, and the step that chose.
     """
 
     name: str
@@ -59,6 +64,8 @@ class Step:
     batch: Literal["auto"] | int | None = None
     each: bool = False
     strategy: Any = None
+    aside: Aside | None = None
+    chosen: tuple[str, str] | None = None
 
     def label(self) -> list[Any]:
         """What decides its outputs, as JSON can hold it."""
@@ -183,6 +190,8 @@ def _step(placed: Placed, pipeline: str, find: Callable[[str | ModelSpec], Model
         batch=stage.batch,
         each=stage.each,
         strategy=stage.strategy,
+        aside=stage.function if isinstance(stage.function, Aside) else None,
+        chosen=(stage.inputs.task, stage.inputs.of) if isinstance(stage.inputs, OfRow) else None,
     )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from threading import Lock
 from typing import Any
@@ -17,7 +16,7 @@ from distributed import get_worker, secede
 from altlas_flow.cluster.keys import ANNOTATION
 from altlas_flow.cluster.packed import Packed
 from altlas_flow.cluster.worker.envelope import complaint, portable
-from altlas_flow.cluster.worker.plugin import HostPlugin, current_plugin, still_wanted
+from altlas_flow.cluster.worker.plugin import current_plugin, still_wanted
 from altlas_flow.errors import (
     AltlasError,
     DeadlineExceeded,
@@ -33,11 +32,12 @@ from altlas_flow.errors import (
 from altlas_flow.models.faults import of_the_node
 from altlas_flow.models.files import names_files
 from altlas_flow.models.host import ModelHost
-from altlas_flow.models.watch import Watch
 from altlas_flow.models.work import Predictions
 from altlas_flow.pipeline.cache import ABSENT, cache_for, key_of
+from altlas_flow.pipeline.routing import Aside, tell
 from altlas_flow.pipeline.rows import SKIPPED, Fault, Note, StageRows, Taken, take, together
 from altlas_flow.pipeline.step import Failed, Step
+from altlas_flow.pipeline.watched import How, Watched
 
 #: Steps that a worker keeps opened, and bytes of one that it does not.
 OPENED, LARGE = 256, 100_000
@@ -97,56 +97,13 @@ def run_stage(
     try:
         with host.parts:
             rows = work.run(how)
+    except AltlasError as error:
+        work.tell(error)
+        raise
     finally:
         plugin.told(key, work.note.rows, work.predict_s)
+    work.tell()
     return rows
-
-
-@dataclass(frozen=True)
-class How:
-    """How a stage's batches are predicted; see `run_stage`."""
-
-    lenient: bool
-    priority: int
-    wanted: Callable[[], bool]
-    watched: Watched | None = None
-
-
-class Watched:
-    """Has the host say which rows of a piece run, before they can kill its worker.
-
-    Parameters
-    ----------
-    key : str
-        Of the task.
-    plugin : HostPlugin
-    solo : bool
-        Run alone on the host.
-    """
-
-    def __init__(self, key: str, plugin: HostPlugin, solo: bool) -> None:
-        self.key, self.plugin, self.solo = key, plugin, solo
-        self._at: Sequence[int] = ()
-
-    @contextmanager
-    def over(self, at: Sequence[int]) -> Iterator[Watch]:
-        """While inputs are predicted that belong to the rows `at` of the piece."""
-        self._at = at
-        watch = Watch(len(at), self.key, solo=self.solo)
-        self.plugin.begin(self.key, watch, self)
-        try:
-            yield watch
-        finally:
-            self.plugin.forget(self.key)
-
-    def requests(self, rows: Sequence[int] | np.ndarray) -> list[int]:
-        """Rows of the piece that some inputs belong to."""
-        return sorted({int(self._at[int(row)]) for row in rows})
-
-    def rows_of(self, requests: Sequence[int]) -> list[int]:
-        """Inputs that belong to some rows of the piece."""
-        wanted = set(requests)
-        return [place for place, row in enumerate(self._at) if row in wanted]
 
 
 def opened(packed: Packed) -> Step:
@@ -182,6 +139,19 @@ class StageWork:
         self.predict_s = 0.0
         self.faults: dict[int, Fault] = {}
         self.skipped: dict[int, str] = {}
+        self.asked: Sequence[int] = ()  # rows that the model was asked for
+
+    def tell(self, error: AltlasError | None = None) -> None:
+        """Say what came of choosing the model, where it was chosen; `error`: what ended the whole stage."""
+        if self.step.chosen is None or not len(self.asked):
+            return
+        task, of = self.step.chosen
+        faults = {**self.faults, **self.note.forgiven}
+        if error is not None:
+            faults = dict.fromkeys(self.asked, Fault(self.step.name, self.step.spec.id, self.node, error))
+        rows = [row for row in self.asked if row not in self.note.cached]  # what was known says nothing
+        choices = self.upstream[self.step.labels.index(of)]
+        tell(task, self.step.spec.id, choices, rows, self.predict_s, faults)
 
     def run(self, how: How) -> StageRows:
         """Outputs of all rows; see `run_stage`."""
@@ -189,6 +159,7 @@ class StageWork:
         taken = take(self.step.labels, self.upstream)
         self.faults, self.skipped = taken.faults, taken.skipped
         inputs, at = self._inputs(taken)
+        self.asked = at
         outputs: Any = [None] * self.count
         if len(at):
             try:
@@ -239,8 +210,21 @@ class StageWork:
                 self._fail(row, InputError(f"{which} failed: {located(error)}"), cause=error, phase="input")
         return inputs, at
 
+    def _aside(self, aside: Aside, inputs: Any, at: Sequence[int]) -> list[Any]:
+        outputs: list[Any] = []
+        for row, value in zip(at, inputs, strict=True):
+            try:
+                outputs.append(aside.one(value, row, self.upstream, self.node))
+            except AltlasError as error:
+                outputs.append(None)
+                self._fail(row, error)
+        self.note.rows = len(at)
+        return outputs
+
     def _answers(self, inputs: Any, at: Sequence[int], how: How) -> Any:
         """Answers to inputs, known ones from the cache; at rows that fail, nothing that means anything."""
+        if self.step.aside is not None:
+            return self._aside(self.step.aside, inputs, at)
         cache = cache_for(self.step.cache)
         if cache is None:
             return self._ask(inputs, at, how)

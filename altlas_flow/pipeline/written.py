@@ -102,6 +102,13 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
 
 
+def _choose(value: Mapping[str, Any]) -> dict[str, Any]:
+    said = {key: one.value if isinstance(one, Enum) else one for key, one in value.items()}
+    if callable(said.get("context")):
+        said["context"] = _function(said["context"])
+    return dict(plain(said, "choose"))
+
+
 def _strategy(value: Any) -> str:
     if isinstance(value, Enum):
         return str(value.value)
@@ -119,6 +126,7 @@ def _retry(value: RetryPolicy) -> Any:
 
 _WRITERS: dict[str, Callable[[Any], Any]] = {
     "model": _model,
+    "choose": _choose,
     "function": _function,
     "combine": _aggregator,
     "pipeline": to_dict,

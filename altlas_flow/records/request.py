@@ -241,3 +241,19 @@ def seconds(value: Any) -> float:
     if not (math.isfinite(found) and found > 0):
         raise ValueError("that is no time above 0")
     return found
+
+
+def limit_of(deadline: Any) -> float | None:
+    """Seconds of a deadline, where there is one.
+
+    Raises
+    ------
+    BadRequest
+    """
+    if deadline is None:
+        return None
+    try:
+        return seconds(deadline)
+    except ValueError as error:
+        text = f'deadline={deadline!r}: {error}: give seconds above 0, such as 0.5 or "300ms"'
+        raise BadRequest(text) from error

@@ -15,6 +15,7 @@ from altlas_flow.selection.features import Known
 from altlas_flow.selection.goal import Goal
 from altlas_flow.selection.pacing import Budget, Promise
 from altlas_flow.selection.snapshot import Snapshot
+from altlas_flow.selection.wanted import subtype_of
 
 #: Decisions that wait for an outcome.
 OPEN = 100_000
@@ -86,6 +87,7 @@ class Chooser:
             excluded=excluded,
             specialists=specialists,
             pareto=self.strategy is AdvancedModelSelectionStrategy.MULTI_OBJECTIVE,
+            subtype=subtype_of(features) or "",
         )
         if id is None:
             id = f"{self.task}-{UUID(bytes=self._rng.bytes(16), version=4).hex}"

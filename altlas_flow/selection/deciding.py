@@ -45,6 +45,8 @@ class Terms:
         Models whose speciality fits; empty: it does not matter.
     pareto : bool
         Leave out what another model is better than in all that is known.
+    subtype : str
+        What kind of its task the input is; empty where nobody says.
     """
 
     strategy: AdvancedModelSelectionStrategy
@@ -55,6 +57,7 @@ class Terms:
     excluded: Mapping[str, str] | None = None
     specialists: Sequence[str] = ()
     pareto: bool = False
+    subtype: str = ""
 
 
 def shares(snapshot: Snapshot, expected: Expected, goal: Goal, terms: Terms, able: Flags) -> Floats:
@@ -165,6 +168,10 @@ def excluded(snapshot: Snapshot, expected: Expected, goal: Goal, terms: Terms) -
         for index in set(left) - set(fitting) if fitting else ():
             why[snapshot.arms[index]] = "it has no speciality that fits"
         left = fitting or left
+    elif terms.strategy is AdvancedModelSelectionStrategy.SPECIALIZED and terms.subtype:
+        for index, other in outdone(expected, left).items():
+            why[snapshot.arms[index]] = f"{snapshot.arms[other]!r} has been better at {terms.subtype!r}"
+        left = [index for index in left if snapshot.arms[index] not in why]
     if goal.quality_limit > 0.0 and "quality" in expected.values:
         for index in left:
             if (quality := float(expected.values["quality"][index])) < goal.quality_limit:
@@ -193,6 +200,19 @@ def excluded(snapshot: Snapshot, expected: Expected, goal: Goal, terms: Terms) -
         for index, other in dominated(expected, left).items():
             why[snapshot.arms[index]] = f"{snapshot.arms[other]!r} is better in all that is known"
     return why
+
+
+def outdone(expected: Expected, left: Sequence[int]) -> dict[int, int]:
+    """Models whose quality for this input is below that of another, by both their errors; and of which one.
+
+    What a model has been good at is its speciality, where none is declared.
+    """
+    if "quality" not in expected.values or not left:
+        return {}
+    values, errors = expected.values["quality"], expected.deviations["quality"]
+    best = max(left, key=lambda index: values[index] - errors[index])
+    floor = values[best] - errors[best]
+    return {index: best for index in left if index != best and values[index] + errors[index] < floor}
 
 
 def dominated(expected: Expected, left: Sequence[int]) -> dict[int, int]:

@@ -17,7 +17,7 @@ from altlas_flow.selection.features import Columns, Known, filled, usual_of
 from altlas_flow.selection.goal import Goal
 from altlas_flow.selection.guard import Verdict
 from altlas_flow.selection.seen import OBJECTIVES, ROWS, Seen
-from altlas_flow.selection.snapshot import Expected, Snapshot
+from altlas_flow.selection.snapshot import UNKNOWN, Expected, Snapshot
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -80,7 +80,10 @@ class Learner:
         self._fresh: dict[str, list[str]] = {name: [] for name in LEARNED}
         self._fitted = dict.fromkeys(LEARNED, 0)
         self.verdict: Verdict | None = None
-        self.snapshot = Snapshot(0, (), Columns(), np.zeros(0, dtype=np.float32), {}, {}, (), np.zeros(0))
+        nothing = np.zeros(0)
+        self.snapshot = Snapshot(
+            0, (), Columns(), np.zeros(0, dtype=np.float32), {}, {}, (), nothing, nothing
+        )
 
     def admit(self, arms: Sequence[Arm]) -> None:
         """Models that may be chosen from now on; those that are known keep what was learned."""
@@ -280,10 +283,20 @@ class Learner:
             scales,
             ratios,
             tries,
+            self._failures(n),
             self.verdict,
             tuple(self.noted.values()),
             self.goal.aims,
         )
+
+    def _failures(self, n: int) -> Floats:
+        """Chance of each model to fail."""
+        values = self.seen.values[: len(self.seen)]
+        places = np.flatnonzero(~np.isnan(values).all(axis=1))
+        arms, weights = self.seen.arms[places], self.weights(places)
+        failed = np.nan_to_num(values[places, OBJECTIVES.index("failed")])
+        mass = np.bincount(arms, weights=weights, minlength=n)[:n]
+        return (np.bincount(arms, weights=weights * failed, minlength=n)[:n] + UNKNOWN) / (mass + 1.0)
 
     def _ratios(self, arm: int, places: Ints, values: Floats, weights: Floats, found: Blend) -> Floats:
         """Latencies of a model as multiples of what was expected, sorted."""

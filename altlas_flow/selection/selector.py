@@ -16,9 +16,8 @@ from altlas_flow.selection.chooser import Chooser
 from altlas_flow.selection.features import known
 from altlas_flow.selection.goal import Goal, goal_of
 from altlas_flow.selection.learner import Arm, Learner
+from altlas_flow.selection.wanted import EXPLORE, explore_of, strategy_of
 
-#: The least part of all decisions that goes to models by chance.
-EXPLORE = 0.01
 #: Outcomes after which the means are taken in; the rest is when there is a tenth more of it.
 EVERY = 8
 
@@ -196,33 +195,6 @@ class Selector:
     def __repr__(self) -> str:
         snapshot = self.learner.snapshot
         return f"<Selector {self.task!r}: {len(snapshot.arms)} models, {self.learner.seen.total} decisions>"
-
-
-def strategy_of(value: AdvancedModelSelectionStrategy | str) -> AdvancedModelSelectionStrategy:
-    """A strategy by its name.
-
-    Raises
-    ------
-    SelectionError
-    """
-    try:
-        return AdvancedModelSelectionStrategy(value)
-    except ValueError as error:
-        raise SelectionError(
-            f"strategy={value!r} is not known: there are {', '.join(AdvancedModelSelectionStrategy)}"
-        ) from error
-
-
-def explore_of(value: float) -> float:
-    """The part of decisions that goes to models by chance.
-
-    Raises
-    ------
-    SelectionError
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
-        raise SelectionError(f"explore={value!r}: give a number from 0 to 1")
-    return float(value)
 
 
 def checked(

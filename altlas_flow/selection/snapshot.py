@@ -20,6 +20,9 @@ from altlas_flow.selection.guard import Verdict
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 
+#: Chance to fail of a model that was never tried; it counts as one try.
+UNKNOWN = 0.1
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -41,6 +44,8 @@ class Snapshot:
         Of each model the latencies of its latest requests as multiples of what was expected, sorted.
     tries : array, shape (n_arms,)
         How often each has been tried and something came of it.
+    failures : array, shape (n_arms,)
+        Chance of each to fail, as far as it is known: that of a new one is `UNKNOWN`.
     verdict : Verdict, optional
         Of the guard; None where nothing can be said yet.
     noted : tuple of str
@@ -57,6 +62,7 @@ class Snapshot:
     scales: Mapping[str, float]
     ratios: tuple[Floats, ...]
     tries: Floats
+    failures: Floats
     verdict: Verdict | None = None
     noted: tuple[str, ...] = field(default=())
     aims: tuple[float, ...] = (1.0, 0.0, 0.0)

@@ -34,7 +34,7 @@ def to_parts(snapshot: Snapshot) -> tuple[dict[str, Any], Arrays]:
         "verdict": None if verdict is None else [verdict.best, verdict.gain, verdict.error, verdict.trusted],
         "blends": {},
     }
-    arrays: Arrays = {"usual": snapshot.usual, "tries": snapshot.tries}
+    arrays: Arrays = {"usual": snapshot.usual, "tries": snapshot.tries, "failures": snapshot.failures}
     arrays["ratios"] = np.concatenate([np.zeros(0), *snapshot.ratios])
     arrays["ratio_counts"] = np.array([len(one) for one in snapshot.ratios], dtype=np.int64)
     for name, blend in snapshot.blends.items():
@@ -74,6 +74,7 @@ def from_parts(meta: dict[str, Any], arrays: Arrays) -> Snapshot:
             scales=meta["scales"],
             ratios=tuple(np.split(arrays["ratios"], ends)) if len(meta["arms"]) else (),
             tries=arrays["tries"],
+            failures=arrays["failures"],
             verdict=None if verdict is None else Verdict(*verdict),
             noted=tuple(meta["noted"]),
             aims=tuple(meta["aims"]),

@@ -33,7 +33,7 @@ from altlas_flow.records import RetryPolicy
 from altlas_flow.settings import Settings
 
 if TYPE_CHECKING:
-    from altlas_flow.cluster.client.choosing import Choosing
+    from altlas_flow.cluster.choosing import Choosing
 
 logger = logging.getLogger(__name__)
 
@@ -218,9 +218,10 @@ class Transport:
         """What chooses models for this client."""
         with self._lock:
             if self._choosing is None:
-                from altlas_flow.cluster.client.choosing import Choosing
+                from altlas_flow.cluster.choosing import Choosing
+                from altlas_flow.cluster.client.choosing import ClientLine
 
-                self._choosing = Choosing(self)
+                self._choosing = Choosing(ClientLine(self))
             return self._choosing
 
     def tell(self, message: dict[str, Any]) -> None:

@@ -18,13 +18,13 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from altlas_flow._version import __version__
 from altlas_flow.cluster.client.journal import OVER, TOLD
-from altlas_flow.cluster.keys import ANNOTATION, is_envelope, is_passage, model_of
+from altlas_flow.cluster.keys import ANNOTATION, TAUGHT, is_envelope, is_passage, model_of
 from altlas_flow.cluster.ledger import Ledger, shorten
 from altlas_flow.cluster.scheduler.admission import Admission, is_closed
 from altlas_flow.cluster.scheduler.catalog import SharedCatalog
 from altlas_flow.cluster.scheduler.guard import Guard, who_is
 from altlas_flow.cluster.scheduler.hearing import Hearing
-from altlas_flow.cluster.scheduler.learning import TAUGHT, Learning
+from altlas_flow.cluster.scheduler.learning import Learning
 from altlas_flow.cluster.scheduler.lessor import Lessor
 from altlas_flow.cluster.scheduler.nodes import Nodes
 from altlas_flow.cluster.scheduler.placer import Placer
@@ -195,7 +195,7 @@ class ControlPlugin(SchedulerPlugin):
     def _begin_learning(self, scheduler: Scheduler, history: str | None) -> None:
         """Which model to choose is learned for all clients together."""
         self.learning = Learning(scheduler, self.catalog, self.placer, history)
-        for name in ("choices", "feedback", "report", "decisions"):
+        for name in ("choices", "feedback", "report", "course", "decisions"):
             operation = "altlas_learned" if name == "report" else f"altlas_{name}"
             scheduler.handlers[operation] = self.guard.everybody(getattr(self.learning, name))
         scheduler.stream_handlers[TAUGHT] = partial(self._guard, "what was told", self.learning.taught)

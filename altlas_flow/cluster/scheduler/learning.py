@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Operation on a client's stream: lessons.
-TAUGHT = "altlas-taught"
 #: Seconds that the program gets to answer.
 ANSWER_LIMIT = 30.0
 #: Seconds after which a program that ended is started again.
@@ -122,19 +120,25 @@ class Learning:
         self._start()
         return list(await self._ask("told", outcomes=[tuple(one) for one in outcomes]))
 
-    async def report(self, task: str) -> list[dict[str, Any]]:
-        """Of each model of a task, what came of it."""
+    async def report(self, task: str, by: str | None = None) -> list[dict[str, Any]]:
+        """Of each model of a task, and of each slice of a feature, what came of it."""
         self._serving(task)
         self._start()
-        return list(await self._ask("report", task=task))
+        return list(await self._ask("report", task=task, by=by))
+
+    async def course(self, task: str, windows: int) -> dict[str, Any]:
+        """Which models of a task were chosen over time."""
+        self._serving(task)
+        self._start()
+        return dict(await self._ask("course", task=task, windows=windows))
 
     async def decisions(self, task: str) -> list[Any]:
         """The log of a task: lessons."""
         self._start()
         return list(await self._ask("decisions", task=task))
 
-    def taught(self, client: str, lessons: list[Any], **kwargs: Any) -> None:
-        """Lessons of a client; told by its stream."""
+    def taught(self, lessons: list[Any], **kwargs: Any) -> None:
+        """Lessons of a client, or of a worker; told by its stream."""
         if self._closed:
             return
         number = next(self._numbers)

@@ -30,6 +30,7 @@ from altlas_flow.models.spec import ModelSpec
 from altlas_flow.settings import Settings
 
 if TYPE_CHECKING:
+    from altlas_flow.cluster.choosing import Choosing
     from altlas_flow.models.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -75,9 +76,12 @@ class HostPlugin(WorkerPlugin):
     def __init__(self, settings: Settings, *, roles: bool = False) -> None:
         self.settings, self.roles = settings, roles
         self.host: ModelHost | None = None
+        self.worker: Worker | None = None
+        self.choosing: Choosing | None = None  # where pipelines choose models on this worker
 
     async def setup(self, worker: Worker) -> None:
         """Called by Dask on each worker, also on those that join later."""
+        self.worker = worker
         threads = worker.state.nthreads
         slots = min(self.settings.slots or threads, threads)
         limit = worker.memory_manager.memory_limit
@@ -146,6 +150,8 @@ class HostPlugin(WorkerPlugin):
         worker.metrics.pop("altlas", None)
         for operation in (CANCEL, LISTEN, HANG_UP):
             worker.stream_handlers.pop(operation, None)
+        if self.choosing is not None:
+            self.choosing.close()
         if self.host is not None:
             # Waiting for batches and freeing weights takes seconds, which the worker's event loop has not:
             # its nanny kills it after a few. What waits on the host is told first of all.

@@ -1,0 +1,157 @@
+"""How a choice is to be made, as people say it: checked once, and then the same for many inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from altlas_flow.errors import BadRequest, SelectionError, one_line
+from altlas_flow.records.decision import AdvancedModelSelectionStrategy
+from altlas_flow.selection.features import NAME_LIMIT, Known, known
+from altlas_flow.selection.goal import Goal, goal_of
+
+#: What may be said of a choice beside the task and the inputs.
+CHOOSE = frozenset({"context", "embed", "strategy", "weights", "constraints", "explore"})
+#: The least part of decisions that goes to models by chance.
+EXPLORE = 0.01
+#: Characters of a token, about.
+TOKEN = 4.0
+#: Feature that says which kind of its task an input is.
+SUBTYPE = "subtype"
+
+#: Feature that tells rows of a frame, which come in batches, from requests: latencies differ.
+IN_ROWS = "in_rows"
+
+#: What is known of an input, or a function of the input that says it.
+Context = Mapping[str, Any] | Callable[[Any], Mapping[str, Any] | None] | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a choice is to be made.
+
+    Attributes
+    ----------
+    goal : Goal
+    strategy : AdvancedModelSelectionStrategy
+    explore : float
+    """
+
+    goal: Goal
+    strategy: AdvancedModelSelectionStrategy
+    explore: float
+
+
+def wanted(
+    *,
+    strategy: AdvancedModelSelectionStrategy | str = AdvancedModelSelectionStrategy.HYBRID,
+    weights: Mapping[str, float] | None = None,
+    constraints: Mapping[str, Any] | None = None,
+    explore: float = EXPLORE,
+) -> Wanted:
+    """Read what people say of a choice.
+
+    Raises
+    ------
+    SelectionError
+    """
+    return Wanted(goal_of(weights, constraints), strategy_of(strategy), explore_of(explore))
+
+
+def options_of(choose: Any) -> dict[str, Any]:
+    """What was given as `choose=`: names that `select` takes.
+
+    Raises
+    ------
+    BadRequest
+    """
+    if choose is None:
+        return {}
+    if not isinstance(choose, Mapping) or not set(choose) <= CHOOSE:
+        raise BadRequest(
+            f"choose={one_line(repr(choose), 80)}: give a mapping of {', '.join(sorted(CHOOSE))}"
+        )
+    return dict(choose)
+
+
+def task_of(task: Any) -> str:
+    """The name of a task.
+
+    Raises
+    ------
+    SelectionError
+    """
+    if not isinstance(task, str) or not 0 < len(task) <= NAME_LIMIT:
+        raise SelectionError(f"task={task!r:.80} is no name: give a text such as 'summarise'")
+    return task
+
+
+def features_of(inputs: Any, context: Context = None, *, in_rows: bool = False, vector: Any = None) -> Known:
+    """What is known of an input: what the context says, and its length, where that does not say it.
+
+    Parameters
+    ----------
+    inputs : Any
+    context : mapping or callable, optional
+    in_rows : bool
+        It is a row among others, not a request.
+    vector : array, shape (wide,), optional
+        Its embedding.
+
+    Raises
+    ------
+    FeatureError
+    """
+    said = context(inputs) if callable(context) else context
+    if vector is not None:
+        said = {**(said or {}), "embedding": vector}
+    features = known(said)
+    length = length_of(inputs)
+    if length is not None:
+        features.setdefault("input_length", length)
+    features.setdefault(IN_ROWS, float(in_rows))
+    return features
+
+
+def subtype_of(features: Known) -> str | None:
+    """Which kind of its task an input is, where that is said."""
+    found = features.get(SUBTYPE)
+    return found if isinstance(found, str) else None
+
+
+def length_of(inputs: Any) -> float | None:
+    """Tokens of a text, or of the longest of several, about; None where there is no text."""
+    if isinstance(inputs, str):
+        return len(inputs) / TOKEN
+    if isinstance(inputs, Sequence) and inputs and all(isinstance(item, str) for item in inputs):
+        return max(map(len, inputs)) / TOKEN
+    return None
+
+
+def strategy_of(value: AdvancedModelSelectionStrategy | str) -> AdvancedModelSelectionStrategy:
+    """A strategy by its name.
+
+    Raises
+    ------
+    SelectionError
+    """
+    try:
+        return AdvancedModelSelectionStrategy(value)
+    except ValueError as error:
+        shown = one_line(repr(value), 60)
+        raise SelectionError(
+            f"strategy={shown} is not known: there are {', '.join(AdvancedModelSelectionStrategy)}"
+        ) from error
+
+
+def explore_of(value: float) -> float:
+    """The part of decisions that goes to models by chance.
+
+    Raises
+    ------
+    SelectionError
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+        raise SelectionError(f"explore={value!r}: give a number from 0 to 1")
+    return float(value)
