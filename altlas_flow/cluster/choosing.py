@@ -246,16 +246,14 @@ class Choosing:
         """
         if error is not None and not isinstance(error, _ITS_OWN):
             return
-        values = dict[str, float]()
-        if error is not None:
-            values["failed"] = 1.0
+        values = {"failed": float(error is not None)}
         if latency is not None and (error is None or isinstance(error, DeadlineExceeded)):
             values["latency"] = latency  # what fails soon is not quick
         learned = self._learned.get(task)
         cost = None if learned is None else learned.costs.get(model)
         if cost is not None:
             values["cost"] = cost
-        if values and not self.told(id, values):
+        if not self.told(id, values):
             self._tell((TOLD, id, values))  # another worker has decided
 
     def report(self, task: str, by: str | None = None) -> list[dict[str, Any]]:

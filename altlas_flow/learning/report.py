@@ -57,7 +57,7 @@ def _figures(learner: Learner, mine: Any, all_of_them: int) -> dict[str, Any]:
     latencies = known["latency"]
     for name, part in (("latency_p50", 50), ("latency_p95", 95)):
         found[name] = float(np.percentile(latencies, part)) if len(latencies) else None
-    found["errors"] = len(known["failed"])
+    found["errors"] = int(known["failed"].sum())
     for name in ("cost", "quality"):
         column = known[name]
         found[name] = float(column.mean()) if len(column) else None

@@ -182,11 +182,13 @@ def tell(task: str, model: str, choices: StageRows, rows: Sequence[int], seconds
         Rows that failed.
     """
     choosing = choosing_here()
-    took = seconds / max(1, len(rows))
+    took: float | None = seconds / max(1, len(rows))
     for row in rows:
         fault = faults.get(row)
         id = choices.outputs[row][DECISION]
         choosing.ended(id, task, model, latency=took, error=None if fault is None else fault.error)
+        if fault is None:
+            took = None  # they were predicted together: that was one measurement, not so many
 
 
 def routed(pipeline: Pipeline, serving: Callable[[str], Sequence[ModelSpec]]) -> Pipeline:

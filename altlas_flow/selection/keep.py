@@ -14,7 +14,7 @@ from altlas_flow.selection.codec import pack, unpack
 from altlas_flow.selection.features import Columns
 from altlas_flow.selection.goal import Goal
 from altlas_flow.selection.guard import Verdict
-from altlas_flow.selection.learner import LEARNED, Learner
+from altlas_flow.selection.learner import Learner
 from altlas_flow.selection.seen import ARRAYS
 from altlas_flow.selection.wire import from_parts, to_parts
 
@@ -34,8 +34,6 @@ def to_bytes(learner: Learner, more: dict[str, Any] | None = None) -> bytes:
     arrays = {f"snapshot.{name}": array for name, array in arrays.items()}
     arrays |= {f"seen.{name}": getattr(seen, name)[:size] for name in ARRAYS}
     arrays |= {"declared": learner.declared, "since": learner.since}
-    for name, trust in learner.trusts.items():
-        arrays |= {f"trust.{name}.errors": trust.errors, f"trust.{name}.mass": trust.mass}
     goal = {name: (None if value == float("inf") else value) for name, value in asdict(learner.goal).items()}
     kept = {
         "goal": goal,
@@ -47,7 +45,7 @@ def to_bytes(learner: Learner, more: dict[str, Any] | None = None) -> bytes:
         "total": seen.total,
         "names": seen.names,
         "noted": learner.noted,
-        "fitted": learner._fitted,
+        "unfitted": learner._unfitted,
         "fresh": learner._fresh,
         "verdict": None if verdict is None else [verdict.best, verdict.gain, verdict.error, verdict.trusted],
         "snapshot": meta,
@@ -76,10 +74,7 @@ def from_bytes(data: bytes) -> tuple[Learner, dict[str, Any]]:
         seen.ids = {name: place for place, name in enumerate(seen.names)}
         for name in ARRAYS:
             setattr(seen, name, arrays[f"seen.{name}"])
-        for name in LEARNED:
-            trust = learner.trusts[name]
-            trust.errors, trust.mass = arrays[f"trust.{name}.errors"], arrays[f"trust.{name}.mass"]
-        learner.noted, learner._fitted, learner._fresh = meta["noted"], meta["fitted"], meta["fresh"]
+        learner.noted, learner._unfitted, learner._fresh = meta["noted"], meta["unfitted"], meta["fresh"]
         learner.verdict = None if meta["verdict"] is None else Verdict(*meta["verdict"])
         held = {
             name.removeprefix("snapshot."): array

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from altlas_flow.selection import blend, guard
-from altlas_flow.selection.blend import Blend, Trust
+from altlas_flow.selection.blend import Blend
 from altlas_flow.selection.chances import chances
 from altlas_flow.selection.drift import change
 from altlas_flow.selection.features import Columns, Known, filled, usual_of
@@ -25,7 +25,7 @@ Ints = npt.NDArray[np.integer[Any]]
 #: Objectives that are expected; what failed is in them.
 LEARNED = ("quality", "latency", "cost")
 #: All is fitted anew when there is so much more of it.
-GROWTH = 1.1
+GROWTH = 1.3
 #: Decisions after which an outcome counts half.
 HALF = 4000.0
 #: Latencies of a model that are looked at for how late it may be.
@@ -36,6 +36,8 @@ DECLARED = 5.0
 WRONG = 0.1
 #: Rows that the guard needs, and those that say which single model is the best now.
 JUDGED, RECENT = 40, 200
+#: Decisions after which the guard looks at one of so many: what a thousand of them do not show is small.
+OFTEN, SELDOM = 1000, 4
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,12 @@ class Learner:
         self.arms: list[str] = []
         self.declared = np.zeros((0, len(LEARNED)))
         self.columns, self.seen = Columns(), Seen(most)
-        self.trusts = {name: Trust() for name in LEARNED}
-        self.since = np.zeros(0, dtype=np.int64)  # of each model, the first decision that counts
+        # of each model and objective, the first decision that counts
+        self.since = np.zeros((0, len(LEARNED)), dtype=np.int64)
         self.noted: dict[str, str] = {}
         self._fresh: dict[str, list[str]] = {name: [] for name in LEARNED}
-        self._fitted = dict.fromkeys(LEARNED, 0)
+        self._unfitted = dict.fromkeys(LEARNED, 0)  # outcomes that came since all was fitted
+        self._moved: set[tuple[str, int]] = set()  # objectives and models that something has come of
         self.verdict: Verdict | None = None
         nothing = np.zeros(0)
         self.snapshot = Snapshot(
@@ -94,7 +97,7 @@ class Learner:
             else:
                 self.arms.append(arm.id)
                 self.declared = np.concatenate([self.declared, [declared]])
-                self.since = np.append(self.since, 0)
+                self.since = np.concatenate([self.since, np.zeros((1, len(LEARNED)), dtype=np.int64)])
         self._publish(fit=False)
 
     def decided(self, decision: str, model: str, chance: float, features: Known) -> bool:
@@ -123,6 +126,7 @@ class Learner:
         for name in values:
             if name in self._fresh:
                 self._fresh[name].append(decision)
+                self._unfitted[name] += 1
         return True
 
     def learn(self, *, fit: bool | None = None) -> Snapshot:
@@ -131,19 +135,20 @@ class Learner:
         Parameters
         ----------
         fit : bool, optional
-            Fit everything, or only the means; by default everything, where there is a tenth more of it.
+            Fit everything, or only the means; by default everything, where there is a third more of it.
         """
         self._compare()
         self._judge()
         changed = self._look_for_changes()
         if fit is None:
-            fit = changed or any(
-                len(self.seen.known(name)) >= max(blend.LEAST, GROWTH * self._fitted[name])
-                and len(self.seen.known(name)) > self._fitted[name]
-                for name in LEARNED
-            )
+            fit = changed or any(self._is_due(name) for name in LEARNED)
         self._publish(fit=fit)
         return self.snapshot
+
+    def _is_due(self, name: str) -> bool:
+        """Whether so much has come of an objective that all is fitted anew; also where rows are full."""
+        fresh, there = self._unfitted[name], len(self.seen.known(name))
+        return fresh > 0 and there >= blend.LEAST and fresh >= (GROWTH - 1.0) * (there - fresh)
 
     def _compare(self) -> None:
         """What the snapshot foretold of what has come since, before that is learned."""
@@ -155,22 +160,15 @@ class Learner:
                 if place is not None and seen.arms[place] < len(now.arms) and name in now.blends:
                     fresh.setdefault(place, []).append(name)
         self._fresh = {name: [] for name in LEARNED}
-        errors: dict[str, list[Floats]] = {name: [] for name in LEARNED}
         for place, names in fresh.items():
-            arm, (row, vector) = seen.arms[place], self._input(place)
-            ways = {name: found.each(row, vector) for name, found in now.blends.items()}
-            mixed = {name: blend.mixed(*ways[name], now.blends[name].shares) for name in ways}
+            arm, expected = seen.arms[place], now.expect_row(*self._input(place))
             for name in names:
-                value = float(seen.value(name, np.array([place]))[0])
-                errors[name].append((ways[name][0][:, arm] - value) ** 2)
-                seen.residuals[place, OBJECTIVES.index(name)] = value - mixed[name][0][arm]
-            if np.isnan(seen.got[place]):
-                values = {name: pair[0] for name, pair in mixed.items()}
-                deviations = {name: pair[1] for name, pair in mixed.items()}
-                self._note_wish(place, Expected(now, values, deviations))
-        for name, found in errors.items():
-            if found:
-                self.trusts[name].add(np.array(found))
+                at = OBJECTIVES.index(name)
+                seen.residuals[place, at] = seen.values[place, at] - expected.values[name][arm]
+                self._moved.add((name, int(arm)))
+            often = seen.order[place] < OFTEN or seen.order[place] % SELDOM == 0
+            if often and np.isnan(seen.got[place]):
+                self._note_wish(place, expected)
 
     def _judge(self) -> None:
         """Whether choosing by input has been shown to be better than the best single model."""
@@ -195,7 +193,7 @@ class Learner:
     def _note_wish(self, place: int, expected: Expected) -> None:
         """What the learner would have done with a decision, and what was got, before that is learned."""
         weights = expected.weights(self.goal)
-        got = {name: float(self.seen.value(name, np.array([place]))[0]) for name in weights}
+        got = {name: float(self.seen.values[place, OBJECTIVES.index(name)]) for name in weights}
         if not weights or any(np.isnan(value) for value in got.values()):
             return
         value, deviation = expected.utility(self.goal)
@@ -212,28 +210,35 @@ class Learner:
     def _look_for_changes(self) -> bool:
         """Forget what models did before they changed."""
         changed, seen = False, self.seen
+        moved, self._moved = self._moved, set()
         for name in ("latency", "quality"):
+            if not any(one == name for one, _ in moved):
+                continue
             bounded = name == "quality"
             least = WRONG * (1.0 if bounded else self.snapshot.scales.get(name, 0.0))
-            at = OBJECTIVES.index(name)
+            at, column = OBJECTIVES.index(name), LEARNED.index(name)
             places = np.flatnonzero(~np.isnan(seen.residuals[: len(seen), at]))
             places = places[np.argsort(seen.order[places], kind="stable")]
             for arm, model in enumerate(self.arms):
-                mine = places[(seen.arms[places] == arm) & (seen.order[places] >= self.since[arm])]
+                if (name, arm) not in moved:
+                    continue
+                mine = places[(seen.arms[places] == arm) & (seen.order[places] >= self.since[arm, column])]
                 first = change(seen.residuals[mine, at], least=least, bounded=bounded)
                 if first is not None:
-                    self.since[arm] = seen.order[mine[first]]
+                    self.since[arm, column] = seen.order[mine[first]]
                     self.noted[model] = (
-                        f"{model!r} has changed in {name}: what was learned of it before is forgotten"
+                        f"{model!r} has changed in {name}: what was learned of that before is forgotten"
                     )
                     changed = True
         return changed
 
-    def weights(self, places: Ints) -> Floats:
-        """How much rows count: less with age, nothing before their model changed."""
-        order = self.seen.order[places]
-        age = self.seen.total - 1 - order
-        return np.asarray(np.where(order >= self.since[self.seen.arms[places]], 0.5 ** (age / HALF), 0.0))
+    def weights(self, places: Ints, name: str) -> Floats:
+        """How much rows count for an objective: less with age, nothing before their model changed in it."""
+        first = self.since[self.seen.arms[places], LEARNED.index(name)]
+        return np.asarray(np.where(self.seen.order[places] >= first, self._recent(places), 0.0))
+
+    def _recent(self, places: Ints) -> Floats:
+        return np.asarray(0.5 ** ((self.seen.total - 1 - self.seen.order[places]) / HALF))
 
     def _publish(self, *, fit: bool) -> None:
         old, n = self.snapshot, len(self.arms)
@@ -253,23 +258,23 @@ class Learner:
             if not len(places) and np.isnan(prior).all():
                 continue
             arms, values = self.seen.arms[places], self.seen.value(name, places)
-            weights = self.weights(places)
+            weights = self.weights(places, name)
             tries = np.maximum(tries, np.bincount(arms[weights > 0], minlength=n))
             previous = None if whole else old.blends.get(name)
+            looked_at = places if previous is None else places[:0]  # to copy the rows takes time
             blends[name] = blend.fit(
-                filled(self.seen.rows[places, : len(columns)], usual),
-                self.seen.vectors[places] if self.seen.vectors.shape[1] else None,
+                filled(self.seen.rows[looked_at, : len(columns)], usual),
+                self.seen.vectors[looked_at] if self.seen.vectors.shape[1] else None,
                 arms,
                 values,
                 self.seen.chances[places],
                 weights,
                 (prior, np.full(n, DECLARED)),
-                self.trusts[name],
                 rng,
                 old=previous,
             )
             if whole:
-                self._fitted[name] = len(places)
+                self._unfitted[name] = 0
             if name != "quality":
                 scales[name] = max(float(np.abs(blends[name].means.means).mean()), 1e-12)
             if name == "latency":
@@ -293,7 +298,7 @@ class Learner:
         """Chance of each model to fail."""
         values = self.seen.values[: len(self.seen)]
         places = np.flatnonzero(~np.isnan(values).all(axis=1))
-        arms, weights = self.seen.arms[places], self.weights(places)
+        arms, weights = self.seen.arms[places], self._recent(places)
         failed = np.nan_to_num(values[places, OBJECTIVES.index("failed")])
         mass = np.bincount(arms, weights=weights, minlength=n)[:n]
         return (np.bincount(arms, weights=weights * failed, minlength=n)[:n] + UNKNOWN) / (mass + 1.0)

