@@ -256,15 +256,11 @@ def test_an_embedding_by_a_registered_model_is_a_feature(lab, task):
         lab.flow.feedback(found.assign(score=(found["model"] == right).astype(float)))
         many_a = lab.flow.select(task, "aaaaaaacdefg", embed=embed, explore=0, record=False)
         many_b = lab.flow.select(task, "bbbbbbbcdefg", embed=embed, explore=0, record=False)
-        return (many_a.model, many_b.model) == (names["upper"], names["lower"])
+        asked = lab.flow.submit(task=task, inputs="aaaaaaacdefg", choose={"embed": embed, "explore": 0})
+        chosen = many_a.model, many_b.model, asked.result(LIMIT).model_id
+        return chosen == (names["upper"], names["lower"], names["upper"])
 
     until(taught)
-
-    def asked():
-        handle = lab.flow.submit(task=task, inputs="aaaaaaacdefg", choose={"embed": embed, "explore": 0})
-        return handle.result(LIMIT).model_id == names["upper"]
-
-    until(asked)
     with pytest.raises(SelectionError, match="both vectors"):
         lab.flow.select(task, "a", embed=embed, context={"vector": [0.0] * 8})
 

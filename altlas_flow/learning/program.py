@@ -42,7 +42,7 @@ from altlas_flow.errors import SelectionError, describe
 from altlas_flow.history import frames
 from altlas_flow.history.frames import Message
 from altlas_flow.learning.book import Book
-from altlas_flow.learning.lessons import ARMS, TOLD, Lesson, checked
+from altlas_flow.learning.lessons import ARMS, CHOSE, TOLD, Lesson, checked
 from altlas_flow.learning.tutor import Tutor
 
 LESSONS, SETTLED, SNAPSHOT = "lessons", "settled", "snapshot"
@@ -52,6 +52,8 @@ GATHER = 0.2
 SAVE = 10.0
 #: How far it stands back behind requests.
 NICE = 5
+#: Decisions of which an outcome came first, and that are waited for.
+EARLY = 20_000
 #: Lessons that a question gives at most.
 MOST = 40_000
 
@@ -92,6 +94,7 @@ class Program:
         reply((frames.OPENED, said, fault))
         for task, (version, data) in self._tutor.snapshots().items():
             reply((SNAPSHOT, task, version, data))
+        self._early: dict[str, list[Lesson]] = {}
         self._learn_at: float | None = None
         self._save_at: float | None = None
 
@@ -137,6 +140,11 @@ class Program:
                 right = look(lesson)
                 if task := self._tutor.take(right):
                     good.append((task, right))
+                    if right[0] == CHOSE:
+                        early = self._early.pop(right[3], ())
+                        good += [(task, one) for one in early if self._tutor.take(one)]
+                elif right[0] == TOLD:
+                    self._wait_for_decision(right)
             except SelectionError as error:
                 faults[str(error)] += 1
             except Exception as error:
@@ -151,6 +159,12 @@ class Program:
             self._reply((frames.FAULT, text if count == 1 else f"{count} times: {text}"))
         if good and self._learn_at is None:
             self._learn_at = self._clock() + GATHER
+
+    def _wait_for_decision(self, told: Lesson) -> None:
+        """What came of a decision that is not known yet: another worker made it, and tells it itself."""
+        self._early.setdefault(told[1], []).append(told)
+        while len(self._early) > EARLY:
+            del self._early[next(iter(self._early))]
 
     def _learn(self) -> None:
         self._learn_at = None

@@ -84,6 +84,21 @@ def test_lessons_are_settled_at_once_learned_soon_and_kept_after_a_while(running
     assert (tmp_path / "history.sqlite.selector").exists() and running.program.patience() is None
 
 
+def test_an_outcome_that_comes_before_its_decision_waits_for_it(running, tmp_path):
+    """Workers tell by streams of their own: that of the one that chose may be the slower one."""
+    running.teach(ADMIT, (TOLD, "d1", {"latency": 0.5}), (TOLD, "d1", {"quality": 1.0}))
+    running.teach((TOLD, "nothing", {"quality": 1.0}))
+    running.teach(choice(1, length=3.0), choice(2, length=4.0))
+    running.after(GATHER)
+    rows = {row["model"]: row for row in running.ask("report", task="t")}
+    assert (rows["a"]["decisions"], rows["a"]["outcomes"], rows["a"]["quality"]) == (2, 1, 1.0)
+    running.program.close()
+    again = Running(tmp_path / "history.sqlite")
+    logged = logged_of(again.ask("decisions", task="t"), "latency")
+    assert [one.outcome for one in logged] == [0.5], "the log has them in an order that can be read"
+    again.program.close()
+
+
 def test_what_clients_send_may_be_anything(running):
     good = choice(2, length=1.0)
     running.teach(ADMIT, choice(1, vector=np.ones(8, dtype="<f4").tobytes()))
