@@ -285,6 +285,11 @@ class Choosing:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody can be told any more
                 self._line.loop.call_soon_threadsafe(self._line.loop.call_later, SOON, self.flush)
 
+    def hurry(self) -> None:
+        """Send what was gathered before whatever is sent from now on; from any thread."""
+        with contextlib.suppress(RuntimeError):  # as above
+            self._line.loop.call_soon_threadsafe(self.flush)
+
     def flush(self) -> None:
         """Send what was gathered; on the line's event loop."""
         with self._lock:

@@ -39,6 +39,9 @@ class Aside:
         """
         raise NotImplementedError
 
+    def close(self) -> None:
+        """All rows are done."""
+
     def __call__(self, value: Any) -> Any:
         """Where there is no cluster."""
         raise BadRequest("a stage with task= chooses on a cluster's workers: give flow=")
@@ -88,6 +91,10 @@ class Choose(Aside):
         )
         choosing.use(choice)
         return {MODEL: choice.decision.model, DECISION: choice.decision.id}
+
+    def close(self) -> None:
+        """Have the decisions known before anybody can speak of them."""
+        choosing_here().hurry()
 
     def digest_parts(self) -> list[Any]:
         """What decides what it gives."""

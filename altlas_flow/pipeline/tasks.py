@@ -218,6 +218,7 @@ class StageWork:
             except AltlasError as error:
                 outputs.append(None)
                 self._fail(row, error)
+        aside.close()
         self.note.rows = len(at)
         return outputs
 

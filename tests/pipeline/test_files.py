@@ -302,7 +302,7 @@ LINES = {
     "nothing at all": ("", "p.yaml: it is empty: give a mapping with id and stages"),
     "a stage that is empty": (
         "stages:\n  a:",
-        "p.yaml, line 2: stage 'a' is empty: give model, function, combine or pipeline",
+        "p.yaml, line 2: stage 'a' is empty: give model, task, function, combine or pipeline",
     ),
     "a model that is empty": (
         "models: {x: }\nstages: {a: {model: x}}",

@@ -63,7 +63,7 @@ def test_an_output_that_is_no_stage():
 @pytest.mark.parametrize(
     ("text", "options"),
     [
-        ("one of model, function, combine, pipeline, and has none", {}),
+        ("one of model, task, function, combine, pipeline, and has none", {}),
         ("has model and function", {"model": "m", "function": same}),
         ("function=3 is no function", {"function": 3}),
         ("cannot import", {"function": "no_such_module_at_all:f"}),
