@@ -84,6 +84,7 @@ bench-composition: setup
 	@$(PY) benchmarks/composition.py $(BENCH_FLAGS)
 
 bench-selection: setup
+	@$(PY) -c 'import mabwiser' 2>/dev/null || $(PY) -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt mabwiser
 	@$(PY) benchmarks/selection.py $(if $(DATA),--data "$(DATA)") $(BENCH_FLAGS)
 
 clean:

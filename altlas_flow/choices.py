@@ -14,7 +14,7 @@ from altlas_flow.cluster.client.transport import Transport
 from altlas_flow.errors import ReplayError, SelectionError, UnknownDecision
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.records import AdvancedModelSelectionStrategy, Decision, InferenceResponse
-from altlas_flow.selection.wanted import EXPLORE, features_of, subtype_of, task_of, wanted
+from altlas_flow.selection.wanted import EXPLORE, features_of, language_asked, subtype_of, task_of, wanted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +66,7 @@ class Choices(ABC):
         *,
         context: Mapping[str, Any] | None = None,
         embed: str | ModelSpec | None = None,
+        language: bool = False,
         strategy: AdvancedModelSelectionStrategy | str = AdvancedModelSelectionStrategy.HYBRID,
         weights: Mapping[str, float] | None = None,
         constraints: Mapping[str, Any] | None = None,
@@ -80,13 +81,17 @@ class Choices(ABC):
         task : str
             What the models shall do: the ``task`` of their specs, or one that they ``serve``.
         inputs : Any, optional
-            Its length is a feature, ``input_length`` in tokens (about), where the context does not say it.
+            Its length is a feature, ``input_length`` in tokens (about), and so is how many requests of this
+            client for the task have no answer yet, ``under_way``, where the context does not say them.
         context : mapping, optional
             What is known of the input: numbers, words, and at most one vector. The word ``subtype`` says what
             kind of the task it is: models with that speciality are preferred by HYBRID and SPECIALIZED.
         embed : str or ModelSpec, optional
             A model that embeds texts: the embedding of the inputs is a feature. It is asked and waited for
             before the choice is made.
+        language : bool
+            Whether the language of a text is a feature (extra ``language``), where the context does not say
+            it.
         strategy : AdvancedModelSelectionStrategy or str
             HYBRID: specialities, constraints, then what is worth most for this input. SPECIALIZED: the same.
             CONTEXT_AWARE: without specialities. MULTI_OBJECTIVE: without models that others are better than
@@ -116,6 +121,7 @@ class Choices(ABC):
             inputs,
             context=context,
             embed=embed,
+            language=language,
             strategy=strategy,
             weights=weights,
             constraints=constraints,
@@ -133,6 +139,7 @@ class Choices(ABC):
         *,
         context: Mapping[str, Any] | None = None,
         embed: str | ModelSpec | None = None,
+        language: bool = False,
         strategy: AdvancedModelSelectionStrategy | str = AdvancedModelSelectionStrategy.HYBRID,
         weights: Mapping[str, float] | None = None,
         constraints: Mapping[str, Any] | None = None,
@@ -146,9 +153,15 @@ class Choices(ABC):
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise SelectionError(f"top_k={top_k!r}: give a whole number of at least 1")
         vector = None if embed is None else self._embedding(embed, inputs)
-        features = features_of(inputs, context, vector=vector)
-        how = wanted(strategy=strategy, weights=weights, constraints=constraints, explore=explore)
         choosing = self._transport.choosing()
+        features = features_of(
+            inputs,
+            context,
+            vector=vector,
+            language=language_asked(language),
+            under_way=choosing.under_way[task],
+        )
+        how = wanted(strategy=strategy, weights=weights, constraints=constraints, explore=explore)
         own = os.urandom(16).hex()
         if request_id is not None and len(request_id) == len(own) and not choosing.made(request_id):
             own = request_id  # one that was made by chance, too

@@ -13,10 +13,22 @@ import pytest
 
 import altlas_flow as af
 from altlas_flow import EnhancedModelOrchestrator, InferenceRequest
-from altlas_flow.errors import BadRequest, NoQuorum, NothingServes, PipelineError, SelectionError, SpecError
+from altlas_flow.errors import (
+    BadRequest,
+    NoQuorum,
+    NothingServes,
+    ParameterError,
+    PipelineError,
+    SelectionError,
+    SpecError,
+)
 from tests.laboratory import LIMIT, laboratory, until
 
 pytestmark = pytest.mark.timeout(180)
+
+
+def told_a_task(rows, task="transcribe"):
+    return [f"{task} {row}" for row in rows]
 
 
 def upper(rows):
@@ -111,6 +123,29 @@ def test_each_row_of_a_frame_gets_a_model_and_what_is_said_of_it_is_learned(lab,
     until(liked)
     decision = lab.flow.select(task, "Text", record=False)
     assert decision.features["in_rows"] == 0.0, "a request is no row"
+
+
+def test_the_language_of_rows_and_requests_is_a_feature_where_it_is_asked_for(lab, task):
+    pytest.importorskip("py3langid")
+    served(lab, task, upper=upper)
+    english, german = "The dog sleeps under the old table.", "Der Hund schläft unter dem alten Tisch."
+    handles = [lab.flow.submit(task=task, inputs=english, choose={"language": True}) for _ in range(4)]
+    features = [handle.decision.features for handle in handles]
+    assert [one["language"] for one in features] == ["en"] * 4
+    assert features[0]["under_way"] == 0.0 and max(one["under_way"] for one in features) > 0.0
+    for handle in handles:
+        handle.result()
+    until(lambda: lab.flow.select(task, record=False).features["under_way"] == 0.0)
+    frame = pd.DataFrame({"text": [german] * 5 + [english] * 3})
+    lab.flow.map(frame, task=task, input="text", choose={"language": True})
+
+    def counted():
+        rows = lab.flow.models_report(task, by="language")["decisions"]
+        return rows.groupby("language").sum().to_dict() == {"de": 5, "en": 7}
+
+    until(counted)
+    with pytest.raises(PipelineError, match="neither True nor False"):
+        lab.flow.map(frame, task=task, input="text", choose={"language": "de"})
 
 
 def test_a_lazy_frame_and_its_own_name_of_the_answers(lab, task):
@@ -276,8 +311,11 @@ def test_several_at_once_until_one_of_them_is_known_to_be_enough(lab, task):
         return len(found) == 1 and not found.missing
 
     until(alone)
-    with pytest.raises(BadRequest, match="leave one of them out"):
+    with pytest.raises(ParameterError, match="does not know parameter 'task'"):
         lab.flow.ask([names["upper"]], "Text", task=task)
+    told = served(lab, task + "-told", told=told_a_task)["told"]
+    said = lab.flow.ask([told], "Text", task="translate", combine="FIRST_RESPONSE").outputs
+    assert said == "translate Text", "beside models it is a parameter, as Whisper's is"
     with pytest.raises(BadRequest, match="no models are named"):
         lab.flow.ask(inputs="Text")
 

@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -126,10 +126,17 @@ class Choosing:
         Of the draws; by default by chance.
     clock : callable
         Seconds since the epoch.
+    quiet : bool
+        Leave it to others to say that what is learned is not kept.
     """
 
     def __init__(
-        self, line: Line, *, seed: int | None = None, clock: Callable[[], float] = time.time
+        self,
+        line: Line,
+        *,
+        seed: int | None = None,
+        clock: Callable[[], float] = time.time,
+        quiet: bool = False,
     ) -> None:
         self._line, self._clock = line, clock
         self._rng = np.random.default_rng(seed)
@@ -142,7 +149,8 @@ class Choosing:
         self._choosers: dict[Any, Chooser] = {}
         self._open: dict[str, Chooser] = {}
         self._lessons: list[Lesson] = []
-        self._said = False
+        self.under_way: Counter[str] = Counter()  # by task: requests that have no answer yet
+        self._said = quiet
 
     def choose(
         self,
@@ -206,6 +214,11 @@ class Choosing:
             while len(self._open) > OPEN:
                 del self._open[next(iter(self._open))]
         self._tell(choice.lesson)
+
+    def count(self, task: str, change: int) -> None:
+        """A request for a task begins, or has ended."""
+        with self._lock:
+            self.under_way[task] += change
 
     def models(self, task: str) -> list[str]:
         """Those that serve a task now.

@@ -369,8 +369,6 @@ def call_control(
     AltlasError
         What the plugin answered, or `ConnectError` where there is no plugin.
     """
-    import pickle
-
     if client.status != "running" or client.scheduler is None:
         raise ClusterLost("the connection to the scheduler is closed: connect again with af.connect()")
     handler = getattr(client.scheduler, operation)
@@ -384,6 +382,13 @@ def call_control(
         raise ClusterLost(
             f"the scheduler has gone ({describe(gone)}): see whether it runs, and connect again"
         ) from gone
+    return unwrapped(answer)
+
+
+def unwrapped(answer: Any) -> Any:
+    """What the scheduler answered; an error of ours that came back is raised."""
+    import pickle
+
     if isinstance(answer, dict) and answer.get("error") is not None:
         error = pickle.loads(answer["error"])
         assert isinstance(error, AltlasError)

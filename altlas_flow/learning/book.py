@@ -23,6 +23,8 @@ BUSY = 10.0
 LOCK_LIMIT = 10.0
 #: Behind the name of the history: the log, and the state.
 LOG, STATE = ".lessons", ".selector"
+#: Stands for the task of an outcome whose decision is not known yet.
+NOBODY = ""
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS lessons (number INTEGER PRIMARY KEY, task TEXT, body TEXT, checksum INTEGER)"
 )

@@ -41,7 +41,7 @@ from typing import Any
 from altlas_flow.errors import SelectionError, describe
 from altlas_flow.history import frames
 from altlas_flow.history.frames import Message
-from altlas_flow.learning.book import Book
+from altlas_flow.learning.book import NOBODY, Book
 from altlas_flow.learning.lessons import ARMS, CHOSE, TOLD, Lesson, checked
 from altlas_flow.learning.tutor import Tutor
 
@@ -95,6 +95,9 @@ class Program:
         for task, (version, data) in self._tutor.snapshots().items():
             reply((SNAPSHOT, task, version, data))
         self._early: dict[str, list[Lesson]] = {}
+        for lesson in [] if self._book is None else self._book.latest(NOBODY, EARLY):
+            if lesson[0] == TOLD and not self._tutor.knows(lesson[1]):
+                self._wait_for_decision(lesson)
         self._learn_at: float | None = None
         self._save_at: float | None = None
 
@@ -143,8 +146,8 @@ class Program:
                     if right[0] == CHOSE:
                         early = self._early.pop(right[3], ())
                         good += [(task, one) for one in early if self._tutor.take(one)]
-                elif right[0] == TOLD:
-                    self._wait_for_decision(right)
+                elif right[0] == TOLD and self._wait_for_decision(right):
+                    good.append((NOBODY, right))  # what is settled is kept
             except SelectionError as error:
                 faults[str(error)] += 1
             except Exception as error:
@@ -160,11 +163,18 @@ class Program:
         if good and self._learn_at is None:
             self._learn_at = self._clock() + GATHER
 
-    def _wait_for_decision(self, told: Lesson) -> None:
-        """What came of a decision that is not known yet: another worker made it, and tells it itself."""
-        self._early.setdefault(told[1], []).append(told)
+    def _wait_for_decision(self, told: Lesson) -> bool:
+        """What came of a decision that is not known yet: another worker made it, and tells it itself.
+
+        False where that waits already: a lesson that is sent again.
+        """
+        waiting = self._early.setdefault(told[1], [])
+        if told in waiting:
+            return False
+        waiting.append(told)
         while len(self._early) > EARLY:
             del self._early[next(iter(self._early))]
+        return True
 
     def _learn(self) -> None:
         self._learn_at = None

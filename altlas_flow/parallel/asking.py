@@ -127,7 +127,8 @@ class Asking(ABC):
             In the place of `models`: one of those that serve the task is chosen, as by `select`, and beside
             it those that are worth it: as long as the quality that one more is expected to add, where those
             before it fail or are late, is worth what it costs. By default the first of them that answers
-            counts, in the order of their choice. A request says the task itself, as its ``task_type``.
+            counts, in the order of their choice. A request says the task itself, as its ``task_type``. Beside
+            `models` they are parameters of the prediction.
         combine : Aggregator, ResultAggregationStrategy, str or callable, optional
             Such as ``af.vote()``, ``"MAJORITY_VOTE"``, or a function of the outputs by model; by default the
             setting ``altlas.default-aggregation-strategy``.
@@ -164,8 +165,8 @@ class Asking(ABC):
             given_inputs, within = (inputs, deadline) if asked is None else (asked.inputs, asked.deadline)
             models, choice = self._together(task, given_inputs, options_of(choose), limit_of(within))
             combine = prefer() if combine is None else combine
-        elif task is not None or choose is not None:
-            raise BadRequest("models and task= were given: leave one of them out")
+        else:  # then they are parameters of the prediction, as with `submit`
+            more |= {name: value for name, value in (("task", task), ("choose", choose)) if value is not None}
         aggregator = aggregator_of(combine, self.default_aggregation)
         if not isinstance(early_stopping, bool):
             raise BadRequest(f"early_stopping={early_stopping!r} is neither True nor False: give one")
@@ -208,7 +209,7 @@ class Asking(ABC):
                 handle.cancel()
             self._referee.leave(fanout)
             raise
-        if choice is not None:
+        if choice is not None and handles[0]._error is None:  # not refused at once: then it was never used
             self._decided(handles[0], choice)
         fanout.watch(handles)
         return fanout

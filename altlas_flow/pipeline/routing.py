@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,9 +27,10 @@ CHOICE, ANSWER, EMBEDDING = "choice", "answer", "embedding"
 MODEL, DECISION = "model", "decision_id"
 
 
-class Aside:
+class Aside(ABC):
     """What a stage does for rows beside the host: it takes no slot, and predicts nothing."""
 
+    @abstractmethod
     def one(self, value: Any, row: int, upstream: Sequence[StageRows], node: str) -> Any:
         """The output of one row.
 
@@ -37,10 +39,9 @@ class Aside:
         AltlasError
             It fails the row.
         """
-        raise NotImplementedError
 
-    def close(self) -> None:
-        """All rows are done."""
+    def close(self) -> None:  # noqa: B027
+        """All rows are done: nothing more is to do for most."""
 
     def __call__(self, value: Any) -> Any:
         """Where there is no cluster."""
@@ -60,6 +61,8 @@ class Choose(Aside):
         Those that the pipeline was made for.
     embedded : bool
         Whether a row comes with its embedding.
+    language : bool
+        Whether the language of a text is a feature.
     """
 
     task: str
@@ -67,13 +70,14 @@ class Choose(Aside):
     context: Context
     models: tuple[str, ...]
     embedded: bool = False
+    language: bool = False
 
     def one(self, value: Any, row: int, upstream: Sequence[StageRows], node: str) -> dict[str, str]:
         """Its model, and the decision."""
         choosing, wanted = choosing_here(), self.wanted
         value, vector = (value[INPUT], value[EMBEDDING]) if self.embedded else (value, None)
         try:
-            features = features_of(value, self.context, in_rows=True, vector=vector)
+            features = features_of(value, self.context, in_rows=True, vector=vector, language=self.language)
         except AltlasError:
             raise
         except Exception as error:
@@ -100,7 +104,7 @@ class Choose(Aside):
         """What decides what it gives."""
         goal = self.wanted.goal
         aims = [repr(goal), str(self.wanted.strategy), self.wanted.explore]
-        return [self.task, aims, self.context, list(self.models), self.embedded]
+        return [self.task, aims, self.context, list(self.models), self.embedded, self.language]
 
 
 @dataclass(frozen=True)
@@ -249,8 +253,9 @@ def _choosing(stage: Stage, task: str, models: Sequence[str]) -> Pipeline:
     options = dict(stage.choose)
     explain = options.pop(EXPLAIN, False)
     context, embed = options.pop("context", None), options.pop("embed", None)
+    language = options.pop("language", False)
     names = dict(zip(_names(models), models, strict=True))
-    choose = Choose(task, wanted(**options), context, tuple(models), embed is not None)
+    choose = Choose(task, wanted(**options), context, tuple(models), embed is not None, language)
     first = [] if embed is None else [Stage(EMBEDDING, model=embed)]
     asked = []
     for name, model in names.items():

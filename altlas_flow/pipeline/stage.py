@@ -19,7 +19,7 @@ from altlas_flow.models.spec import ModelSpec, import_object
 from altlas_flow.records import RetryPolicy
 from altlas_flow.records.request import seconds
 from altlas_flow.selection.features import known as known_features
-from altlas_flow.selection.wanted import CHOOSE, task_of, wanted
+from altlas_flow.selection.wanted import CHOOSE, language_asked, task_of, wanted
 
 if TYPE_CHECKING:
     from altlas_flow.pipeline.pipeline import Pipeline
@@ -247,6 +247,7 @@ class Stage:
             raise self._wrong("choose: context is a mapping, or a function of the row that gives one")
         try:
             task_of(self.task)
+            language_asked(options.pop("language", False))
             wanted(**options)
             known_features(None if callable(context) else context)
         except AltlasError as error:

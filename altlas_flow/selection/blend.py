@@ -25,8 +25,9 @@ Ints = npt.NDArray[np.integer[Any]]
 LEAST = 10
 #: Rows that weigh less are left out of them.
 FORGOTTEN = 0.25
-#: Of the deviation between trees: the standard error of the mean of some 25 of them.
-BETWEEN_TREES = 0.2
+#: How far trees differ is not by how much they are wrong together: that falls with the outcomes of a model.
+#: It is taken as this part of it at most, or as so many standard errors of a mean of those.
+BETWEEN_TREES, COUNTED = 0.35, 1.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Blend:
         ways = []
         if self.trees is not None:
             value, deviation = self.trees.predict(row) if grown is None else grown
-            ways.append((value, BETWEEN_TREES * deviation))
+            part = np.minimum(BETWEEN_TREES, COUNTED * self.means.deviations / self.means.noise)
+            ways.append((value, part * deviation))
         if self.kernel is not None and vector is not None:
             ways.append(self.kernel.predict(vector))
         if not ways:
@@ -69,6 +71,27 @@ class Blend:
             return ways[0]
         (one, its), (other, others) = ways
         return 0.5 * (one + other), np.sqrt(0.5 * (its**2 + others**2))
+
+    def expect_own(self, rows: Floats, vectors: Floats | None, arms: Ints) -> Floats:
+        """Values of one model each, for many rows: as `expect` says them, shape (n_rows,).
+
+        Parameters
+        ----------
+        rows : array, shape (n_rows, n_columns)
+            Without gaps.
+        vectors : array, shape (n_rows, wide), optional
+            NaN in rows without one.
+        arms : int array, shape (n_rows,)
+        """
+        grown = None if self.trees is None else self.trees.predict_own(rows, arms)
+        found = self.means.means[arms] if grown is None else grown
+        if self.kernel is None or vectors is None:
+            return np.asarray(found)
+        there = ~np.isnan(vectors[:, 0])
+        near = self.kernel.predict_own(vectors[there], arms[there])
+        found = np.array(found)
+        found[there] = near if grown is None else 0.5 * (grown[there] + near)
+        return found
 
 
 def fit(
@@ -80,6 +103,8 @@ def fit(
     weights: Floats,
     prior: tuple[Floats, Floats],
     rng: np.random.Generator,
+    *,
+    heavy: bool = False,
     old: Blend | None = None,
 ) -> Blend:
     """Fit all ways to what was seen; with `old`, only the means, and the rest is that one's.
@@ -95,6 +120,8 @@ def fit(
     prior : arrays, shape (n_arms,)
         Declared values, and their strength in rows.
     rng : Generator
+    heavy : bool
+        Targets are not negative, and may have heavy tails: trees split them by their logarithms.
     """
     plain, n_arms = means.fit(arms, targets, weights, *prior), len(prior[0])
     if old is not None:
@@ -102,7 +129,7 @@ def fit(
     fresh = np.flatnonzero(weights > FORGOTTEN)
     grown = near = None
     if rows.shape[1] and len(fresh) >= LEAST:
-        grown = trees.fit(rows[fresh], arms[fresh], targets[fresh], n_arms, rng)
+        grown = trees.fit(rows[fresh], arms[fresh], targets[fresh], n_arms, rng, heavy=heavy)
     if vectors is not None and vectors.shape[1]:
         there = fresh[~np.isnan(vectors[fresh, 0])]
         if len(there) >= LEAST:

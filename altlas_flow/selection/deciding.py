@@ -24,6 +24,8 @@ Flags = npt.NDArray[np.bool_]
 TRIES, FORCED = 3, 0.1
 #: What the learner gets while it is not shown to beat the best single model.
 UNPROVEN = 0.1
+#: Of what may be late: what is spent on models that are left out for being late, or they stayed so for ever.
+RISKED = 0.2
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,19 @@ class Terms:
     subtype: str = ""
 
 
-def shares(snapshot: Snapshot, expected: Expected, goal: Goal, terms: Terms, able: Flags) -> Floats:
+def shares(
+    snapshot: Snapshot, expected: Expected, goal: Goal, terms: Terms, able: Flags, tardy: Flags
+) -> Floats:
     """Chance of each model to be chosen, shape (n_arms,).
 
     Parameters
     ----------
     able : bool array, shape (n_arms,)
         Not all False.
+    tardy : bool array, shape (n_arms,)
+        Models that are left out for nothing but that they may be late.
     """
-    found = np.zeros(len(able))
+    found: Floats = np.zeros(len(able))
     value, deviation = expected.utility(goal, terms.price)
     if terms.explore > 0.0:
         found[able] = chances(value[able], deviation[able])
@@ -89,7 +95,11 @@ def shares(snapshot: Snapshot, expected: Expected, goal: Goal, terms: Terms, abl
     new = able & (snapshot.tries < TRIES)
     if new.any() and not new[able].all():
         found = (1.0 - FORCED) * found + FORCED * new / new.sum()
-    return floored(found, terms.explore, able)
+    found = floored(found, terms.explore, able)
+    if tardy.any() and terms.late >= goal.late:  # the promise can afford it now
+        risked = min(terms.explore, RISKED * goal.late)
+        found = (1.0 - risked) * found + risked * tardy / tardy.sum()
+    return found
 
 
 def _budgeted(goal: Goal) -> bool:
@@ -132,11 +142,12 @@ def decide(
     """
     plain = terms.strategy is AdvancedModelSelectionStrategy.ADAPTIVE
     expected = snapshot.plain() if plain else snapshot.expect(features)
-    why = excluded(snapshot, expected, goal, terms)
+    why, late_ones = excluded(snapshot, expected, goal, terms)
     able = np.array([name not in why for name in snapshot.arms], dtype=bool)
     if not able.any():
         raise NoModelFits(task, why)
-    found = shares(snapshot, expected, goal, terms, able)
+    tardy = np.array([name in late_ones for name in snapshot.arms], dtype=bool)
+    found = shares(snapshot, expected, goal, terms, able, tardy)
     arm = min(int(np.searchsorted(np.cumsum(found), draw * found.sum(), side="right")), len(found) - 1)
     while found[arm] == 0.0:  # a draw at the very end
         arm -= 1
@@ -144,6 +155,9 @@ def decide(
     others = [int(other) for other in np.argsort(-value, kind="stable") if able[other] and other != arm]
     ranked = [arm, *others][:top]
     late = expected.late(goal.latency_limit)
+    reasons = _reasons(snapshot, terms, features, plain)
+    if tardy[arm]:
+        reasons.append(f"{snapshot.arms[arm]!r} is tried by chance: {why.pop(snapshot.arms[arm])}")
     estimates = _estimates(snapshot, expected, late, found, why, goal)
     return Decision(
         id=id,
@@ -154,14 +168,19 @@ def decide(
         features={**features},
         version=snapshot.version,
         estimates=estimates,
-        reasons=tuple(_reasons(snapshot, terms, features, plain)),
+        reasons=tuple(reasons),
         made=made,
     )
 
 
-def excluded(snapshot: Snapshot, expected: Expected, goal: Goal, terms: Terms) -> dict[str, str]:
-    """Models that may not answer: why. Where a promise excludes all, the least late one stays."""
-    why = dict(terms.excluded or {})
+def excluded(
+    snapshot: Snapshot, expected: Expected, goal: Goal, terms: Terms
+) -> tuple[dict[str, str], set[str]]:
+    """Models that may not answer: why; and those of them that may only be late.
+
+    Where a promise excludes all, the least late one stays.
+    """
+    why, tardy = dict(terms.excluded or {}), set()
     left = [index for index, name in enumerate(snapshot.arms) if name not in why]
     if terms.specialists:
         fitting = [index for index in left if snapshot.arms[index] in terms.specialists]
@@ -195,11 +214,12 @@ def excluded(snapshot: Snapshot, expected: Expected, goal: Goal, terms: Terms) -
                 why[snapshot.arms[index]] = (
                     f"it misses {goal.latency_limit:g} s with probability {late[index]:.2f}"
                 )
+                tardy.add(snapshot.arms[index])
         left = [index for index in left if snapshot.arms[index] not in why]
     if terms.pareto:
         for index, other in dominated(expected, left).items():
             why[snapshot.arms[index]] = f"{snapshot.arms[other]!r} is better in all that is known"
-    return why
+    return why, tardy
 
 
 def outdone(expected: Expected, left: Sequence[int]) -> dict[int, int]:

@@ -71,6 +71,7 @@ def grow(
     rng: np.random.Generator,
     *,
     candidates: int,
+    by: Floats | None = None,
     leaf: int = 2,
     depth: int = 24,
 ) -> Forest:
@@ -86,6 +87,8 @@ def grow(
     rng : Generator
     candidates : int
         Splits that are looked at in each node: a feature and a threshold, both by chance.
+    by : array, shape (n_rows,), optional
+        What the rows of a node shall be alike in; by default the targets.
     leaf : int
         Rows that a leaf holds at least.
     depth : int
@@ -101,6 +104,8 @@ def grow(
     """
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     targets = np.asarray(targets, dtype=np.float64)
+    by = targets if by is None else np.asarray(by, dtype=np.float64)
+    columns = np.flatnonzero(np.ptp(rows, axis=0) > 0)  # what is always the same tells nothing apart
     counts = np.array([len(sample) for sample in samples], dtype=np.int64)
     members = np.concatenate(samples).astype(np.int64)  # rows, node after node
     nodes = np.arange(len(samples), dtype=np.int64)  # that may still be split, in the order of members
@@ -108,8 +113,8 @@ def grow(
     parts: dict[str, list[Any]] = {"at": [], "feature": [], "threshold": [], "left": []}
     values = [_means(targets[members], counts)]
     levels = 0
-    while len(nodes) and levels < depth:
-        split, feature, threshold, above = _best(rows, targets, members, counts, rng, candidates, leaf)
+    while len(nodes) and len(columns) and levels < depth:
+        split, feature, threshold, above = _best(rows, columns, by, members, counts, rng, candidates, leaf)
         if not split.any():
             break
         levels += 1
@@ -159,6 +164,7 @@ def _means(targets: Floats, counts: Ints) -> Floats:
 
 def _best(
     rows: Floats,
+    columns: Ints,
     targets: Floats,
     members: Ints,
     counts: Ints,
@@ -175,7 +181,7 @@ def _best(
     goes = np.zeros(len(members), dtype=bool)
     flat, at = rows.ravel(), members * wide
     for _ in range(candidates):
-        asked = rng.integers(wide, size=n)
+        asked = columns[rng.integers(len(columns), size=n)]
         seen = flat.take(at + np.repeat(asked, counts))
         low, high = np.minimum.reduceat(seen, starts), np.maximum.reduceat(seen, starts)
         # never at the top: something has to lie above

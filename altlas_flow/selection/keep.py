@@ -33,7 +33,7 @@ def to_bytes(learner: Learner, more: dict[str, Any] | None = None) -> bytes:
     verdict = learner.verdict
     arrays = {f"snapshot.{name}": array for name, array in arrays.items()}
     arrays |= {f"seen.{name}": getattr(seen, name)[:size] for name in ARRAYS}
-    arrays |= {"declared": learner.declared, "since": learner.since}
+    arrays |= {"declared": learner.declared, "since": learner.since, "suspected": learner.suspected}
     goal = {name: (None if value == float("inf") else value) for name, value in asdict(learner.goal).items()}
     kept = {
         "goal": goal,
@@ -68,6 +68,7 @@ def from_bytes(data: bytes) -> tuple[Learner, dict[str, Any]]:
         }
         learner = Learner(Goal(**{**goal, "said": tuple(goal["said"])}), seed=meta["seed"], most=meta["most"])
         learner.arms, learner.declared, learner.since = meta["arms"], arrays["declared"], arrays["since"]
+        learner.suspected = arrays["suspected"]
         learner.columns = Columns(meta["columns"], meta["wide"])
         seen = learner.seen
         seen.names, seen.total = meta["names"], meta["total"]

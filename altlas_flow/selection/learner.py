@@ -12,7 +12,7 @@ import numpy.typing as npt
 from altlas_flow.selection import blend, guard
 from altlas_flow.selection.blend import Blend
 from altlas_flow.selection.chances import chances
-from altlas_flow.selection.drift import change
+from altlas_flow.selection.drift import LEAST, change
 from altlas_flow.selection.features import Columns, Known, filled, usual_of
 from altlas_flow.selection.goal import Goal
 from altlas_flow.selection.guard import Verdict
@@ -24,16 +24,18 @@ Ints = npt.NDArray[np.integer[Any]]
 
 #: Objectives that are expected; what failed is in them.
 LEARNED = ("quality", "latency", "cost")
-#: All is fitted anew when there is so much more of it.
-GROWTH = 1.3
+#: All is fitted anew when there is so much more of it: of few models and columns soon, of many, where fitting
+#: takes long, later.
+SOON, LATER, MANY = 1.1, 1.4, 256
 #: Decisions after which an outcome counts half.
 HALF = 4000.0
-#: Latencies of a model that are looked at for how late it may be.
-TAIL = 400
+#: Latencies of a model that are looked at for how late it may be, at most and at least.
+TAIL, FEW = 400, 10
 #: How much a declared value counts, in outcomes.
 DECLARED = 5.0
-#: Of what is usual: what is expected is not wrong where it lies nearer to what comes.
-WRONG = 0.1
+#: What is expected is not wrong where it lies nearer to what comes: of a quality, and of a latency as a part
+#: of what is usual for its model. Learning follows smaller changes by itself.
+WRONG, SLOWER = 0.1, 0.5
 #: Rows that the guard needs, and those that say which single model is the best now.
 JUDGED, RECENT = 40, 200
 #: Decisions after which the guard looks at one of so many: what a thousand of them do not show is small.
@@ -78,6 +80,8 @@ class Learner:
         self.columns, self.seen = Columns(), Seen(most)
         # of each model and objective, the first decision that counts
         self.since = np.zeros((0, len(LEARNED)), dtype=np.int64)
+        # and that from which on it may have changed; -1: none
+        self.suspected = np.zeros((0, len(LEARNED)), dtype=np.int64)
         self.noted: dict[str, str] = {}
         self._fresh: dict[str, list[str]] = {name: [] for name in LEARNED}
         self._unfitted = dict.fromkeys(LEARNED, 0)  # outcomes that came since all was fitted
@@ -97,7 +101,9 @@ class Learner:
             else:
                 self.arms.append(arm.id)
                 self.declared = np.concatenate([self.declared, [declared]])
-                self.since = np.concatenate([self.since, np.zeros((1, len(LEARNED)), dtype=np.int64)])
+                nothing = np.zeros((1, len(LEARNED)), dtype=np.int64)
+                self.since = np.concatenate([self.since, nothing])
+                self.suspected = np.concatenate([self.suspected, nothing - 1])
         self._publish(fit=False)
 
     def decided(self, decision: str, model: str, chance: float, features: Known) -> bool:
@@ -135,7 +141,7 @@ class Learner:
         Parameters
         ----------
         fit : bool, optional
-            Fit everything, or only the means; by default everything, where there is a third more of it.
+            Fit everything, or only the means; by default everything, where there is so much more of it.
         """
         self._compare()
         self._judge()
@@ -148,27 +154,33 @@ class Learner:
     def _is_due(self, name: str) -> bool:
         """Whether so much has come of an objective that all is fitted anew; also where rows are full."""
         fresh, there = self._unfitted[name], len(self.seen.known(name))
-        return fresh > 0 and there >= blend.LEAST and fresh >= (GROWTH - 1.0) * (there - fresh)
+        growth = LATER if len(self.arms) * len(self.columns) > MANY else SOON
+        return fresh > 0 and there >= blend.LEAST and fresh >= (growth - 1.0) * (there - fresh)
 
     def _compare(self) -> None:
         """What the snapshot foretold of what has come since, before that is learned."""
         now, seen = self.snapshot, self.seen
-        fresh: dict[int, list[str]] = {}
-        for name in LEARNED:
-            for decision in dict.fromkeys(self._fresh[name]):
-                place = seen.ids.get(decision)
-                if place is not None and seen.arms[place] < len(now.arms) and name in now.blends:
-                    fresh.setdefault(place, []).append(name)
+        compared: set[int] = set()
+        for name, blended in now.blends.items():
+            fresh = {seen.ids[id] for id in self._fresh[name] if id in seen.ids}
+            places = np.array(sorted(fresh), dtype=np.int64)
+            places = places[seen.arms[places] < len(now.arms)]
+            if not len(places):
+                continue
+            arms, at = seen.arms[places], OBJECTIVES.index(name)
+            found = blended.expect_own(*self._inputs(places), arms)
+            if name != "quality":
+                found = np.maximum(found, 0.0)
+            seen.residuals[places, at] = seen.values[places, at] - found
+            self._moved |= {(name, int(arm)) for arm in arms}
+            compared.update(places.tolist())
         self._fresh = {name: [] for name in LEARNED}
-        for place, names in fresh.items():
-            arm, expected = seen.arms[place], now.expect_row(*self._input(place))
-            for name in names:
-                at = OBJECTIVES.index(name)
-                seen.residuals[place, at] = seen.values[place, at] - expected.values[name][arm]
-                self._moved.add((name, int(arm)))
+        for place in sorted(compared):
             often = seen.order[place] < OFTEN or seen.order[place] % SELDOM == 0
             if often and np.isnan(seen.got[place]):
-                self._note_wish(place, expected)
+                (row,), vectors = self._inputs(np.array([place]))
+                vector = None if vectors is None or np.isnan(vectors[0, 0]) else vectors[0]
+                self._note_wish(place, now.expect_row(row, vector))
 
     def _judge(self) -> None:
         """Whether choosing by input has been shown to be better than the best single model."""
@@ -200,22 +212,25 @@ class Learner:
         utility = sum(weight * got[name] for name, weight in weights.items())
         self.seen.judge(place, value, chances(value, deviation), utility)
 
-    def _input(self, place: int) -> tuple[Floats, Floats | None]:
+    def _inputs(self, places: Ints) -> tuple[Floats, Floats | None]:
+        """Rows without gaps, and vectors, NaN where there is none."""
         now = self.snapshot
-        row = filled(self.seen.rows[place, : len(now.columns)], now.usual)
-        if not self.seen.vectors.shape[1] or np.isnan(self.seen.vectors[place, 0]):
-            return row, None
-        return row, self.seen.vectors[place]
+        rows = filled(self.seen.rows[places, : len(now.columns)], now.usual)
+        return rows, self.seen.vectors[places] if self.seen.vectors.shape[1] else None
 
     def _look_for_changes(self) -> bool:
-        """Forget what models did before they changed."""
+        """Forget what models did before they changed; whether all is to be fitted anew.
+
+        What comes may lie beside what was expected since nothing like these inputs had been seen. So all is
+        fitted to it first: who forgets then forgets what explains it. Where that did not help, the model
+        has changed.
+        """
         changed, seen = False, self.seen
         moved, self._moved = self._moved, set()
         for name in ("latency", "quality"):
             if not any(one == name for one, _ in moved):
                 continue
-            bounded = name == "quality"
-            least = WRONG * (1.0 if bounded else self.snapshot.scales.get(name, 0.0))
+            bounded, found = name == "quality", self.snapshot.blends.get(name)
             at, column = OBJECTIVES.index(name), LEARNED.index(name)
             places = np.flatnonzero(~np.isnan(seen.residuals[: len(seen), at]))
             places = places[np.argsort(seen.order[places], kind="stable")]
@@ -223,13 +238,22 @@ class Learner:
                 if (name, arm) not in moved:
                     continue
                 mine = places[(seen.arms[places] == arm) & (seen.order[places] >= self.since[arm, column])]
+                least = WRONG
+                if not bounded and found is not None and arm < len(found.means.means):
+                    least = SLOWER * float(found.means.means[arm])
                 first = change(seen.residuals[mine, at], least=least, bounded=bounded)
-                if first is not None:
-                    self.since[arm, column] = seen.order[mine[first]]
+                if first is None:
+                    continue
+                changed, orders = True, seen.order[mine]
+                began = self.suspected[arm, column]
+                if began >= 0 and ((began <= orders) & (orders < orders[first])).sum() < LEAST:
+                    self.since[arm, column], self.suspected[arm, column] = began, -1
                     self.noted[model] = (
                         f"{model!r} has changed in {name}: what was learned of that before is forgotten"
                     )
-                    changed = True
+                else:
+                    self.suspected[arm, column] = orders[first]
+                    seen.residuals[mine[first:], at] = np.nan  # they say nothing of what is fitted to them
         return changed
 
     def weights(self, places: Ints, name: str) -> Floats:
@@ -271,6 +295,7 @@ class Learner:
                 weights,
                 (prior, np.full(n, DECLARED)),
                 rng,
+                heavy=name != "quality",
                 old=previous,
             )
             if whole:
@@ -305,8 +330,11 @@ class Learner:
 
     def _ratios(self, arm: int, places: Ints, values: Floats, weights: Floats, found: Blend) -> Floats:
         """Latencies of a model as multiples of what was expected, sorted."""
-        mine = np.flatnonzero((self.seen.arms[places] == arm) & (weights > 0))[-TAIL:]
+        mine = np.flatnonzero((self.seen.arms[places] == arm) & (weights > 0))
         usual = max(float(found.means.means[arm]), 1e-12)
-        foretold = values[mine] - self.seen.residuals[places[mine], OBJECTIVES.index("latency")]
+        wrong = self.seen.residuals[places, OBJECTIVES.index("latency")]
+        known = mine[~np.isnan(wrong[mine])]
+        mine = (known if len(known) >= FEW else mine)[-TAIL:]
+        foretold = values[mine] - wrong[mine]
         foretold = np.where(np.isnan(foretold), usual, np.maximum(foretold, 1e-3 * usual))
         return np.sort(values[mine] / foretold)

@@ -79,14 +79,17 @@ class Promise:
 
     #: Part of what may be late that is aimed at: bursts come faster than the allowance follows.
     AIM = 0.8
+    #: The allowance at most. It rises while nothing is late, also where that is because nothing is risked:
+    #: whoever is more likely late than not is not chosen for that.
+    MOST = 0.5
 
     def __init__(self, late: float, rate: float = 0.02) -> None:
         self.late, self.rate = late, rate
-        self.allowed = late
+        self.allowed = min(late, self.MOST)
         self.missed, self.count = 0, 0
 
     def ended(self, was_late: bool) -> None:
         """A request is over."""
         self.missed += was_late
         self.count += 1
-        self.allowed = min(1.0, max(0.0, self.allowed + self.rate * (self.AIM * self.late - was_late)))
+        self.allowed = min(self.MOST, max(0.0, self.allowed + self.rate * (self.AIM * self.late - was_late)))

@@ -10,9 +10,10 @@ from altlas_flow.errors import BadRequest, SelectionError, one_line
 from altlas_flow.records.decision import AdvancedModelSelectionStrategy
 from altlas_flow.selection.features import NAME_LIMIT, Known, known
 from altlas_flow.selection.goal import Goal, goal_of
+from altlas_flow.selection.language import language_of
 
 #: What may be said of a choice beside the task and the inputs.
-CHOOSE = frozenset({"context", "embed", "strategy", "weights", "constraints", "explore"})
+CHOOSE = frozenset({"context", "embed", "language", "strategy", "weights", "constraints", "explore"})
 #: The least part of decisions that goes to models by chance.
 EXPLORE = 0.01
 #: Characters of a token, about.
@@ -20,6 +21,10 @@ TOKEN = 4.0
 #: Feature that says which kind of its task an input is.
 SUBTYPE = "subtype"
 
+#: Feature that says how many requests of the task the client had under way: others wait behind them.
+UNDER_WAY = "under_way"
+#: Feature that says in which language a text is.
+LANGUAGE = "language"
 #: Feature that tells rows of a frame, which come in batches, from requests: latencies differ.
 IN_ROWS = "in_rows"
 
@@ -87,8 +92,16 @@ def task_of(task: Any) -> str:
     return task
 
 
-def features_of(inputs: Any, context: Context = None, *, in_rows: bool = False, vector: Any = None) -> Known:
-    """What is known of an input: what the context says, and its length, where that does not say it.
+def features_of(
+    inputs: Any,
+    context: Context = None,
+    *,
+    in_rows: bool = False,
+    vector: Any = None,
+    language: bool = False,
+    under_way: int = 0,
+) -> Known:
+    """What is known of an input: what the context says, and what can be seen, where that does not say it.
 
     Parameters
     ----------
@@ -98,10 +111,14 @@ def features_of(inputs: Any, context: Context = None, *, in_rows: bool = False, 
         It is a row among others, not a request.
     vector : array, shape (wide,), optional
         Its embedding.
+    language : bool
+        Whether the language of a text is a feature.
+    under_way : int
+        Requests of the task that have no answer yet.
 
     Raises
     ------
-    FeatureError
+    FeatureError, SelectionError
     """
     said = context(inputs) if callable(context) else context
     if vector is not None:
@@ -110,8 +127,23 @@ def features_of(inputs: Any, context: Context = None, *, in_rows: bool = False, 
     length = length_of(inputs)
     if length is not None:
         features.setdefault("input_length", length)
+    if language and LANGUAGE not in features and (found := language_of(inputs)) is not None:
+        features[LANGUAGE] = found
     features.setdefault(IN_ROWS, float(in_rows))
+    features.setdefault(UNDER_WAY, float(under_way))
     return features
+
+
+def language_asked(value: Any) -> bool:
+    """Whether the language is to be a feature.
+
+    Raises
+    ------
+    SelectionError
+    """
+    if not isinstance(value, bool):
+        raise SelectionError(f"language={one_line(repr(value), 60)} is neither True nor False")
+    return value
 
 
 def subtype_of(features: Known) -> str | None:

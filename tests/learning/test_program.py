@@ -99,6 +99,19 @@ def test_an_outcome_that_comes_before_its_decision_waits_for_it(running, tmp_pat
     again.program.close()
 
 
+def test_an_outcome_that_waits_for_its_decision_outlives_the_program(running, tmp_path):
+    """It is settled, so nobody sends it again; sent again, it is kept once."""
+    running.teach(ADMIT, (TOLD, "d1", {"latency": 0.5}))
+    running.teach((TOLD, "d1", {"latency": 0.5}))
+    assert running.of(SETTLED) == [[1], [2]]
+    assert len(running.program._book.latest("", 10)) == 1
+    running.program._book.close()  # killed
+    again = Running(tmp_path / "history.sqlite")
+    again.teach(choice(1, length=3.0))
+    assert {row["model"]: row["outcomes"] for row in again.ask("report", task="t")} == {"a": 1, "b": 0}
+    again.program.close()
+
+
 def test_what_clients_send_may_be_anything(running):
     good = choice(2, length=1.0)
     running.teach(ADMIT, choice(1, vector=np.ones(8, dtype="<f4").tobytes()))

@@ -139,6 +139,47 @@ def test_a_model_that_becomes_slow_is_left_soon():
     assert any("'a' has changed in latency" in reason for reason in selector.ask().reasons)
 
 
+def test_what_was_never_seen_before_is_learned_before_anything_is_forgotten():
+    """Longer inputs come than ever before: that they take longer is no change of the model."""
+    rng = np.random.default_rng(7)
+    lengths = np.concatenate([rng.integers(1, 10, 400), rng.integers(80, 100, 400)])
+
+    def outcome(n, model):
+        return {"latency": float(0.01 * lengths[n] * rng.lognormal(0, 0.1))}
+
+    selector = Selector("ab", weights={"latency": 1})
+    run(selector, 800, outcome, lambda n: {"length": int(lengths[n])})
+    assert (selector.learner.suspected >= 0).any(), "it was noticed"
+    assert not selector.learner.noted and not selector.learner.since.any()
+    short, long = (selector.ask({"length": length}).estimates[0].latency[0] for length in (5, 90))
+    assert short < 0.2 and long == pytest.approx(0.9, rel=0.2)
+
+
+def test_a_model_that_was_late_for_a_while_is_tried_again():
+    """What a promise leaves out is tried as far as the promise can afford it, or it stayed so for ever."""
+    rng = np.random.default_rng(8)
+    selector = Selector(
+        ["good", "quick"], weights={"quality": 1}, constraints={"latency_p95": "300ms"}, seed=1
+    )
+
+    def outcome(n, model):
+        usual = 0.05 if model == "quick" else 1.0 if n < 300 else 0.1
+        return {"quality": 0.9 if model == "good" else 0.6, "latency": usual * rng.lognormal(0, 0.1)}
+
+    chosen, late = [], 0
+    for n in range(3000):
+        decision = selector.ask()
+        told = outcome(n, decision.model)
+        late += told["latency"] > 0.3
+        selector.tell(decision, **told)
+        chosen.append(decision)
+        assert sum(decision.probabilities.values()) == pytest.approx(1.0)
+    assert late / 3000 <= 0.06
+    assert [one.model for one in chosen[2000:]].count("good") > 900
+    tried = [one for one in chosen if any("is tried by chance: it misses" in why for why in one.reasons)]
+    assert tried and all(one.model == "good" and one.propensity <= 0.0101 for one in tried)
+
+
 def test_a_model_that_comes_is_tried_and_one_that_goes_is_not():
     selector = Selector("ab", weights={"quality": 1})
     run(selector, 300, lambda n, model: {"quality": 0.5})

@@ -67,11 +67,13 @@ class ClientLine:
 def follow(transport: Transport, handle: Handle, decision: Decision) -> None:
     """Tell what comes of a request whose model was chosen."""
     ended = partial(_ended, transport, handle, decision)
+    transport.choosing().count(decision.task, 1)
     if not transport.when_over(handle, ended):
         ended()
 
 
 def _ended(transport: Transport, handle: Handle, decision: Decision) -> None:
+    transport.choosing().count(decision.task, -1)
     if handle._final == CANCELLED:
         return  # that says nothing of the model
     transport.choosing().ended(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 import threading
 import time
 from collections.abc import Awaitable
@@ -11,7 +10,8 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from altlas_flow.cluster.choosing import Choosing
-from altlas_flow.errors import AltlasError, ClusterLost, describe
+from altlas_flow.cluster.connect import unwrapped
+from altlas_flow.errors import ClusterLost, describe
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -63,11 +63,7 @@ class WorkerLine:
             raise ClusterLost(
                 f"the scheduler does not say what was learned ({describe(gone)}): see whether it runs"
             ) from gone
-        if isinstance(answer, dict) and answer.get("error") is not None:
-            error = pickle.loads(answer["error"])
-            assert isinstance(error, AltlasError)
-            raise error
-        return answer
+        return unwrapped(answer)
 
     def asking(self, operation: str, **arguments: Any) -> Awaitable[Any]:
         """Ask, on the worker's event loop."""
@@ -92,5 +88,5 @@ def choosing_here() -> Choosing:
     with _lock:
         if plugin.choosing is None:
             assert plugin.worker is not None
-            plugin.choosing = Choosing(WorkerLine(plugin.worker))
+            plugin.choosing = Choosing(WorkerLine(plugin.worker), quiet=True)  # its client has said it
         return plugin.choosing
