@@ -14,6 +14,7 @@ from altlas_flow.cluster.client.transport import Transport
 from altlas_flow.errors import ReplayError, SelectionError, UnknownDecision
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.records import AdvancedModelSelectionStrategy, Decision, InferenceResponse
+from altlas_flow.selection.features import vector_of
 from altlas_flow.selection.wanted import EXPLORE, features_of, language_asked, subtype_of, task_of, wanted
 
 if TYPE_CHECKING:
@@ -188,8 +189,6 @@ class Choices(ABC):
 
     def _embedding(self, model: str | ModelSpec, inputs: Any) -> Any:
         """The embedding of inputs, of several their mean."""
-        import numpy as np
-
         if threading.get_ident() == self._transport.thread:
             raise SelectionError(
                 "embed= waits for a model, which an event loop must not: use asyncio.to_thread"
@@ -200,7 +199,7 @@ class Choices(ABC):
             raise SelectionError(
                 f"embed={model!r} gave no embedding within {EMBED_LIMIT:.0f} s: see whether it runs"
             ) from late
-        vector = np.asarray(found, dtype=np.float32)
+        vector = vector_of(found, model)
         return vector.mean(axis=0) if vector.ndim == 2 else vector
 
     def feedback(
@@ -239,7 +238,7 @@ class Choices(ABC):
         if hasattr(what, "columns"):
             if (score, cost, latency, failed) != (None, None, None, False):
                 raise SelectionError("a frame says all itself: leave the other arguments out")
-            outcomes = [(id, checked(value, None, None, False)) for id, value in _rows(what)]
+            outcomes = [(id, checked(value, None, None, False, name)) for name, id, value in _rows(what)]
         else:
             values = checked(score, latency, cost, failed)
             if not values:
@@ -247,7 +246,7 @@ class Choices(ABC):
             outcomes = [(_id_of(what), values)]
         unknown = self._transport.choosing().feedback(outcomes)
         if unknown:
-            raise UnknownDecision(unknown[0])
+            raise UnknownDecision(unknown[0], len(outcomes) - len(unknown))
 
     def models_report(self, task: str, by: str | None = None) -> pd.DataFrame:
         """Of each model of a task: its share of the latest decisions, and what came of them.
@@ -362,14 +361,19 @@ def _id_of(what: Any) -> str:
     if isinstance(what, str) and what:
         return what
     raise SelectionError(
-        f"a {type(what).__name__} is no decision: give a decision, a response, the id of one, or a frame"
+        f"a {type(what).__name__} is no decision: give a decision, a response (of several one: answer[0]), "
+        "the id of one, or a frame"
     )
 
 
-def _rows(frame: Any) -> list[tuple[str, float]]:
+def _rows(frame: Any) -> list[tuple[str, str, Any]]:
+    """What each row is called, its decision, its score."""
     name = "decision_id" if "decision_id" in frame.columns else "id"
     missing = [one for one in (name, "score") if one not in frame.columns]
     if missing:
-        raise SelectionError(f"the frame has no column {missing[0]!r}: give the columns 'id' and 'score'")
+        raise SelectionError(
+            f"the frame has no column {missing[0]!r}: give the columns 'id' (or 'decision_id') and 'score'"
+        )
     known = frame[[name, "score"]].dropna()
-    return [(_id_of(id), float(score)) for id, score in zip(known[name], known["score"], strict=True)]
+    rows = zip(known.index, known[name], known["score"], strict=True)
+    return [(f"row {label!r}: score", _id_of(id), score) for label, id, score in rows]

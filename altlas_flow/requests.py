@@ -19,7 +19,7 @@ from altlas_flow.pipeline.pipeline import Pipeline, as_pipeline
 from altlas_flow.pipelines import Pipelines
 from altlas_flow.records import InferenceRequest, RetryPolicy
 from altlas_flow.records.request import limit_of
-from altlas_flow.selection.wanted import options_of
+from altlas_flow.selection.wanted import OF_CHOICE, options_of
 
 if TYPE_CHECKING:
     from altlas_flow.cluster.choosing import Choice
@@ -113,6 +113,8 @@ class Requests(Pipelines, Choices):
             # a model may have parameters of these names
             more |= {name: value for name, value in (("task", task), ("choose", choose)) if value is not None}
         elif task is not None:
+            if meant := sorted(OF_CHOICE & set(more)):
+                raise BadRequest(f"{meant[0]}= is of the choice: give choose={{{meant[0]!r}: ...}}")
             choice = self._choose(task, inputs, **options_of(choose))
             model = choice.decision.model
         else:

@@ -9,7 +9,7 @@ import os
 import signal
 import sqlite3
 import uuid
-from contextlib import closing
+from contextlib import closing, suppress
 
 import dask
 import numpy as np
@@ -25,6 +25,7 @@ from altlas_flow.errors import (
     FeatureError,
     NoModelFits,
     NothingServes,
+    PredictError,
     ReplayError,
     RequestError,
     SelectionError,
@@ -149,7 +150,23 @@ def test_what_fails_counts_as_failed_and_what_is_cancelled_as_nothing(kept, task
         handle.result(LIMIT)
     await_learned(kept, task, 1)
     report = kept.flow.models_report(task)
-    assert report.loc[bad.id, "errors"] == 1 and report.loc[bad.id, "quality"] == 0.0
+    assert report.loc[bad.id, "errors"] == 1 and np.isnan(report.loc[bad.id, "quality"])
+
+
+def test_what_fails_is_left_though_nobody_says_how_good_answers_are(kept, task):
+    good, bad = (kept.flow.register(served(task, *one)) for one in (("good", short), ("bad", breaks)))
+    chosen = []
+
+    def left():
+        handle = kept.flow.submit(task=task, inputs="x")
+        with suppress(PredictError):
+            handle.result(LIMIT)
+        chosen.append(handle.decision.model)
+        return len(chosen) > 40 and chosen[-20:].count(good.id) >= 19
+
+    until(left)
+    found = {one.model: one.quality for one in kept.flow.select(task, record=False).estimates}
+    assert found[bad.id][0] < 0.5 < found[good.id][0]
 
 
 def test_feedback_of_a_whole_frame_from_another_client(kept, task):

@@ -194,8 +194,12 @@ def refuse_replaced(names: Sequence[str], output: str | None, columns: Sequence[
     taken = [name for name in names if name in columns]
     if taken and (output is None or output not in columns):
         raise InputError(
-            f"the input has a column {taken[0]!r} already: give output= another name"
-            + (", or that one to replace it" if output is None else "")
+            f"the input has a column {taken[0]!r} already: "
+            + (
+                "rename it, or leave it out"
+                if output is not None and taken[0] != output
+                else "give output= another name" + (", or that one to replace it" if output is None else "")
+            )
         )
 
 

@@ -24,16 +24,19 @@ class UnknownDecision(SelectionError):
     ----------
     decision : str
         Its id.
+    others : int
+        Of those that it was told with, how many are known, and were taken in.
     """
 
-    def __init__(self, decision: str) -> None:
-        self.decision = decision
-        super().__init__(decision)
+    def __init__(self, decision: str, others: int = 0) -> None:
+        self.decision, self.others = decision, others
+        super().__init__(decision, others)
 
     def text(self) -> str:
         return (
             f"no decision {self.decision!r} is known: give the id of a decision or of a response of this "
             "cluster, one of the latest"
+            + (f" (the {self.others:,} others are taken in)" if self.others else "")
         )
 
 

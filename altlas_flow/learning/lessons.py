@@ -25,6 +25,8 @@ from altlas_flow.selection.replay import Logged
 ARMS, CHOSE, TOLD = "arms", "chose", "told"
 #: Models of one task at most.
 ARMS_LIMIT = 1000
+#: Features that are there by themselves, at most.
+BESIDE = 16
 #: How large what came of a decision may be.
 MOST = {"quality": 1.0, "failed": 1.0, "latency": 1e9, "cost": 1e12}
 
@@ -77,7 +79,7 @@ def checked(lesson: Any) -> Lesson:
                 and model in chances
                 and len(chances) <= ARMS_LIMIT
                 and all(_is_name(key) and 0.0 < float(one) <= 1.0 + 1e-9 for key, one in chances.items())
-                and len(features) <= COLUMNS
+                and len(features) <= COLUMNS + BESIDE
                 and all(_is_name(key) and _is_figure(value) for key, value in features.items())
                 and (vector is None or _is_vector(vector))
             )

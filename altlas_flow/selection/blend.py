@@ -105,6 +105,7 @@ def fit(
     rng: np.random.Generator,
     *,
     heavy: bool = False,
+    usual: tuple[float, float] | None = None,
     old: Blend | None = None,
 ) -> Blend:
     """Fit all ways to what was seen; with `old`, only the means, and the rest is that one's.
@@ -122,8 +123,10 @@ def fit(
     rng : Generator
     heavy : bool
         Targets are not negative, and may have heavy tails: trees split them by their logarithms.
+    usual : pair of float, optional
+        Mean and noise that such targets usually have.
     """
-    plain, n_arms = means.fit(arms, targets, weights, *prior), len(prior[0])
+    plain, n_arms = means.fit(arms, targets, weights, *prior, usual), len(prior[0])
     if old is not None:
         return Blend(plain, old.trees, old.kernel)
     fresh = np.flatnonzero(weights > FORGOTTEN)

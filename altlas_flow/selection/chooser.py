@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 
@@ -47,7 +46,8 @@ class Chooser:
         self.task, self.goal, self.strategy, self.explore = task, goal, strategy, explore
         self._rng, self._clock = rng, clock
         self._budget, self._promise = Budget(goal.cost_limit), Promise(goal.late)
-        self._open: dict[str, tuple[str, float]] = {}  # id -> its model, and what it was expected to cost
+        # id -> its model, what it was expected to cost, and whether its time is known
+        self._open: dict[str, tuple[str, float, bool]] = {}
 
     def choose(
         self,
@@ -90,7 +90,7 @@ class Chooser:
             subtype=subtype_of(features) or "",
         )
         if id is None:
-            id = f"{self.task}-{UUID(bytes=self._rng.bytes(16), version=4).hex}"
+            id = f"{self.task}-{os.urandom(16).hex()}"  # of no other, also where their seeds are the same
         return decide(
             snapshot,
             features,
@@ -105,12 +105,16 @@ class Chooser:
 
     def ended(self, id: str, *, latency: float | None = None, cost: float | None = None) -> None:
         """What a decision has cost, and how long its request took."""
-        model, expected = self._open.get(id, ("", math.nan))
-        if cost is not None and not math.isnan(expected):
+        if id not in self._open:
+            return
+        model, expected, timed = self._open[id]
+        if cost is not None:
             self._budget.corrected(expected, cost)
-            self._open[id] = (model, cost)
-        if latency is not None:
+            expected = cost
+        if latency is not None and not timed:  # said twice it counts once
             self._promise.ended(latency > self.goal.latency_limit)
+            timed = True
+        self._open[id] = (model, expected, timed)
 
     def note(self, snapshot: Snapshot, decision: Decision) -> None:
         """A request goes to the model that was chosen: the budget has it."""
@@ -123,7 +127,7 @@ class Chooser:
             apart = max(costs) - min(costs) if costs else 0.0
             exchange = float(values.max() - values.min()) / apart if apart > 0 else 1.0
             self._budget.chosen(expected, max(exchange, 1e-12))
-        self._open[decision.id] = (decision.model, expected)
+        self._open[decision.id] = (decision.model, expected, False)
         while len(self._open) > OPEN:
             del self._open[next(iter(self._open))]
 
@@ -137,7 +141,7 @@ class Chooser:
             "rng": self._rng.bit_generator.state,
             "budget": [budget.price, budget.spent, budget.count],
             "promise": [promise.allowed, promise.missed, promise.count],
-            "open": [[id, model, cost] for id, (model, cost) in self._open.items()],
+            "open": [[id, *said] for id, said in self._open.items()],
         }
 
     @classmethod
@@ -156,5 +160,5 @@ class Chooser:
         budget, promise = made._budget, made._promise
         budget.price, budget.spent, budget.count = state["budget"]
         promise.allowed, promise.missed, promise.count = state["promise"]
-        made._open = {id: (model, cost) for id, model, cost in state["open"]}
+        made._open = {id: (model, cost, timed) for id, model, cost, timed in state["open"]}
         return made

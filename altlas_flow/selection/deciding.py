@@ -24,6 +24,9 @@ Flags = npt.NDArray[np.bool_]
 TRIES, FORCED = 3, 0.1
 #: What the learner gets while it is not shown to beat the best single model.
 UNPROVEN = 0.1
+#: Standard errors by which a model is sure to miss a constraint, where less than so many outcomes, or what is
+#: declared, say what is expected of it.
+SURE, WELL_KNOWN = 2.0, 5.0
 #: Of what may be late: what is spent on models that are left out for being late, or they stayed so for ever.
 RISKED = 0.2
 
@@ -96,7 +99,7 @@ def shares(
     if new.any() and not new[able].all():
         found = (1.0 - FORCED) * found + FORCED * new / new.sum()
     found = floored(found, terms.explore, able)
-    if tardy.any() and terms.late >= goal.late:  # the promise can afford it now
+    if tardy.any():
         risked = min(terms.explore, RISKED * goal.late)
         found = (1.0 - risked) * found + risked * tardy / tardy.sum()
     return found
@@ -156,6 +159,10 @@ def decide(
     ranked = [arm, *others][:top]
     late = expected.late(goal.latency_limit)
     reasons = _reasons(snapshot, terms, features, plain)
+    if expected.values.get("latency") is not None and math.isfinite(goal.latency_limit):
+        able_late = float(late[arm])
+        if able_late > 0.5 and not tardy[arm]:
+            reasons.append(f"no model keeps {goal.latency_limit:g} s: the one that is nearest to it is taken")
     if tardy[arm]:
         reasons.append(f"{snapshot.arms[arm]!r} is tried by chance: {why.pop(snapshot.arms[arm])}")
     estimates = _estimates(snapshot, expected, late, found, why, goal)
@@ -192,15 +199,19 @@ def excluded(
             why[snapshot.arms[index]] = f"{snapshot.arms[other]!r} has been better at {terms.subtype!r}"
         left = [index for index in left if snapshot.arms[index] not in why]
     if goal.quality_limit > 0.0 and "quality" in expected.values:
+        doubt = doubts(snapshot, expected, "quality")
         for index in left:
-            if (quality := float(expected.values["quality"][index])) < goal.quality_limit:
+            quality = float(expected.values["quality"][index])
+            if quality + doubt[index] < goal.quality_limit:
                 why[snapshot.arms[index]] = (
                     f"its quality is {quality:.2f}, and {goal.quality_limit:.2f} is asked for"
                 )
         left = [index for index in left if snapshot.arms[index] not in why]
     if math.isfinite(goal.cost_limit) and "cost" in expected.values:
         costs = expected.values["cost"]
-        dear = [index for index in left if costs[index] > terms.room and costs[index] > goal.cost_limit]
+        surely = costs - doubts(snapshot, expected, "cost")
+        most = goal.cost_limit * (1.0 + 1e-9)
+        dear = [index for index in left if costs[index] > terms.room and surely[index] > most]
         for index in dear:
             why[snapshot.arms[index]] = (
                 f"it costs {costs[index]:.3g} a request, and {goal.cost_limit:.3g} is allowed on average"
@@ -208,7 +219,8 @@ def excluded(
         left = [index for index in left if index not in dear]
     if math.isfinite(goal.latency_limit) and left:
         late = expected.late(goal.latency_limit)
-        best = min(left, key=lambda index: late[index])
+        takes = expected.values.get("latency", late)
+        best = min(left, key=lambda index: (round(float(late[index]), 2), takes[index]))
         for index in left:
             if late[index] > terms.late and index != best:
                 why[snapshot.arms[index]] = (
@@ -220,6 +232,20 @@ def excluded(
         for index, other in dominated(expected, left).items():
             why[snapshot.arms[index]] = f"{snapshot.arms[other]!r} is better in all that is known"
     return why, tardy
+
+
+def doubts(snapshot: Snapshot, expected: Expected, objective: str) -> Floats:
+    """By how much each model may be better than is expected, where that is drawn from what others did.
+
+    What is declared, or was seen some times, is taken as it is. The others have the benefit of the doubt, or
+    one bad outcome of one model would keep all others from ever being known.
+    """
+    blend = snapshot.blends.get(objective)
+    if blend is None:
+        known = snapshot.tries >= WELL_KNOWN
+    else:
+        known = (blend.means.noise / blend.means.deviations) ** 2 >= WELL_KNOWN * (1.0 - 1e-6)
+    return np.where(known, 0.0, SURE * expected.deviations[objective])
 
 
 def outdone(expected: Expected, left: Sequence[int]) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from altlas_flow.errors import FeatureError
+from altlas_flow.errors import FeatureError, SelectionError
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -53,6 +54,10 @@ def known(context: Mapping[str, Any] | None) -> Known:
         return result
     if not isinstance(context, Mapping):
         raise FeatureError(f"context={context!r} is no mapping: give names and values")
+    if len(context) > COLUMNS:
+        raise FeatureError(
+            f"the context has {len(context):,} features: give {COLUMNS:,} at most, or a vector"
+        )
     for name, value in context.items():
         if not isinstance(name, str) or not name or "=" in name:
             raise FeatureError(f"a feature has the name {name!r}: give a text without '='")
@@ -64,8 +69,11 @@ def known(context: Mapping[str, Any] | None) -> Known:
             continue
         if isinstance(value, str):
             result[name] = value
-        elif type(value) is float or isinstance(value, Real):
-            number = float(value)
+        elif type(value) is float or isinstance(value, (Real, np.bool_)):
+            try:
+                number = float(value)
+            except OverflowError:
+                number = math.inf
             if not abs(number) <= LARGEST:
                 raise FeatureError(
                     f"feature {name!r} is {value!r}: give a finite number of at most {LARGEST:g}, or None "
@@ -83,6 +91,23 @@ def known(context: Mapping[str, Any] | None) -> Known:
                 f"feature {name!r} is a {type(value).__name__}: give a number, a word, a vector or None"
             )
     return result
+
+
+def vector_of(answer: Any, model: Any) -> Floats:
+    """The embedding that a model has answered with.
+
+    Raises
+    ------
+    SelectionError
+        Where it is none.
+    """
+    try:
+        vector = np.asarray(answer, dtype=np.float32)
+    except (TypeError, ValueError):
+        vector = np.zeros(0, dtype=np.float32)
+    if vector.ndim not in (1, 2) or not vector.size:
+        raise SelectionError(f"embed={str(model)!r:.80} gives no vector of numbers: name a model that embeds")
+    return vector
 
 
 def _vector(name: str, value: Any) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,8 +84,12 @@ def goal_of(weights: Mapping[str, float] | None = None, constraints: Mapping[str
         said.append(f"{name}={value}")
         if name.startswith("latency_p"):
             digits = name.removeprefix("latency_p")
-            if not digits.isdigit() or not 0 < float(f"0.{digits}") < 1:
-                raise SelectionError(f"constraint {name!r}: name a percentile, as latency_p95")
+            if not re.fullmatch("[5-9][0-9]{1,3}", digits):
+                raise SelectionError(
+                    f"constraint {name!r}: name a percentile from p50 to p9999, as latency_p95"
+                )
+            if "latency_limit" in given:
+                raise SelectionError("two percentiles of latency are promised: leave one of them out")
             try:
                 given["latency_limit"] = seconds(value)
             except (ValueError, TypeError) as error:
@@ -93,6 +98,8 @@ def goal_of(weights: Mapping[str, float] | None = None, constraints: Mapping[str
                 ) from error
             given["late"] = 1.0 - float(f"0.{digits}")
         elif name in ("cost", "cost_per_1k"):
+            if "cost_limit" in given:
+                raise SelectionError("cost and cost_per_1k are the same constraint: leave one of them out")
             given["cost_limit"] = _number(name, value, 0.0, math.inf) / (
                 1000.0 if name == "cost_per_1k" else 1.0
             )

@@ -20,8 +20,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 
-#: How fast likeness falls with the angle, for vectors of length 1.
-SHARPNESS = 2.0
+#: How fast likeness falls with the angle, for vectors of length 1; faster where more rows than that lie near.
+SHARPNESS, SHARPEST, CROWD = 2.0, 3.0, 1500
 #: Precision of the prior, in rows.
 RIDGE = 15.0
 #: How far models may differ from what they share, in variance.
@@ -71,13 +71,13 @@ class Kernel:
         means, deviations : array, shape (n_arms,)
             Deviations are those of the means.
         """
-        near = _likeness(self.rows @ unit(row))
+        near = _likeness(self.rows @ unit(row), len(self.rows))
         deviations = self.spreads * np.sqrt(1.0 / (self.worth + PRIOR) + DOUBT**2)
         return self.means + self.pulls @ near, deviations
 
     def predict_own(self, rows: Floats, arms: Ints) -> Floats:
         """What is expected of one model each, for many rows: means, shape (n_rows,)."""
-        near = _likeness(unit(rows) @ self.rows.T)
+        near = _likeness(unit(rows) @ self.rows.T, len(self.rows))
         return np.asarray(self.means[arms] + np.einsum("nr,nr->n", self.pulls[arms], near))
 
 
@@ -108,16 +108,19 @@ def fit(rows: Floats, arms: Ints, targets: Floats, chances: Floats, n_arms: int)
     apart = APART * (n_arms > 1)
     shared = 1.0 - apart / n_arms
     same = arms[:, None] == arms[None, :]
-    gram = _likeness(rows @ rows.T)
+    gram = _likeness(rows @ rows.T, len(rows))
     gram *= np.where(same, np.float32(shared + apart), np.float32(shared))
-    pull = _solved(gram, (RIDGE / weights).astype(np.float32), rest.astype(np.float32))
+    size = float(np.abs(rest).max()) or 1.0  # squares of small ones would vanish in float32
+    pull = size * _solved(gram, (RIDGE / weights).astype(np.float32), (rest / size).astype(np.float32))
     own = np.arange(n_arms)[:, None] == arms[None, :]
     pulls = pull * np.where(own, np.float32(shared + apart), np.float32(shared))
     return Kernel(rows, pulls.astype(np.float32), means, spreads, counts / SPREAD)
 
 
-def _likeness(cosines: Floats) -> Floats:
-    return np.asarray(np.exp(np.float32(SHARPNESS) * (cosines - np.float32(1.0))))
+def _likeness(cosines: Floats, count: int) -> Floats:
+    """Of rows, where there are so many; sharper by the fourth root of that."""
+    sharp = min(SHARPEST, SHARPNESS * max(1.0, count / CROWD) ** 0.25)
+    return np.asarray(np.exp(np.float32(sharp) * (cosines - np.float32(1.0))))
 
 
 def _solved(gram: Floats, ridge: Floats, target: Floats) -> Floats:
@@ -131,7 +134,10 @@ def _solved(gram: Floats, ridge: Floats, target: Floats) -> Floats:
         if float(np.sqrt(rest @ rest)) <= enough:
             break
         moved = gram @ step + ridge * step
-        length = np.float32(size / float(step @ moved))
+        along = float(step @ moved)
+        if not (size > 0.0 and along > 0.0):
+            break
+        length = np.float32(size / along)
         x += length * step
         rest -= length * moved
         scaled = inverse * rest

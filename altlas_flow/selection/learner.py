@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from altlas_flow.errors import SelectionError
 from altlas_flow.selection import blend, guard
 from altlas_flow.selection.blend import Blend
 from altlas_flow.selection.chances import chances
@@ -22,8 +24,12 @@ from altlas_flow.selection.snapshot import UNKNOWN, Expected, Snapshot
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 
-#: Objectives that are expected; what failed is in them.
-LEARNED = ("quality", "latency", "cost")
+#: What is expected of each model: quality of what was answered, and how often nothing is.
+LEARNED = ("quality", "latency", "cost", "failed")
+#: Mean and noise that are usual of what lies between 0 and 1: they count as an outcome or two.
+USUAL = {"quality": (0.5, 0.25), "failed": (0.1, 0.25)}
+#: Those that lie between 0 and 1.
+BOUNDED = ("quality", "failed")
 #: All is fitted anew when there is so much more of it: of few models and columns soon, of many, where fitting
 #: takes long, later.
 SOON, LATER, MANY = 1.1, 1.4, 256
@@ -51,12 +57,25 @@ class Arm:
     id : str
     quality, latency, cost : float, optional
         0 to 1, seconds, units of cost of a request.
+
+    Raises
+    ------
+    SelectionError
+        Where a figure is none, or out of range.
     """
 
     id: str
     quality: float | None = None
     latency: float | None = None
     cost: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, most in (("quality", 1.0), ("latency", 1e9), ("cost", 1e12)):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) <= most:
+                raise SelectionError(f"model {self.id!r}: {name}={value!r}: give a number from 0 to {most:g}")
 
 
 class Learner:
@@ -95,7 +114,8 @@ class Learner:
     def admit(self, arms: Sequence[Arm]) -> None:
         """Models that may be chosen from now on; those that are known keep what was learned."""
         for arm in arms:
-            declared = [np.nan if value is None else value for value in (arm.quality, arm.latency, arm.cost)]
+            said = (arm.quality, arm.latency, arm.cost, None)
+            declared = [np.nan if value is None else value for value in said]
             if arm.id in self.arms:
                 self.declared[self.arms.index(arm.id)] = declared
             else:
@@ -122,11 +142,12 @@ class Learner:
         ----------
         decision : str
         values : mapping
-            Some of ``quality``, ``latency``, ``cost`` and ``failed``. What failed has the quality 0.
+            Some of ``quality``, ``latency``, ``cost`` and ``failed``. What has a quality or took a time, and
+            is not said to have failed, has answered; what failed once has failed.
         """
         values = dict(values)
-        if values.get("failed"):
-            values.setdefault("quality", 0.0)
+        if "quality" in values or "latency" in values:
+            values.setdefault("failed", 0.0)
         if not self.seen.tell(decision, values):
             return False
         for name in values:
@@ -153,7 +174,9 @@ class Learner:
 
     def _is_due(self, name: str) -> bool:
         """Whether so much has come of an objective that all is fitted anew; also where rows are full."""
-        fresh, there = self._unfitted[name], len(self.seen.known(name))
+        if name == "failed" and name not in self.snapshot.blends:
+            return False  # there was none
+        fresh, there = self._unfitted[name], len(self._places(name))
         growth = LATER if len(self.arms) * len(self.columns) > MANY else SOON
         return fresh > 0 and there >= blend.LEAST and fresh >= (growth - 1.0) * (there - fresh)
 
@@ -161,19 +184,28 @@ class Learner:
         """What the snapshot foretold of what has come since, before that is learned."""
         now, seen = self.snapshot, self.seen
         compared: set[int] = set()
-        for name, blended in now.blends.items():
+        failed = seen.values[:, OBJECTIVES.index("failed")]
+        for name in LEARNED:
+            blended = now.blends.get(name)
             fresh = {seen.ids[id] for id in self._fresh[name] if id in seen.ids}
             places = np.array(sorted(fresh), dtype=np.int64)
             places = places[seen.arms[places] < len(now.arms)]
-            if not len(places):
+            if name == "quality":
+                places = places[failed[places] != 1.0]
+            if not len(places) or (blended is None and name != "failed"):
                 continue
             arms, at = seen.arms[places], OBJECTIVES.index(name)
-            found = blended.expect_own(*self._inputs(places), arms)
+            # where none has failed yet, none is expected to
+            found = (
+                np.zeros(len(places)) if blended is None else blended.expect_own(*self._inputs(places), arms)
+            )
             if name != "quality":
                 found = np.maximum(found, 0.0)
             seen.residuals[places, at] = seen.values[places, at] - found
-            self._moved |= {(name, int(arm)) for arm in arms}
-            compared.update(places.tolist())
+            moved = places[failed[places] == 1.0] if name == "failed" else places
+            self._moved |= {(name, int(arm)) for arm in seen.arms[moved]}
+            if name != "failed":
+                compared.update(places.tolist())
         self._fresh = {name: [] for name in LEARNED}
         for place in sorted(compared):
             often = seen.order[place] < OFTEN or seen.order[place] % SELDOM == 0
@@ -203,13 +235,18 @@ class Learner:
         )
 
     def _note_wish(self, place: int, expected: Expected) -> None:
-        """What the learner would have done with a decision, and what was got, before that is learned."""
-        weights = expected.weights(self.goal)
+        """What the learner would have done with a decision, and what was got, before that is learned.
+
+        Only of answers: how often there is none is what is expected. What failed is known at once, and the
+        quality of answers only where somebody says it: counted alike, failures would weigh too much.
+        """
+        weights, arm = expected.weights(self.goal), int(self.seen.arms[place])
         got = {name: float(self.seen.values[place, OBJECTIVES.index(name)]) for name in weights}
-        if not weights or any(np.isnan(value) for value in got.values()):
+        failed = self.seen.values[place, OBJECTIVES.index("failed")] == 1.0
+        if not weights or failed or any(np.isnan(value) for value in got.values()):
             return
         value, deviation = expected.utility(self.goal)
-        utility = sum(weight * got[name] for name, weight in weights.items())
+        utility = sum(weight * expected.counted(name, got[name], arm) for name, weight in weights.items())
         self.seen.judge(place, value, chances(value, deviation), utility)
 
     def _inputs(self, places: Ints) -> tuple[Floats, Floats | None]:
@@ -227,10 +264,10 @@ class Learner:
         """
         changed, seen = False, self.seen
         moved, self._moved = self._moved, set()
-        for name in ("latency", "quality"):
+        for name in ("latency", *BOUNDED):
             if not any(one == name for one, _ in moved):
                 continue
-            bounded, found = name == "quality", self.snapshot.blends.get(name)
+            bounded, found = name in BOUNDED, self.snapshot.blends.get(name)
             at, column = OBJECTIVES.index(name), LEARNED.index(name)
             places = np.flatnonzero(~np.isnan(seen.residuals[: len(seen), at]))
             places = places[np.argsort(seen.order[places], kind="stable")]
@@ -277,7 +314,9 @@ class Learner:
         ratios: tuple[Floats, ...] = tuple(np.zeros(0) for _ in range(n))
         tries = np.zeros(n)
         for name in LEARNED:
-            places = self.seen.known(name)
+            places = self._places(name)
+            if name == "failed" and not self.seen.value(name, places).any():
+                continue
             prior = self.declared[:, LEARNED.index(name)]
             if not len(places) and np.isnan(prior).all():
                 continue
@@ -295,12 +334,13 @@ class Learner:
                 weights,
                 (prior, np.full(n, DECLARED)),
                 rng,
-                heavy=name != "quality",
+                heavy=name not in BOUNDED,
+                usual=USUAL.get(name),
                 old=previous,
             )
             if whole:
                 self._unfitted[name] = 0
-            if name != "quality":
+            if name not in BOUNDED:
                 scales[name] = max(float(np.abs(blends[name].means.means).mean()), 1e-12)
             if name == "latency":
                 ratios = tuple(self._ratios(arm, places, values, weights, blends[name]) for arm in range(n))
@@ -318,6 +358,11 @@ class Learner:
             tuple(self.noted.values()),
             self.goal.aims,
         )
+
+    def _places(self, name: str) -> Ints:
+        """Rows that say something of an objective, in their order; of quality only those with an answer."""
+        places = self.seen.known(name)
+        return places[self.seen.value("failed", places) != 1.0] if name == "quality" else places
 
     def _failures(self, n: int) -> Floats:
         """Chance of each model to fail."""

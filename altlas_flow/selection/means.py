@@ -28,7 +28,20 @@ class Means:
     noise: float
 
 
-def fit(arms: Ints, targets: Floats, weights: Floats, prior: Floats, strength: Floats) -> Means:
+#: Outcomes that what is usual counts for, where noise is reckoned: a few that are alike prove nothing.
+DOUBTED = 2.0
+#: Noise that is usual, as a part of the mean.
+USUAL = 0.5
+
+
+def fit(
+    arms: Ints,
+    targets: Floats,
+    weights: Floats,
+    prior: Floats,
+    strength: Floats,
+    usual: tuple[float, float] | None = None,
+) -> Means:
     """Fit to what was seen: empirical Bayes.
 
     Parameters
@@ -40,6 +53,8 @@ def fit(arms: Ints, targets: Floats, weights: Floats, prior: Floats, strength: F
         What was declared of each model; NaN where nothing was: then it starts from the mean of all.
     strength : array, shape (n_arms,)
         In rows: how much a declared prior counts.
+    usual : pair of float, optional
+        Mean and noise that are usual for such an objective; by default as large as what was seen.
 
     Notes
     -----
@@ -56,11 +71,13 @@ def fit(arms: Ints, targets: Floats, weights: Floats, prior: Floats, strength: F
     overall = (
         float(sums.sum() / total) if total else float(np.nanmean(prior)) if not np.isnan(prior).all() else 0.0
     )
+    if usual is not None and total:
+        overall = (float(sums.sum()) + usual[0]) / (total + 1.0)
     if total:
         residual = targets - averages[arms]
-        noise = float(np.sqrt((weights @ residual**2) / max(total - seen.sum(), 1.0)))
-        if noise == 0.0 or total <= seen.sum():
-            noise = max(noise, float(np.sqrt(weights @ (targets - overall) ** 2 / total)))
+        expected = USUAL * float(weights @ np.abs(targets)) / total if usual is None else usual[1]
+        squares = float(weights @ residual**2) + DOUBTED * expected**2
+        noise = float(np.sqrt(squares / (max(total - float(seen.sum()), 0.0) + DOUBTED)))
     else:
         # nothing was seen: what is declared says how large things are
         said = prior[~np.isnan(prior)]

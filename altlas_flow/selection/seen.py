@@ -82,6 +82,8 @@ class Seen:
         if place is None:
             return False
         for name, value in values.items():
+            if name == "failed" and self.values[place, OBJECTIVES.index(name)] == 1.0:
+                continue  # in whatever order it is said
             self.values[place, OBJECTIVES.index(name)] = value
         return True
 

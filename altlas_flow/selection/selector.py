@@ -71,6 +71,8 @@ class Selector:
         if not arms:
             raise SelectionError("there are no models to choose from: name one at least")
         if len({arm.id for arm in arms}) < len(arms):
+            if isinstance(models, str):
+                raise SelectionError(f"models={models!r} is a text: give a list of ids")
             raise SelectionError("a model is named twice: name each once")
         goal = goal_of(weights, constraints)
         self.learner = Learner(goal, seed=seed)
@@ -112,6 +114,10 @@ class Selector:
         ------
         FeatureError, NoModelFits
         """
+        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+            raise SelectionError(f"top={top!r}: give a whole number of at least 1")
+        if isinstance(able, str):
+            raise SelectionError(f"able={able!r} is a text: give a list of ids")
         features = known(context)
         self.learner.columns.check(features)
         out = (
@@ -200,14 +206,16 @@ class Selector:
 
 
 def checked(
-    quality: float | None, latency: float | None, cost: float | None, failed: bool
+    quality: float | None, latency: float | None, cost: float | None, failed: bool, called: str = "quality"
 ) -> dict[str, float]:
-    """Figures of an outcome, those that are known.
+    """Figures of an outcome, those that are known; what is said of the quality may be called otherwise.
 
     Raises
     ------
     SelectionError
     """
+    if not isinstance(failed, (bool, np.bool_)):
+        raise SelectionError(f"failed={failed!r} is neither True nor False")
     values: dict[str, float] = {"failed": 1.0} if failed else {}
     for name, value, most in (
         ("quality", quality, 1.0),
@@ -220,6 +228,6 @@ def checked(
             value = float(value)
         if not isinstance(value, (int, float, np.floating, np.integer)) or not 0.0 <= value <= most:
             limits = "a number from 0 to 1" if most == 1.0 else f"a number from 0 to {most:g}"
-            raise SelectionError(f"{name}={value!r}: give {limits}")
+            raise SelectionError(f"{called if name == 'quality' else name}={value!r}: give {limits}")
         values[name] = float(value)
     return values

@@ -22,6 +22,8 @@ Ints = npt.NDArray[np.integer[Any]]
 
 #: Chance to fail of a model that was never tried; it counts as one try.
 UNKNOWN = 0.1
+#: What answers more seldom counts as if it did so often.
+SELDOM = 0.02
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,12 @@ class Snapshot:
             values[objective], deviations[objective] = blend.expect(row, vector, grown.get(objective))
             if objective != "quality":
                 values[objective] = np.maximum(values[objective], 0.0)
-        return Expected(self, values, deviations)
+        return expected_of(self, values, deviations)
+
+    @cached_property
+    def spread(self) -> Floats:
+        """The ratios of all models, sorted."""
+        return np.sort(np.concatenate([np.zeros(0), *self.ratios]))
 
     @cached_property
     def _wooded(self) -> list[str]:
@@ -94,16 +101,28 @@ class Snapshot:
     def plain(self) -> Expected:
         """As `expect`, whatever the input."""
         values = {name: blend.means.means for name, blend in self.blends.items()}
-        return Expected(self, values, {name: blend.means.deviations for name, blend in self.blends.items()})
+        return expected_of(
+            self, values, {name: blend.means.deviations for name, blend in self.blends.items()}
+        )
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What is expected of all models for one input: by objective values and deviations, shape (n_arms,)."""
+    """What is expected of all models for one input: by objective values and deviations, shape (n_arms,).
+
+    Attributes
+    ----------
+    snapshot : Snapshot
+    values, deviations : mapping
+        What gives no answer has the quality 0; times and costs are those of one try.
+    answered : array, shape (n_arms,), or None
+        How often each gives an answer; None: always, as far as is known.
+    """
 
     snapshot: Snapshot
     values: Mapping[str, Floats]
     deviations: Mapping[str, Floats]
+    answered: Floats | None = None
 
     def utility(self, goal: Goal, price: float = 0.0) -> tuple[Floats, Floats]:
         """What each model is worth, more is better, and how sure that is.
@@ -117,9 +136,17 @@ class Expected:
         n = len(self.snapshot.arms)
         value, variance = np.zeros(n), np.zeros(n)
         for objective, weight in self.weights(goal, price).items():
-            value += weight * self.values[objective]
-            variance += (weight * self.deviations[objective]) ** 2
+            # of what fails another one is needed: what an answer takes in all
+            tries = 1.0 if self.answered is None or objective == "quality" else self.answered
+            value += weight * self.values[objective] / tries
+            variance += (weight * self.deviations[objective] / tries) ** 2
         return value, np.sqrt(variance)
+
+    def counted(self, objective: str, got: float, arm: int) -> float:
+        """What an answer gave, as `utility` counts it: with how often there is none."""
+        if self.answered is None:
+            return got
+        return got * float(self.answered[arm]) if objective == "quality" else got / float(self.answered[arm])
 
     def weights(self, goal: Goal, price: float = 0.0) -> dict[str, float]:
         """Weight of a unit of each objective that anything is known of."""
@@ -132,12 +159,39 @@ class Expected:
         return {name: weight for name, weight in found.items() if weight and name in self.values}
 
     def late(self, limit: float) -> Floats:
-        """Chance of each model to take longer than `limit` seconds; 0.5 where nothing is known."""
+        """Chance of each model to take longer than `limit` seconds; 0.5 where nothing is known.
+
+        By how its latencies were spread around what was expected; all models' count as one of its own.
+        """
         chances = np.full(len(self.snapshot.arms), 0.5)
-        if "latency" in self.values and math.isfinite(limit):
+        every = self.snapshot.spread
+        if "latency" in self.values and math.isfinite(limit) and len(every):
             for arm, ratios in enumerate(self.snapshot.ratios):
-                if len(ratios):
-                    expected = max(float(self.values["latency"][arm]), 1e-12)
-                    longer = len(ratios) - int(np.searchsorted(ratios, limit / expected, side="right"))
-                    chances[arm] = (longer + 0.5) / (len(ratios) + 1.0)
+                far = limit / max(float(self.values["latency"][arm]), 1e-12)
+                others = (_beyond(every, far) + 0.5) / (len(every) + 1.0)
+                chances[arm] = (_beyond(ratios, far) + others) / (len(ratios) + 1.0)
         return chances
+
+
+def _beyond(ratios: Floats, far: float) -> int:
+    return len(ratios) - int(np.searchsorted(ratios, far, side="right"))
+
+
+def expected_of(snapshot: Snapshot, values: dict[str, Floats], deviations: dict[str, Floats]) -> Expected:
+    """What is expected, where some of it fails.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    values, deviations : dict
+        ``failed`` is taken out: where nobody has said how good answers are, each counts as 1.
+    """
+    if "failed" not in values:
+        return Expected(snapshot, values, deviations)
+    answered = np.clip(1.0 - values.pop("failed"), SELDOM, 1.0)
+    error = deviations.pop("failed")
+    quality = values.get("quality", np.ones(len(answered)))
+    own = deviations.get("quality", np.zeros(len(answered)))
+    values["quality"] = quality * answered
+    deviations["quality"] = np.hypot(own * answered, quality * error)
+    return Expected(snapshot, values, deviations, answered)

@@ -8,12 +8,14 @@ from typing import Any
 
 from altlas_flow.errors import BadRequest, SelectionError, one_line
 from altlas_flow.records.decision import AdvancedModelSelectionStrategy
-from altlas_flow.selection.features import NAME_LIMIT, Known, known
+from altlas_flow.selection.features import NAME_LIMIT, Known, known, vector_of
 from altlas_flow.selection.goal import Goal, goal_of
 from altlas_flow.selection.language import language_of
 
 #: What may be said of a choice beside the task and the inputs.
 CHOOSE = frozenset({"context", "embed", "language", "strategy", "weights", "constraints", "explore"})
+#: Those of them that are no model's parameters, as far as anybody knows.
+OF_CHOICE = frozenset({"constraints", "explore", "weights"})
 #: The least part of decisions that goes to models by chance.
 EXPLORE = 0.01
 #: Characters of a token, about.
@@ -122,7 +124,7 @@ def features_of(
     """
     said = context(inputs) if callable(context) else context
     if vector is not None:
-        said = {**(said or {}), "embedding": vector}
+        said = {**(said or {}), "embedding": vector_of(vector, "the model")}
     features = known(said)
     length = length_of(inputs)
     if length is not None:
@@ -142,7 +144,10 @@ def language_asked(value: Any) -> bool:
     SelectionError
     """
     if not isinstance(value, bool):
-        raise SelectionError(f"language={one_line(repr(value), 60)} is neither True nor False")
+        raise SelectionError(
+            f"language={one_line(repr(value), 60)} is neither True nor False: True to have it found, or "
+            'context={"language": ...} where it is known'
+        )
     return value
 
 

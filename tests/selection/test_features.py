@@ -65,7 +65,8 @@ def test_vectors_of_one_task_are_equally_long():
 
 def test_there_are_only_so_many_columns():
     columns = columns_of(
-        *({"word": f"w{i}"} for i in range(2 * VALUES)), {f"n{i}": 1.0 for i in range(2 * COLUMNS)}
+        *({"word": f"w{i}"} for i in range(2 * VALUES)),
+        *({f"n{i}": 1.0 for i in range(at, at + COLUMNS)} for at in (0, COLUMNS)),
     )
     assert len(columns) == COLUMNS
     assert sum(name.startswith("word=") for name in columns.names) == VALUES

@@ -50,4 +50,4 @@ def test_what_was_declared_counts_until_enough_is_seen():
 
 def test_what_is_forgotten_does_not_count():
     found = fitted([0, 0, 0, 0, 1, 1], [9, 9, 1, 1.2, 5, 5.1], weights=[0, 0, 1, 1, 1, 1])
-    assert found.means[0] == pytest.approx(1.1, abs=0.1)
+    assert found.means[0] == pytest.approx(1.1, abs=0.3), "of nine it would be five"

@@ -124,6 +124,120 @@ def test_what_failed_has_no_quality():
     assert chosen[100:].count("b") > 90
 
 
+@pytest.mark.parametrize("weights", [{"quality": 1}, {"latency": 1}, None])
+@pytest.mark.parametrize(("names", "share"), [("ab", 1.0), ("ba", 1.0), ("ab", 0.4), ("ba", 0.4)])
+def test_a_model_that_fails_is_left_though_nobody_says_how_good_answers_are(weights, names, share):
+    """Failures are known by themselves, and how good answers are only where somebody says it."""
+    rng = np.random.default_rng(9)
+
+    def outcome(n, model):
+        if model == "a" and rng.random() < share:
+            return {"failed": True}
+        return {"latency": 0.1 * rng.lognormal(0, 0.2)}
+
+    selector = Selector(names, weights=weights)
+    chosen = run(selector, 600, outcome, lambda n: {"size": float(n % 7)})
+    assert chosen[300:].count("b") > 270
+    estimates = {estimate.model: estimate for estimate in selector.ask({"size": 3.0}).estimates}
+    assert estimates["b"].quality[0] > 0.9
+    assert estimates["a"].quality[0] < (0.3 if share == 1.0 else 0.95)
+
+
+def test_failures_are_learned_by_what_was_asked_and_noticed_where_they_begin():
+    def outcome(n, model):
+        size = n % 10
+        fails = model == "a" and (size > 6 or n >= 700)
+        return {"failed": True} if fails else {"quality": 0.9 if model == "a" else 0.6}
+
+    selector = Selector("ab", weights={"quality": 1})
+    chosen = run(selector, 1000, outcome, lambda n: {"size": float(n % 10)})
+    late = list(zip(range(400, 700), chosen[400:700], strict=True))
+    assert np.mean([model == ("b" if n % 10 > 6 else "a") for n, model in late]) > 0.9
+    assert chosen[800:].count("b") > 180
+
+
+def test_what_failed_has_failed_in_whatever_order_it_is_said():
+    values = []
+    for told in ([{"failed": True}, {"quality": 0.9}], [{"quality": 0.9}, {"failed": True}]):
+        selector = Selector("a")
+        decision = selector.ask()
+        for one in told:
+            selector.tell(decision, **one)
+        values.append(selector.ask().estimates[0].quality)
+    assert values[0] == values[1]
+
+
+@pytest.mark.parametrize("constraint", [{"quality": 0.8}, {"cost": 1.0}])
+def test_one_bad_outcome_does_not_lock_what_was_never_tried(constraint):
+    def outcome(n, model):
+        return {"quality": 0.2 if model == "a" else 0.95, "cost": 10.0 if model == "a" else 0.1}
+
+    for seed in range(5):
+        selector = Selector("abc", constraints=constraint, seed=seed)
+        first = selector.ask(able=["a"])
+        selector.tell(first, **outcome(0, "a"))
+        chosen = run(selector, 300, outcome)
+        assert chosen[100:].count("a") < 10, "it is known, and left out"
+
+
+@pytest.mark.parametrize("worth", [1e-4, 1e-6, 1e-12])
+def test_small_costs_that_are_all_alike_are_learned(worth):
+    rng = np.random.default_rng(11)
+    selector = Selector("ab")
+    chosen = run(
+        selector,
+        200,
+        lambda n, model: {"quality": float(rng.random()), "cost": worth, "latency": 0.1},
+        lambda n: {"v": rng.normal(size=8)},
+    )
+    assert len(chosen) == 200
+    assert selector.ask({"v": rng.normal(size=8)}).estimates[0].cost[0] == pytest.approx(worth, rel=0.01)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.07])
+def test_a_model_that_is_never_late_is_found_where_the_known_one_breaks_the_promise(share):
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+
+        def outcome(n, model, rng=rng):
+            return {"latency": 1.0 if model == "a" and rng.random() < share else 0.05, "quality": 0.8}
+
+        selector = Selector("ab", constraints={"latency_p95": "300ms"}, seed=seed)
+        for n in range(200):
+            decision = selector.ask(able=["a"])
+            selector.tell(decision, **outcome(n, decision.model))
+        late = sum(outcome_of["latency"] > 0.3 for outcome_of in asked(selector, 1000, outcome))
+        assert late / 1000 <= 0.06
+
+
+def asked(selector, rounds, outcome):
+    """Outcomes of so many decisions."""
+    for n in range(rounds):
+        decision = selector.ask()
+        told = outcome(n, decision.model)
+        selector.tell(decision, **told)
+        yield told
+
+
+@pytest.mark.parametrize("names", ["fs", "sf"])
+def test_a_promise_that_nobody_keeps_leaves_the_fastest(names):
+    takes, rng = {"f": 0.6, "s": 10.0}, np.random.default_rng(12)
+    selector = Selector(names, constraints={"latency_p95": "500ms"})
+    for _ in range(500):
+        decision = selector.ask(able=["f"])
+        selector.tell(decision, latency=takes["f"] * rng.lognormal(0, 0.05))
+    chosen = run(selector, 600, lambda n, model: {"latency": takes[model] * rng.lognormal(0, 0.05)})
+    assert chosen.count("f") > 560
+
+
+def test_a_late_request_counts_once_however_often_it_is_said():
+    selector = Selector("a", constraints={"latency_p95": "500ms"})
+    decision = selector.ask()
+    for _ in range(4):
+        selector.tell(decision, latency=2.0)
+    assert selector._chooser._promise.missed == selector._chooser._promise.count == 1
+
+
 def test_a_model_that_becomes_slow_is_left_soon():
     rng = np.random.default_rng(4)
     usual = {"a": 0.1, "b": 0.2}
@@ -284,8 +398,10 @@ def test_other_wrong_words():
         Selector("ab", strategy="best")
     with pytest.raises(SelectionError, match="explore=2"):
         Selector("ab", explore=2)
+    with pytest.raises(SelectionError, match="is a text: give a list of ids"):
+        Selector("small")
     with pytest.raises(SelectionError, match="named twice"):
-        Selector("aa")
+        Selector(["a", "a"])
     with pytest.raises(SelectionError, match="no models"):
         Selector([])
     with pytest.raises(FeatureError, match="'length'"):
