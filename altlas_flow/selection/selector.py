@@ -18,8 +18,8 @@ from altlas_flow.selection.goal import Goal, goal_of
 from altlas_flow.selection.learner import Arm, Learner
 from altlas_flow.selection.wanted import EXPLORE, explore_of, strategy_of
 
-#: Outcomes after which the means are taken in, and as a part of what there is; the rest is when there is a
-#: third more of it.
+#: Outcomes after which the means are taken in, and as a part of what there is; when all is fitted anew says
+#: the learner.
 EVERY, PART = 8, 100
 
 

@@ -42,10 +42,10 @@ def waits(value, folder="", name=""):
         file = os.open(said, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return value + name
-    os.write(file, str(os.getpid()).encode())
-    os.close(file)
-    os.rename(said, said + "s")
-    open(said, "w").close()
+    os.close(file)  # and stays: stopped or killed at any instant it was the first one
+    with open(said + ".new", "w") as new:
+        new.write(str(os.getpid()))
+    os.rename(said + ".new", said + "s")
     time.sleep(60)  # it is killed long before
     raise AssertionError("nobody killed it")
 
