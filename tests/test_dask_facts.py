@@ -280,7 +280,7 @@ def test_annotations_that_the_plugin_changes_reach_the_task(lab):
         assert future.result(LIMIT) == {"altlas_trace": "score 1.0"}
 
 
-def test_a_dependent_can_be_placed_when_its_last_dependency_reaches_memory(lab):
+def test_a_dependent_can_be_placed_when_its_last_dependency_reaches_memory(lab, gate):
     class PlaceDependents(SchedulerPlugin):
         def __init__(self, scheduler, address):
             self.scheduler, self.address, self.placed = scheduler, address, []
@@ -297,11 +297,16 @@ def test_a_dependent_can_be_placed_when_its_last_dependency_reaches_memory(lab):
     for name in ("gpu", "cpu"):
         with lab.plugged(PlaceDependents(lab.scheduler, lab.address(name))) as plugin:
             first = [
-                lab.client.submit(where, pure=False, workers=[lab.address(w)], key=new_key("first"))
+                lab.client.submit(
+                    where_when, gate.name, pure=False, workers=[lab.address(w)], key=new_key("first")
+                )
                 for w in ("gpu", "cpu", "gpu")
             ]
             last = lab.client.submit(where, first, pure=False, key=new_key("last"))
+            lab.until(lambda key=last.key: key in lab.scheduler.tasks)
+            gate.set()
             assert last.result(LIMIT) == name
+            gate.clear()
         assert plugin.placed == [last.key]
 
 

@@ -34,7 +34,7 @@ PAGES = (
     "README.md",
     pytest.param("docs/composition.md", marks=pytest.mark.long),
     pytest.param("docs/models.md", marks=pytest.mark.long),
-    "docs/selection.md",
+    pytest.param("docs/selection.md", marks=pytest.mark.long),
 )
 _BLOCK = re.compile(
     r"^(?:<!--(?P<note>[^\n]*?)-->\n)?```(?P<language>\w+)[^\n]*\n(?P<body>.*?)^```$",

@@ -291,6 +291,7 @@ def drain_under_load(terminal, flow, stage, worker):
     assert {response.tries for response in found} == {1}
 
 
+@pytest.mark.long
 def test_on_dasks_own_programs(tmp_path):
     terminal = Terminal(tmp_path)
     try:

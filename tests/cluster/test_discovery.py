@@ -48,6 +48,7 @@ def name():
     return f"test-{uuid.uuid4().hex[:12]}"
 
 
+@pytest.mark.long
 def test_a_worker_and_a_client_find_the_cluster_of_a_name_among_others(name):
     with scheduler(name) as (_, line), scheduler(f"{name}-b") as (_, other):
         address = line.removeprefix("scheduler at ")

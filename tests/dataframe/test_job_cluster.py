@@ -41,6 +41,7 @@ def test_a_worker_that_comes_late_gets_parts_while_all_others_are_busy(tmp_path)
     assert nodes_of(tmp_path / "out")["late"] >= 5
 
 
+@pytest.mark.long
 def test_a_gpu_model_runs_on_gpu_workers_only_one_at_a_time_and_its_io_anywhere(tmp_path):
     log = tmp_path / "log"
     source = write(tmp_path / "in.parquet", frame(200), row_group_size=20)

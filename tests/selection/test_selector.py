@@ -194,6 +194,7 @@ def test_small_costs_that_are_all_alike_are_learned(worth):
     assert selector.ask({"v": rng.normal(size=8)}).estimates[0].cost[0] == pytest.approx(worth, rel=0.01)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", [0.2, 0.07])
 def test_a_model_that_is_never_late_is_found_where_the_known_one_breaks_the_promise(share):
     for seed in range(4):

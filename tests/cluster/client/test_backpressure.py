@@ -194,6 +194,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.long
 def test_clients_that_stand_still_do_not_keep_what_others_wait_for(stage):
     """Two of them hold the leases of the one slot that there is."""
     with laboratory({"only": {}}, heartbeat_timeout="2s") as lab:

@@ -150,6 +150,7 @@ def patient(dask_scheduler):
     dask_scheduler.plugins["altlas-control"].placer.patience = 60
 
 
+@pytest.mark.long
 def test_a_paused_worker_gets_nothing_and_works_off_what_waited_when_it_goes_on():
     async def pause(dask_worker, status):
         from distributed.core import Status
