@@ -67,7 +67,7 @@ def cluster(folder: Path, workers: Mapping[str, Mapping[str, str]]) -> Iterator[
             arguments += ["--local-directory", str(folder)]
             processes[name] = _start(name, arguments, folder, environment)
         ends = time.monotonic() + START_TIMEOUT
-        while not file.exists():
+        while not (file.exists() and file.stat().st_size):  # Dask writes it in place
             _see(processes, folder, ends)
             time.sleep(0.05)
         with Client(scheduler_file=str(file), set_as_default=False) as client:

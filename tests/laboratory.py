@@ -139,7 +139,7 @@ def programs(folder, *workers):
 
     try:
         start("scheduler", "--port", "0", "--scheduler-file", str(file))
-        jobs.until(file.exists)
+        jobs.until(lambda: file.exists() and file.stat().st_size)  # Dask writes it in place
         for name, *more in workers:
             start(
                 "worker",

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ logger = logging.getLogger(__name__)
 CONTROL_TIMEOUT = 60.0
 #: How often connecting is tried where others disturb it.
 CONNECT_TRIES = 5
+#: Seconds in which a scheduler that has begun to write its file has written it.
+WRITING = 2.0
 #: Run by value on schedulers and workers, so that it works where altlas_flow is missing.
 _PROBE = """
 def probe():
@@ -264,8 +267,7 @@ def address_of(given: str | os.PathLike[str]) -> str:
             return pool.submit(asyncio.run, find(name)).result()
     if os.path.exists(text):
         try:
-            with open(text, encoding="utf-8") as file:
-                return str(json.load(file)["address"])
+            return str(_said_in(text)["address"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConnectError(
                 f"{text} is not a file that a Dask scheduler wrote ({type(error).__name__}): give that of "
@@ -277,6 +279,23 @@ def address_of(given: str | os.PathLike[str]) -> str:
         f"no scheduler file {text!r}: give an address such as tcp://host:8786, or a file that the "
         "scheduler wrote"
     )
+
+
+def _said_in(path: str) -> Any:
+    """What a scheduler's file holds.
+
+    Dask writes it in place: whoever sees it in that moment finds half of it, and looks again.
+    """
+    ends = time.monotonic() + WRITING
+    while True:
+        written = os.stat(path).st_mtime
+        try:
+            with open(path, encoding="utf-8") as file:
+                return json.load(file)
+        except ValueError:
+            if time.monotonic() >= ends or abs(time.time() - written) > WRITING:
+                raise
+            time.sleep(WRITING / 100)
 
 
 def await_hosts(client: Client, timeout: float) -> None:

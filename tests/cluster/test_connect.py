@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import dask
@@ -360,6 +361,27 @@ def test_an_address_where_nobody_answers_is_told_within_the_start_timeout(tmp_pa
         af.connect(file)
 
 
+def test_a_scheduler_file_that_is_being_written_is_looked_at_again(tmp_path, monkeypatch):
+    file = tmp_path / "scheduler.json"
+    file.touch()
+    whole = json.dumps({"address": "tcp://127.0.0.1:8786"})
+    texts = iter([whole[:5], whole])
+    clock = types.SimpleNamespace(
+        time=time.time, monotonic=time.monotonic, sleep=lambda _: file.write_text(next(texts))
+    )
+    monkeypatch.setattr(connecting, "time", clock)
+    assert connecting.address_of(file) == "tcp://127.0.0.1:8786"
+
+
+def test_an_old_file_that_is_none_of_a_scheduler_is_refused_at_once(tmp_path, monkeypatch):
+    file = tmp_path / "scheduler.json"
+    file.write_text("{")
+    os.utime(file, (0, 0))
+    monkeypatch.setattr(connecting.time, "sleep", lambda _: pytest.fail("it waited"))
+    with pytest.raises(ConnectError, match="not a file that a Dask scheduler wrote"):
+        connecting.address_of(file)
+
+
 def test_a_client_that_cannot_be_used_is_refused(plain):
     client = Client(plain, set_as_default=False)
     client.close()
@@ -396,7 +418,7 @@ def programs(tmp_path, scheduler="", worker=""):
         start(scheduler, "scheduler", *at, "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
         start(worker, "worker", *at, "--name", "w", "--no-nanny", "--no-dashboard", "--nthreads", "1")
         end = time.monotonic() + LIMIT
-        while not file.exists():
+        while not (file.exists() and file.stat().st_size):  # Dask writes it in place
             assert time.monotonic() < end, (tmp_path / "log").read_text()
             time.sleep(0.05)
         with Client(scheduler_file=str(file), set_as_default=False) as client:
