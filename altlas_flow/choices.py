@@ -209,7 +209,7 @@ class Choices(ABC):
         *,
         cost: float | None = None,
         latency: float | None = None,
-        failed: bool = False,
+        failed: bool | None = None,
     ) -> None:
         """Say how good an answer was: in any order, hours late, twice, or never.
 
@@ -222,7 +222,7 @@ class Choices(ABC):
             0 to 1.
         cost, latency : float, optional
             Where they are others than what was recorded.
-        failed : bool
+        failed : bool, optional
             It gave no answer that can be used: a score of 0.
 
         Raises
@@ -236,9 +236,9 @@ class Choices(ABC):
 
         self._check_open()
         if hasattr(what, "columns"):
-            if (score, cost, latency, failed) != (None, None, None, False):
+            if (score, cost, latency, failed) != (None, None, None, None):
                 raise SelectionError("a frame says all itself: leave the other arguments out")
-            outcomes = [(id, checked(value, None, None, False, name)) for name, id, value in _rows(what)]
+            outcomes = [(id, checked(value, None, None, None, name)) for name, id, value in _rows(what)]
         else:
             values = checked(score, latency, cost, failed)
             if not values:

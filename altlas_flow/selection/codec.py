@@ -15,7 +15,7 @@ import numpy.typing as npt
 from altlas_flow.errors import StateError
 
 #: The first bytes, and the version of what follows.
-MAGIC, FORMAT = b"altlas-selection ", 2
+MAGIC, FORMAT = b"altlas-selection ", 3
 #: Bytes that are read at most: of a file that says it holds more, nothing is.
 MOST = 512 * 2**20
 

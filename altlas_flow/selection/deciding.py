@@ -199,19 +199,17 @@ def excluded(
             why[snapshot.arms[index]] = f"{snapshot.arms[other]!r} has been better at {terms.subtype!r}"
         left = [index for index in left if snapshot.arms[index] not in why]
     if goal.quality_limit > 0.0 and "quality" in expected.values:
-        doubt = doubts(snapshot, expected, "quality")
-        for index in left:
-            quality = float(expected.values["quality"][index])
-            if quality + doubt[index] < goal.quality_limit:
-                why[snapshot.arms[index]] = (
-                    f"its quality is {quality:.2f}, and {goal.quality_limit:.2f} is asked for"
-                )
+        qualities = expected.values["quality"]
+        for index in missing(snapshot, expected, "quality", goal.quality_limit - qualities, left):
+            why[snapshot.arms[index]] = (
+                f"its quality is {qualities[index]:.2f}, and {goal.quality_limit:.2f} is asked for"
+            )
         left = [index for index in left if snapshot.arms[index] not in why]
     if math.isfinite(goal.cost_limit) and "cost" in expected.values:
         costs = expected.values["cost"]
-        surely = costs - doubts(snapshot, expected, "cost")
         most = goal.cost_limit * (1.0 + 1e-9)
-        dear = [index for index in left if costs[index] > terms.room and surely[index] > most]
+        dear = [index for index in left if costs[index] > terms.room]
+        dear = missing(snapshot, expected, "cost", costs - most, dear, spare=len(dear) == len(left))
         for index in dear:
             why[snapshot.arms[index]] = (
                 f"it costs {costs[index]:.3g} a request, and {goal.cost_limit:.3g} is allowed on average"
@@ -234,18 +232,49 @@ def excluded(
     return why, tardy
 
 
+def missing(
+    snapshot: Snapshot,
+    expected: Expected,
+    objective: str,
+    by: Floats,
+    left: Sequence[int],
+    *,
+    spare: bool = True,
+) -> list[int]:
+    """Those of some models that miss a limit.
+
+    Parameters
+    ----------
+    by : array, shape (n_arms,)
+        By how much each is expected to miss it.
+    left : sequence of int
+    spare : bool
+        Where all of them do, let those stay that may not, by the error of what was seen: who is not asked
+        is never known any better. What is only declared is taken as it is.
+    """
+    doubt = doubts(snapshot, expected, objective)
+    found = [index for index in left if by[index] > doubt[index]]
+    if spare and len(found) == len(left):
+        error = np.where(snapshot.tries > 0, SURE * expected.deviations[objective], 0.0)
+        found = [index for index in left if by[index] > max(doubt[index], error[index])]
+    return found
+
+
 def doubts(snapshot: Snapshot, expected: Expected, objective: str) -> Floats:
     """By how much each model may be better than is expected, where that is drawn from what others did.
 
     What is declared, or was seen some times, is taken as it is. The others have the benefit of the doubt, or
-    one bad outcome of one model would keep all others from ever being known.
+    bad outcomes of some models would keep all others from ever being known: of what has not been seen at all,
+    anything may be.
     """
-    blend = snapshot.blends.get(objective)
+    blend, error = snapshot.blends.get(objective), SURE * expected.deviations[objective]
     if blend is None:
-        known = snapshot.tries >= WELL_KNOWN
+        known, noise = snapshot.tries, 0.0
     else:
-        known = (blend.means.noise / blend.means.deviations) ** 2 >= WELL_KNOWN * (1.0 - 1e-6)
-    return np.where(known, 0.0, SURE * expected.deviations[objective])
+        known, noise = blend.means.known, blend.means.noise
+    known = known * (1.0 + 1e-6)
+    few = np.maximum(error, SURE * noise / np.sqrt(np.maximum(known, 1.0)))
+    return np.where(known >= WELL_KNOWN, 0.0, np.where(known < 1.0, math.inf, few))
 
 
 def outdone(expected: Expected, left: Sequence[int]) -> dict[int, int]:

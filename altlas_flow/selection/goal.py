@@ -100,9 +100,10 @@ def goal_of(weights: Mapping[str, float] | None = None, constraints: Mapping[str
         elif name in ("cost", "cost_per_1k"):
             if "cost_limit" in given:
                 raise SelectionError("cost and cost_per_1k are the same constraint: leave one of them out")
-            given["cost_limit"] = _number(name, value, 0.0, math.inf) / (
-                1000.0 if name == "cost_per_1k" else 1.0
-            )
+            limit = _number(name, value, 0.0, math.inf)
+            if not limit:
+                raise SelectionError(f"{name}={value!r}: give a number above 0, or leave dear models out")
+            given["cost_limit"] = limit / (1000.0 if name == "cost_per_1k" else 1.0)
         elif name == "quality":
             given["quality_limit"] = _number(name, value, 0.0, 1.0)
         else:

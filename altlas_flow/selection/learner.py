@@ -142,11 +142,11 @@ class Learner:
         ----------
         decision : str
         values : mapping
-            Some of ``quality``, ``latency``, ``cost`` and ``failed``. What has a quality or took a time, and
-            is not said to have failed, has answered; what failed once has failed.
+            Some of ``quality``, ``latency``, ``cost`` and ``failed``. What something is said of, and is not
+            said to have failed, has answered; what failed once has failed.
         """
         values = dict(values)
-        if "quality" in values or "latency" in values:
+        if values:
             values.setdefault("failed", 0.0)
         if not self.seen.tell(decision, values):
             return False
@@ -202,8 +202,7 @@ class Learner:
             if name != "quality":
                 found = np.maximum(found, 0.0)
             seen.residuals[places, at] = seen.values[places, at] - found
-            moved = places[failed[places] == 1.0] if name == "failed" else places
-            self._moved |= {(name, int(arm)) for arm in seen.arms[moved]}
+            self._moved |= {(name, int(arm)) for arm in arms}
             if name != "failed":
                 compared.update(places.tolist())
         self._fresh = {name: [] for name in LEARNED}
@@ -238,11 +237,14 @@ class Learner:
         """What the learner would have done with a decision, and what was got, before that is learned.
 
         Only of answers: how often there is none is what is expected. What failed is known at once, and the
-        quality of answers only where somebody says it: counted alike, failures would weigh too much.
+        quality of answers only where somebody says it: counted alike, failures would weigh too much. Where
+        nobody says it of any, each answer counts as 1, as it does in what is expected.
         """
         weights, arm = expected.weights(self.goal), int(self.seen.arms[place])
         got = {name: float(self.seen.values[place, OBJECTIVES.index(name)]) for name in weights}
         failed = self.seen.values[place, OBJECTIVES.index("failed")] == 1.0
+        if "quality" in got and "quality" not in self.snapshot.blends:
+            got["quality"] = 1.0
         if not weights or failed or any(np.isnan(value) for value in got.values()):
             return
         value, deviation = expected.utility(self.goal)

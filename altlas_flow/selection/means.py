@@ -21,11 +21,15 @@ class Means:
     means, deviations : array, shape (n_arms,)
     noise : float
         Standard deviation of one outcome.
+    known : array, shape (n_arms,)
+        Outcomes that each model's own are worth, with what was declared of it: what is drawn from other
+        models is not among them.
     """
 
     means: Floats
     deviations: Floats
     noise: float
+    known: Floats
 
 
 #: Outcomes that what is usual counts for, where noise is reckoned: a few that are alike prove nothing.
@@ -89,7 +93,8 @@ def fit(
     centre = np.where(np.isnan(prior), overall, prior)
     rows = np.where(np.isnan(prior), noise**2 / apart, np.maximum(strength, 1e-9))  # rows' worth of it
     means = (sums + rows * centre) / (mass + rows)
-    return Means(means, noise / np.sqrt(mass + rows), noise)
+    known = mass + np.where(np.isnan(prior), 0.0, rows)
+    return Means(means, noise / np.sqrt(mass + rows), noise, np.asarray(known, dtype=np.float64))
 
 
 def _apart(averages: Any, mass: Any, noise: float) -> float:

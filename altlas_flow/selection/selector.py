@@ -137,7 +137,7 @@ class Selector:
         quality: float | None = None,
         latency: float | None = None,
         cost: float | None = None,
-        failed: bool = False,
+        failed: bool | None = None,
     ) -> None:
         """What came of a decision: as much as is known, in any order, late, or twice.
 
@@ -150,8 +150,9 @@ class Selector:
         latency : float, optional
             Seconds.
         cost : float, optional
-        failed : bool
-            It gave no answer: a quality of 0, and what it took.
+        failed : bool, optional
+            It gave no answer: a quality of 0, and what it took. By default it has answered, where anything
+            else is said.
 
         Raises
         ------
@@ -164,7 +165,7 @@ class Selector:
         values = checked(quality, latency, cost, failed)
         if not self.learner.told(id, values):
             raise UnknownDecision(id)
-        self._chooser.ended(id, latency=latency, cost=cost)
+        self._chooser.ended(id, latency=values.get("latency"), cost=values.get("cost"))
         self._waiting += 1
         seen = len(self.learner.seen)
         if self._waiting >= (max(EVERY, seen // PART) if seen > 5 * EVERY else 1):
@@ -206,7 +207,11 @@ class Selector:
 
 
 def checked(
-    quality: float | None, latency: float | None, cost: float | None, failed: bool, called: str = "quality"
+    quality: float | None,
+    latency: float | None,
+    cost: float | None,
+    failed: bool | None,
+    called: str = "quality",
 ) -> dict[str, float]:
     """Figures of an outcome, those that are known; what is said of the quality may be called otherwise.
 
@@ -214,9 +219,9 @@ def checked(
     ------
     SelectionError
     """
-    if not isinstance(failed, (bool, np.bool_)):
+    if failed is not None and not isinstance(failed, (bool, np.bool_)):
         raise SelectionError(f"failed={failed!r} is neither True nor False")
-    values: dict[str, float] = {"failed": 1.0} if failed else {}
+    values: dict[str, float] = {} if failed is None else {"failed": float(failed)}
     for name, value, most in (
         ("quality", quality, 1.0),
         ("latency", latency, 1e9),
@@ -224,7 +229,7 @@ def checked(
     ):
         if value is None:
             continue
-        if isinstance(value, bool):
+        if isinstance(value, (bool, np.bool_)):
             value = float(value)
         if not isinstance(value, (int, float, np.floating, np.integer)) or not 0.0 <= value <= most:
             limits = "a number from 0 to 1" if most == 1.0 else f"a number from 0 to {most:g}"

@@ -123,8 +123,8 @@ def features_of(
     FeatureError, SelectionError
     """
     said = context(inputs) if callable(context) else context
-    if vector is not None:
-        said = {**(said or {}), "embedding": vector_of(vector, "the model")}
+    if vector is not None and (said is None or isinstance(said, Mapping)):
+        said = {"embedding": vector_of(vector, "the model"), **(said or {})}
     features = known(said)
     length = length_of(inputs)
     if length is not None:

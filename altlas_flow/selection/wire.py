@@ -95,7 +95,8 @@ def from_bytes(data: bytes) -> Snapshot:
 
 
 def _blend(name: str, said: dict[str, Any], arrays: Arrays) -> Blend:
-    means = Means(arrays[f"{name}.means.means"], arrays[f"{name}.means.deviations"], said["noise"])
+    given = {one: arrays[f"{name}.means.{one}"] for one in ("means", "deviations", "known")}
+    means = Means(**given, noise=said["noise"])
     trees = kernel = None
     if "depths" in said:
         own, shared = (

@@ -50,6 +50,7 @@ def test_constraints(constraints, found):
         (None, {"latency_p²": 1}, "percentile"),
         (None, {"latency_p99": 1, "latency_p50": 0.2}, "two percentiles"),
         (None, {"cost": 1, "cost_per_1k": 5}, "the same constraint"),
+        (None, {"cost": 0}, "give a number above 0"),
         (None, {"latency_mean": 1}, "is not known"),
         (None, {"quality": 2}, "from 0 to 1"),
         (None, {"cost": math.inf}, "from 0"),

@@ -180,6 +180,71 @@ def test_one_bad_outcome_does_not_lock_what_was_never_tried(constraint):
         assert chosen[100:].count("a") < 10, "it is known, and left out"
 
 
+@pytest.mark.parametrize(
+    ("objective", "limit", "good", "bad"), [("quality", 0.8, 0.95, 0.5), ("cost", 1.0, 0.5, 5.0)]
+)
+@pytest.mark.parametrize("seed", range(6))
+def test_models_that_are_alike_and_miss_a_limit_do_not_lock_what_was_never_tried(
+    objective, limit, good, bad, seed
+):
+    selector = Selector(["a", "b", "c", "d"], constraints={objective: limit}, seed=seed)
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for _ in range(100):
+        decision = selector.ask()
+        chosen.append(decision.model)
+        value = rng.normal(good if decision.model == "d" else bad, 0.02)
+        selector.tell(decision, **{objective: float(min(value, 1.0) if objective == "quality" else value)})
+    assert chosen[50:].count("d") > 40
+
+
+def test_where_nobody_rates_answers_a_trusted_model_that_begins_to_fail_is_left():
+    selector = Selector(["a", "b"], weights={"quality": 1, "latency": 1})
+    rng = np.random.default_rng(0)
+    chosen = []
+    for n in range(900):
+        decision = selector.ask({"length": int(rng.integers(1, 100))})
+        chosen.append(decision.model)
+        if decision.model == "a" and n >= 500:
+            selector.tell(decision, failed=True)
+        else:
+            selector.tell(decision, latency=float(rng.normal(0.1 if decision.model == "a" else 0.2, 0.01)))
+    assert chosen[400:500].count("a") > 90
+    assert chosen[700:].count("a") < 20
+
+
+@pytest.mark.parametrize("more", [{}, {"cost": 1.0}])
+def test_answers_of_which_nothing_else_is_said_count_as_answers(more):
+    selector, rng = Selector(["a", "b"], explore=0.2), np.random.default_rng(1)
+    for _ in range(300):
+        decision = selector.ask()
+        selector.tell(decision, failed=bool(rng.random() < (0.02 if decision.model == "a" else 0.4)), **more)
+    quality = {one.model: one.quality[0] for one in selector.ask().estimates}
+    assert quality["a"] > 0.93
+    assert 0.4 < quality["b"] < 0.8
+
+
+def test_a_model_that_works_again_is_found_again():
+    selector, rng = Selector(["a", "b"], explore=0.1), np.random.default_rng(0)
+    chosen = []
+    for n in range(1800):
+        decision = selector.ask()
+        chosen.append(decision.model)
+        if decision.model == "a" and 200 <= n < 600:
+            selector.tell(decision, failed=True)
+        else:
+            selector.tell(decision, quality=float(rng.random() < (0.9 if decision.model == "a" else 0.6)))
+    assert chosen[400:600].count("a") < 60
+    assert chosen[1500:].count("a") > 240
+
+
+def test_figures_of_numpy_are_figures(tmp_path):
+    selector = Selector(["a", "b"], constraints={"latency_p95": 1.0, "cost": 2.0})
+    selector.tell(selector.ask(), quality=np.bool_(True), latency=np.float64(2.0), cost=np.float32(0.1))
+    selector.save(tmp_path / "kept")
+    assert Selector.load(tmp_path / "kept").learner.seen.total == 1
+
+
 @pytest.mark.parametrize("worth", [1e-4, 1e-6, 1e-12])
 def test_small_costs_that_are_all_alike_are_learned(worth):
     rng = np.random.default_rng(11)

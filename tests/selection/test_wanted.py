@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 
-from altlas_flow.errors import SelectionError
+from altlas_flow.errors import FeatureError, SelectionError
 from altlas_flow.selection.wanted import features_of, language_asked, options_of
 
 pytestmark = pytest.mark.timeout(60)
@@ -52,3 +53,11 @@ def test_language_is_asked_for_by_true():
     assert options_of({"language": True}) == {"language": True} and language_asked(True)
     with pytest.raises(SelectionError, match="neither True nor False"):
         language_asked("en")
+
+
+def test_what_the_context_says_of_an_embedding_counts_in_place_of_that_of_a_model():
+    own, other = np.ones(8), np.full(8, 2.0)
+    assert features_of("x", {"embedding": own}, vector=other).vector.tolist() == own.tolist()
+    assert features_of("x", None, vector=other).vector.tolist() == other.tolist()
+    with pytest.raises(FeatureError):
+        features_of("x", [("a", 1)], vector=other)
