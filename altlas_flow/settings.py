@@ -159,6 +159,12 @@ def _secret(value: Any) -> str | None:
     raise ValueError("22 to 200 letters, digits and any of -._~+/= are needed, not a number")
 
 
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false is needed")
+    return value
+
+
 def _overload(value: Any) -> str:
     if value not in ("wait", "raise"):
         raise ValueError('"wait" or "raise" is needed')
@@ -248,6 +254,8 @@ class Settings:
     dashboard_token : str or None
         What a scheduler's dashboard beyond loopback asks for; None: another one at each start. Neither
         shown nor pickled: it stays with the program that has read it.
+    metrics : bool
+        Whether the scheduler that reads it counts what happens, for the page and for Prometheus.
     """
 
     workers: int | None = _setting(_count_or_auto)
@@ -285,6 +293,7 @@ class Settings:
     tls: str | None = _setting(_path)
     cluster_name: str = _setting(_cluster_name)
     dashboard_token: str | None = _setting(_secret, secret=True)
+    metrics: bool = _setting(_flag)
 
     def __getstate__(self) -> dict[str, Any]:
         # settings travel to workers and clients, secrets do not

@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md",
     pytest.param("docs/composition.md", marks=pytest.mark.long),
+    pytest.param("docs/dashboard.md", marks=pytest.mark.long),
     pytest.param("docs/models.md", marks=pytest.mark.long),
     pytest.param("docs/selection.md", marks=pytest.mark.long),
 )

@@ -61,6 +61,7 @@ def test_defaults_are_those_of_the_yaml_file():
         default_distribution_strategy="LEAST_LOADED",
         default_aggregation_strategy="ALL_RESPONSES",
         dashboard_token=None,
+        metrics=True,
     )
 
 

@@ -10,6 +10,8 @@ import uuid
 
 #: Operation on the streams of clients and workers to the scheduler: what was chosen, and what came of it.
 TAUGHT = "altlas-taught"
+#: Operation on a client's stream: how far a job of its own is.
+JOB = "altlas-job"
 #: Prefixes, equally long, of every task that takes a slot of a host: parts of frames, envelopes of requests,
 #: and requests on their way through a pipeline.
 PREDICT, REQUEST, PASSAGE = "altlas-predict-", "altlas-request-", "altlas-passage-"

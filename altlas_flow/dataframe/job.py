@@ -21,6 +21,7 @@ import pyarrow as pa
 from dask.base import tokenize
 from distributed import Client
 
+from altlas_flow.cluster.telling import teller
 from altlas_flow.dataframe.answers import Ask, Probe, probed
 from altlas_flow.dataframe.columns import Input, named_columns, refuse_replaced
 from altlas_flow.dataframe.folder import Header, OutputFolder, read_header
@@ -131,7 +132,8 @@ class Job:
                 cuts=[cut for cut in self._cuts if cut != self._cut] + [self._cut],
             )
             stack.callback(runner.close)
-            bar = stack.enter_context(Progress(self.subject.id, source.rows, progress))
+            tell = teller(self.client, self.subject.id, str(to))
+            bar = stack.enter_context(Progress(self.subject.id, source.rows, progress, tell=tell))
             began = time.monotonic()
             runner.go(bar)
             runner.summarise(summary, time.monotonic() - began)

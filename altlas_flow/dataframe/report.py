@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from altlas_flow.pipeline.report import Report
 
+#: Seconds between two times that it is told how far a run is.
+TELL = 0.5
+
 
 @dataclass
 class RunSummary:
@@ -207,6 +210,8 @@ class Progress:
     ----------
     show : bool, optional
         By default shown in a terminal and in a notebook, silent where output is piped.
+    tell : callable
+        Told how far it is, a few times a second at most, and how it ended.
     """
 
     def __init__(
@@ -215,10 +220,13 @@ class Progress:
         total: int | None,
         show: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        tell: Callable[[dict[str, Any]], None] = lambda progress: None,
     ) -> None:
-        self.title, self.total, self._clock = title, total, clock
-        self.done = self.skipped = 0
+        self.title, self.total, self._clock, self._tell = title, total, clock, tell
+        self.done = self.skipped = self.dead = 0
         self._started = clock()
+        self._told = -TELL
         self._bar: Any = None
         self._cell: Any = None
         if show is False:
@@ -230,12 +238,14 @@ class Progress:
         elif show or sys.stderr.isatty():
             self._bar = _terminal_bar(title, total)
 
-    def advance(self, rows: int) -> None:
-        """Say that so many rows more are done."""
+    def advance(self, rows: int, dead: int = 0) -> None:
+        """Say that so many rows more are done, and how many of them were put aside."""
         self.done += rows
+        self.dead += dead
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], advance=rows, rate=f"{self._rate():,.1f} rows/s")
         self._show()
+        self._say("running")
 
     def skip(self, rows: int) -> None:
         """Say that so many rows were there already: they do not count for the rate."""
@@ -244,6 +254,22 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done)
         self._show()
+
+    def _say(self, state: str) -> None:
+        now = self._clock()
+        if state == "running" and now - self._told < TELL:
+            return
+        self._told = now
+        self._tell(
+            {
+                "state": state,
+                "done": self.done,
+                "skipped": self.skipped,
+                "dead": self.dead,
+                "total": self.total,
+                "seconds": now - self._started,
+            }
+        )
 
     def _rate(self) -> float:
         return (self.done - self.skipped) / max(self._clock() - self._started, 1e-9)
@@ -263,6 +289,7 @@ class Progress:
             self._cell.update(HTML(self._line()))
 
     def __enter__(self) -> Progress:
+        self._say("running")
         return self
 
     def __exit__(
@@ -270,6 +297,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        self._say("done" if kind is None else "failed")
 
 
 def _terminal_bar(title: str, total: int | None) -> Any:

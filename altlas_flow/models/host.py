@@ -207,6 +207,7 @@ class ModelHost:
             "waiting_rows": waiting,
             "batches": self.batches,
             "models": self.shelf.loaded(),
+            "tallies": self.shelf.tallies.totals(),
         }
 
     def close(self, timeout: float = 10.0) -> None:
@@ -274,6 +275,7 @@ class ModelHost:
                 with self._changed:
                     self._queue.ended(model, batch, gpu)
                     self.batches += 1
+                    self.shelf.tallies.add(model.spec.id, batches=1, batched=batch.rows)
                     self._changed.notify_all()
                     lingered = any(work.watch is not None and work.watch.lingers for work, _ in batch.pieces)
                 if lingered:

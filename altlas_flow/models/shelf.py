@@ -15,6 +15,7 @@ from altlas_flow.errors import AltlasError, HostClosed, ModelLoadError, describe
 from altlas_flow.models.loaded import LoadedModel
 from altlas_flow.models.memory import estimate, release_memory
 from altlas_flow.models.spec import ModelSpec
+from altlas_flow.models.tallies import Tallies
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Shelf:
         self._closed = False
         self.loads = self.failed_loads = 0
         self.evictions = 0
+        self.tallies = Tallies()
 
     @contextmanager
     def use(self, spec: ModelSpec) -> Iterator[tuple[LoadedModel, float]]:
@@ -201,6 +203,7 @@ class Shelf:
             self._loading(key, False)
             with self._changed:
                 self.failed_loads += 1
+                self.tallies.add(spec.id, load_failures=1)
                 past = self._failures.get(key)
                 delay = min(past.delay * 2, LONGEST_DELAY) if past else self.retry_delay
                 self._failures[key] = Failure(typed, delay, self._clock() + delay)
@@ -214,6 +217,7 @@ class Shelf:
         """A model is there from here on; called with the lock held."""
         self._tell(entry.spec.fingerprint, size)
         self.loads += 1
+        self.tallies.add(entry.spec.id, loads=1)
         self._failures.pop(entry.spec.fingerprint, None)
         entry.bytes, entry.model, entry.used = size, model, next(self._counter)
         if self._closed:
@@ -261,6 +265,7 @@ class Shelf:
         self._entries.pop(entry.spec.fingerprint, None)
         if entry.model is not None:
             self.evictions += 1
+            self.tallies.add(entry.spec.id, evictions=1)
             try:
                 entry.model.unload()
             except Exception:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from altlas_flow.cluster.client.handle import CANCELLED, COMPLETED, PENDING, RUNNING, Handle
+from altlas_flow.cluster.client.handle import CANCELLED, COMPLETED, ERROR, PENDING, RUNNING, Handle
 
 if TYPE_CHECKING:
     from altlas_flow.cluster.client.lanes import Flight
@@ -21,6 +21,8 @@ SOON = 0.05
 SLICE = 2000
 #: Characters of an error that are told.
 ERROR_LIMIT = 500
+#: Requests that failed, of those told together, whose traces are told as well.
+TRACED = 20
 
 
 class Journal:
@@ -72,13 +74,19 @@ class Journal:
             self._soon.cancel()
             self._soon = None
         parts: list[dict[str, Any]] = []
-        now = self._clock()
+        now, traced = self._clock(), 0
         while self._over:
             flight, handles = self._over.popleft()
             if flight is not None:
                 parts.append(_flown(flight, handles, now))
-            else:
-                parts += [_single(handle, now) for handle in handles]
+                continue
+            for handle in handles:
+                part = _single(handle, now)
+                if part["status"] == ERROR and traced < TRACED:
+                    traced += 1
+                    trace = handle._response().trace
+                    part["trace"] = [] if trace is None else [" ".join(line) for line in trace.lines()]
+                parts.append(part)
         if parts:
             self._tell({"op": OVER, "parts": parts})
 
@@ -156,7 +164,9 @@ def _single(handle: Handle, now: float) -> dict[str, Any]:
     """A request that ended in any other way."""
     tried = handle._tried or []
     error = handle._error
+    kind = {} if error is None or handle.status == CANCELLED else {"kind": type(error).__name__}
     return {
+        **kind,
         "model": handle.model_id,
         "node": tried[-1].node if tried else None,
         "status": handle.status,

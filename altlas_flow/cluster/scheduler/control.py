@@ -18,7 +18,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from altlas_flow._version import __version__
 from altlas_flow.cluster.client.journal import OVER, TOLD
-from altlas_flow.cluster.keys import ANNOTATION, TAUGHT, is_envelope, is_passage, model_of
+from altlas_flow.cluster.keys import ANNOTATION, JOB, TAUGHT, is_envelope, is_passage, model_of
 from altlas_flow.cluster.ledger import Ledger, shorten
 from altlas_flow.cluster.scheduler.admission import Admission, is_closed
 from altlas_flow.cluster.scheduler.catalog import SharedCatalog
@@ -28,6 +28,7 @@ from altlas_flow.cluster.scheduler.learning import Learning
 from altlas_flow.cluster.scheduler.lessor import Lessor
 from altlas_flow.cluster.scheduler.nodes import Nodes
 from altlas_flow.cluster.scheduler.placer import Placer
+from altlas_flow.cluster.scheduler.showing import Showing
 from altlas_flow.cluster.scheduler.streams import Streams
 from altlas_flow.cluster.scheduler.tasks import Tasks
 from altlas_flow.cluster.scheduler.watchman import Watchman
@@ -112,7 +113,7 @@ class ControlPlugin(SchedulerPlugin):
         self.faults = 0  # of this plugin: Dask only logs them
         self.last_fault = ""
         self._came = asyncio.Event()
-        self.hearing = Hearing(scheduler, self._guard)
+        self.hearing = Hearing(scheduler, self._guard, lambda *said: self.showing.predicted(*said))
         self.placer = Placer(
             scheduler,
             patience=self.patience,
@@ -155,6 +156,7 @@ class ControlPlugin(SchedulerPlugin):
                 "altlas-leave": self.leave,
                 OVER: self.over,
                 TOLD: self.told,
+                JOB: self.showing.job,
             }
         )
         self.guard.wrap(scheduler)
@@ -189,6 +191,7 @@ class ControlPlugin(SchedulerPlugin):
         scheduler.handlers["altlas_cancel_task"] = guard.everybody(self.tasks.cancel)
         scheduler.handlers["altlas_history"] = guard.everybody(self.tasks.read)
         self._begin_learning(scheduler, settings.history)
+        self.showing = Showing(self, self._guard, wanted=settings.metrics)
         if registry.closed:
             await self.admission.evict_strangers()
 
@@ -198,7 +201,11 @@ class ControlPlugin(SchedulerPlugin):
         for name in ("choices", "feedback", "report", "course", "decisions"):
             operation = "altlas_learned" if name == "report" else f"altlas_{name}"
             scheduler.handlers[operation] = self.guard.everybody(getattr(self.learning, name))
-        scheduler.stream_handlers[TAUGHT] = partial(self._guard, "what was told", self.learning.taught)
+        scheduler.stream_handlers[TAUGHT] = partial(self._guard, "what was told", self._taught)
+
+    def _taught(self, lessons: list[Any], **kwargs: Any) -> None:
+        self.learning.taught(lessons)
+        self.showing.taught(lessons)
 
     def _refused(self, name: str, comm: Comm) -> None:
         who = who_is(comm)
@@ -213,6 +220,7 @@ class ControlPlugin(SchedulerPlugin):
     async def close(self) -> None:
         """Called by Dask when the scheduler closes."""
         self.watchman.close()
+        self.showing.close()
         try:
             # it may have much to write, and the loop has connections to close
             await asyncio.to_thread(self._close_files)
@@ -299,6 +307,7 @@ class ControlPlugin(SchedulerPlugin):
     def over(self, client: str, parts: list[Mapping[str, Any]], **kwargs: Any) -> None:
         """Requests of a client are over; told by its stream."""
         self._guard("what is over", self.tasks.over, client, parts)
+        self.showing.over(client, parts)
 
     def told(self, client: str, ask: int, tasks: list[Any], **kwargs: Any) -> None:
         """A client says what it has under way; told by its stream."""
@@ -368,6 +377,7 @@ class ControlPlugin(SchedulerPlugin):
 
     def _worker_left(self, address: str) -> None:
         self.watchman.forget(address)
+        self.showing.left(address)
         self.nodes.left(address)
         self.hearing.left(address)
         self.placer.left(address)
@@ -377,6 +387,7 @@ class ControlPlugin(SchedulerPlugin):
         """A client is gone: what it had leased is free."""
         self._guard("a client's going", self.lessor.gone, client)
         self.tasks.left(client)
+        self.showing.client_left(client)
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """A task changes its state: place it, or what waits for it, right before Dask does."""

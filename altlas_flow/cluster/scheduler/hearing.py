@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.comm.core import Comm
 
+from altlas_flow.cluster.keys import model_of
 from altlas_flow.cluster.scheduler.lessor import Lessor
 from altlas_flow.cluster.scheduler.losses import HEARD_LIMIT
 from altlas_flow.cluster.scheduler.placer import Placer
@@ -32,10 +33,17 @@ class Hearing:
     scheduler : distributed.Scheduler
     guard : callable
         ``guard(what, function, *args, **kwargs)`` calls the function; it counts what that raises.
+    predicted : callable
+        Called with the digits of a model, rows that it has predicted, and their seconds.
     """
 
-    def __init__(self, scheduler: Scheduler, guard: Callable[..., None]) -> None:
-        self.scheduler, self._guard = scheduler, guard
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        guard: Callable[..., None],
+        predicted: Callable[[str, int, float | None], None] = lambda model, rows, seconds: None,
+    ) -> None:
+        self.scheduler, self._guard, self._predicted = scheduler, guard, predicted
         self.loop = asyncio.get_running_loop()
         self._heard: dict[str, asyncio.Event] = {}  # set where a host will say no more
 
@@ -87,6 +95,9 @@ class Hearing:
                 took=said.get("took"),
                 lingers=said["lingers"],
             )
+            model = model_of(said["key"])
+            if model is not None:
+                self._predicted(model, int(said["rows"]), said["seconds"])
         elif word == "piece":
             self._pass_on(address, **said)
         elif word == "idle":

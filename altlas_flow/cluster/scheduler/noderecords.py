@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from altlas_flow.nodes.lifecycle import Life
@@ -102,6 +103,7 @@ def record_of(
     )
 
 
+@lru_cache(10_000)
 def shown_name(name: str) -> str:
     """A node's name; quoted where operators could not say it: it joined before it could be refused."""
     return name if name_problem(name) is None else repr(name)

@@ -57,6 +57,7 @@ OF_CLIENTS = frozenset(
         *("variable-future-received-confirm", "variable_delete"),
         *("altlas-report", "altlas-cancel", "altlas-leave", "altlas-listen", "altlas-over", "altlas-told"),
         "altlas-taught",
+        "altlas-job",
     }
 )
 

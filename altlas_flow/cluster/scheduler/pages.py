@@ -1,0 +1,204 @@
+"""The page on Dask's dashboard: its routes, its place in the menu, and the clock that counts for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tornado.web import RequestHandler
+
+from altlas_flow.cluster.scheduler.overview import Overview
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+#: Where the page is, below the dashboard's own prefix; its panes are beside it.
+PAGE, PANE = "altlas", "individual-altlas-"
+#: Seconds between two looks at the counters, where somebody sees the page, and where nobody does.
+FINE, COARSE = 0.5, 10.0
+#: Seconds after which it is asked anew what came of choices, while somebody looks.
+ASK = 10.0
+
+
+class Pages:
+    """Puts the page in place, and keeps time for it.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    overview : Overview
+    report : callable
+        ``await report(task)``: what came of the choices of a task, model by model.
+    guard : callable
+        ``guard(what, function, *args)`` calls the function; it counts and logs what that raises.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        overview: Overview,
+        report: Callable[[str], Any],
+        guard: Callable[..., None],
+    ) -> None:
+        self.scheduler, self.overview, self._report, self._guard = scheduler, overview, report, guard
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._looked = False
+        self._shown: Any = None
+        self._closed = False
+        self._app: Any = None
+        self._tick()
+
+    # -- the clock -----------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        if self._closed:
+            return
+        self._guard("counting", self.overview.take, fine=self._looked)
+        self._timer = self._loop.call_later(FINE if self._looked else COARSE, self._tick)
+
+    def _began(self) -> None:
+        """Somebody looks."""
+        self._looked = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._tick()
+        if self._asking is None:
+            self._asking = self._loop.create_task(self._ask())
+
+    def _ended(self) -> None:
+        """Nobody does any more."""
+        self._looked = False
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+
+    async def _ask(self) -> None:
+        """Ask what came of choices, again and again: it is kept by another program."""
+        while True:
+            for task in self.overview.choices.tasks:
+                try:
+                    self.overview.choices.told(task, await self._report(task))
+                except Exception as error:
+                    # what was learned cannot be asked for now; the shares are counted all the same
+                    logger.info("the page does not know what came of %s: %s", task, error)
+            await asyncio.sleep(ASK)
+
+    def show(self) -> Any:
+        """What the panels show: made once a tick, however many look."""
+        from altlas_flow.dashboard.panels import Shown
+
+        now = time.monotonic()
+        if self._shown is None or now - self._shown.monotonic >= 0.8 * FINE:
+            overview = self.overview
+            self._shown = Shown(overview.now(), overview.timeline, overview.choices, now)
+        return self._shown
+
+    # -- its place -----------------------------------------------------------------------------------
+
+    def attach(self) -> bool:
+        """Put the page beside those of Dask; whether this scheduler has any."""
+        first = _bokeh_of(self.scheduler)
+        if first is None:
+            return False
+        from distributed.dashboard.components.scheduler import env
+        from distributed.dashboard.core import BokehApplication
+        from distributed.dashboard.scheduler import template_variables
+        from tornado.ioloop import IOLoop
+
+        from altlas_flow.dashboard.page import Looking, page, pane, template
+        from altlas_flow.dashboard.panels import PANELS
+
+        looking = self.looking = Looking(self.show, self._began, self._ended)
+        variables = template_variables(self.scheduler)
+        names = [kind.name for kind in PANELS]
+        whole = env.from_string(template())
+        applications = {
+            f"/{PAGE}": lambda scheduler, extra, doc: page(looking, whole, {**extra, "panels": names}, doc)
+        }
+        for kind in PANELS:
+            applications[f"/{PANE}{kind.name}"] = partial(_pane, pane, kind, looking)
+        app = self._app = BokehApplication(
+            applications, self.scheduler, prefix=first.prefix, template_variables=variables
+        )
+        self.scheduler.http_application.add_application(app)
+        app.initialize(IOLoop.current())
+        app.start()
+        prefix = (first.prefix or "").rstrip("/")
+        self.scheduler.http_application.add_handlers(
+            r".*$",
+            [
+                (rf"{prefix}/{PAGE}/json", _Json, {"overview": self.overview}),
+                (rf"{prefix}/individual-plots\.json", _Plots, {"scheduler": self.scheduler}),
+            ],
+        )
+        if PAGE not in variables["pages"]:
+            variables["pages"].append(PAGE)
+            variables["plots"] += [
+                {"url": f"{PANE}{kind.name}", "name": f"altlas_flow: {kind.title}"} for kind in PANELS
+            ]
+        return True
+
+    def close(self) -> None:
+        """Stop counting."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._ended()
+        if self._app is not None:
+            self._guard("closing the page", self._app.stop)
+
+
+def _bokeh_of(scheduler: Any) -> Any:
+    """Dask's own application of Bokeh; None where it has none, as with ``--no-dashboard``."""
+    try:
+        from bokeh.server.tornado import BokehTornado
+    except ImportError:
+        return None
+    applications = getattr(getattr(scheduler, "http_application", None), "applications", ())
+    return next((app for app in applications if isinstance(app, BokehTornado)), None)
+
+
+def _pane(pane: Any, kind: Any, looking: Any, scheduler: Any, extra: Any, doc: Any) -> None:
+    pane(kind, looking, doc)
+
+
+class _Json(RequestHandler):
+    """What the page shows, as JSON."""
+
+    def initialize(self, overview: Overview) -> None:
+        self.overview = overview
+
+    def get(self) -> None:
+        from altlas_flow.dashboard.page import as_json
+
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.finish(as_json(self.overview.now()))
+
+
+class _Plots(RequestHandler):
+    """What JupyterLab's extension lists: Dask's own panes, and ours, which are of another application."""
+
+    def initialize(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+
+    def get(self) -> None:
+        from bokeh.server.tornado import BokehTornado
+
+        found = {}
+        for app in self.scheduler.http_application.applications:
+            if isinstance(app, BokehTornado):
+                for path in sorted(app.app_paths):
+                    if path.lstrip("/").startswith("individual-"):
+                        found[path.strip("/").replace("-", " ").title()] = path
+        found["Individual Cluster Map"] = "/statics/individual-cluster-map.html"
+        self.write(found)

@@ -1,0 +1,114 @@
+"""`Lines`: a line of each of a few models over time; only what is new is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from bokeh.models import ColumnDataSource, DataRange1d, HoverTool, Range1d
+from bokeh.plotting import figure
+
+from altlas_flow.dashboard.panels.plots import clock_formatter, plain_axes
+from altlas_flow.dashboard.panels.style import COLOURS
+
+Floats = npt.NDArray[np.float64]
+
+#: Steps for which the last value stands where there is none: one answer a second is a line, not dots.
+STANDS = 10
+
+
+class Lines:
+    """A plot of as many lines as there are colours.
+
+    Parameters
+    ----------
+    height : int
+        Pixels.
+    """
+
+    def __init__(self, height: int) -> None:
+        slots = [f"y{at}" for at in range(len(COLOURS))]
+        self.source: Any = ColumnDataSource({"t": [], **{slot: [] for slot in slots}})
+        self.plot: Any = figure(
+            height=height,
+            sizing_mode="stretch_width",
+            tools="",
+            toolbar_location=None,
+            x_range=Range1d(start=0, end=1),
+            y_range=DataRange1d(start=0),
+            x_axis_type="datetime",
+        )
+        self._lines = [
+            self.plot.line("t", slot, line_color=colour, line_width=2, source=self.source)
+            for slot, colour in zip(slots, COLOURS, strict=True)
+        ]
+        self.plot.add_tools(HoverTool(tooltips=[("model", "$name"), ("value", "$y")]))
+        self.plot.xaxis.formatter = clock_formatter()
+        self.themed = plain_axes(self.plot)
+        self._slots = slots
+        self._drawn: tuple[Any, ...] = ()
+        self._last = -np.inf
+
+    def draw(
+        self,
+        times: Floats,
+        values: Mapping[str, Floats],
+        names: Sequence[str],
+        what: str,
+        span: float,
+        now: float,
+    ) -> None:
+        """Draw, or go on with what is drawn.
+
+        Parameters
+        ----------
+        times : numpy.ndarray
+            Seconds since 1970.
+        values : mapping
+            By model; NaN where there is nothing.
+        names : sequence of str
+            Models that have a line, in the order of their colours.
+        what : str
+            Is written at the axis; another one begins anew.
+        span : float
+            Seconds that are shown, up to `now`.
+        """
+        columns = [_standing(values.get(name, np.full(len(times), np.nan))) for name in names]
+        new = np.flatnonzero(times > self._last)
+        drawn = (tuple(names), what, span)
+        if drawn != self._drawn or len(new) > len(times) // 2:
+            whole, filled = _with_gaps(times, columns)
+            self.source.data = self._data(whole, filled)
+            self._drawn = drawn
+            self.plot.yaxis.axis_label = what
+            for line, name in zip(self._lines, [*names, *[""] * len(self._lines)], strict=False):
+                line.name = name
+        elif len(new):
+            most = max(1000, 2 * len(times))
+            self.source.stream(self._data(times[new], [column[new] for column in columns]), rollover=most)
+        self._last = float(times[-1]) if len(times) else -np.inf
+        self.plot.x_range.start, self.plot.x_range.end = 1000.0 * (now - span), 1000.0 * now
+
+    def _data(self, times: Floats, columns: Sequence[Floats]) -> dict[str, Any]:
+        nothing = np.full(len(times), np.nan)
+        lines = [*columns, *[nothing] * (len(self._slots) - len(columns))]
+        return {"t": 1000.0 * times, **dict(zip(self._slots, lines, strict=True))}
+
+
+def _standing(values: Floats) -> Floats:
+    """Values, where there are none for a few steps the last ones."""
+    at = np.arange(len(values))
+    last = np.maximum.accumulate(np.where(np.isnan(values), -1, at)) if len(values) else at
+    stands = (last >= 0) & (at - last <= STANDS)
+    return np.where(stands, values[last], np.nan)
+
+
+def _with_gaps(times: Floats, columns: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
+    """Lines that end where nothing was noted for longer than usual, and begin anew."""
+    if len(times) < 3:
+        return times, list(columns)
+    steps = np.diff(times)
+    gaps = np.flatnonzero(steps > 5 * np.median(steps)) + 1
+    return np.insert(times, gaps, times[gaps - 1]), [np.insert(column, gaps, np.nan) for column in columns]

@@ -1,0 +1,69 @@
+"""Is it well? The nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from altlas_flow.dashboard.panels.base import Cell, HtmlPanel, Shown, bar, dotted, empty, heading, size, table
+
+#: Models of a node that are named; the rest is counted.
+NAMED = 3
+
+
+class Nodes(HtmlPanel):
+    """Status, work, memory, GPUs and models of each node."""
+
+    name, title, every = "nodes", "Is it well?", 2
+
+    def html(self, shown: Shown) -> str:
+        """A line of each node; those that are not well first."""
+        nodes = shown.now["nodes"]
+        totals = shown.now["totals"]
+        if not nodes:
+            return heading(self.title) + empty(
+                "No node has joined. Start one: altlas-flow worker ADDRESS, or have af.connect() start some."
+            )
+        said = ", ".join(f"{count} {status}" for status, count in totals["nodes"].items() if count)
+        waits = totals["held"] + totals["parked"]
+        more = f"{totals['in_flight']} in flight on {totals['slots']} slots" + (
+            f", {waits} waiting" if waits else ""
+        )
+        gpus = any(node["gpus"] for node in nodes)
+        columns = ["Node", "Status", "#In flight", "Memory", *(["GPU"] if gpus else []), "*Models"]
+        order = {"ERROR": 0, "OFFLINE": 1, "BUSY": 2, "ONLINE": 3}
+        rows = [
+            [
+                node["node"],
+                dotted(node["status"], node["status"], node["reason"]),
+                f"{node['in_flight']}/{node['slots']}",
+                _memory(node),
+                *([_gpus(node)] if gpus else []),
+                _models(node["models"]),
+            ]
+            for node in sorted(nodes, key=lambda node: order.get(node["status"], 0))
+        ]
+        faults = totals["faults_of_plugin"]
+        warning = empty(f"The scheduler's plugin had {faults} faults: see its log.") if faults else ""
+        return heading(self.title, f"{said} · {more}") + warning + table(columns, rows, label="nodes")
+
+
+def _memory(node: dict[str, Any]) -> Cell | None:
+    if not node["memory"]:
+        return None
+    limit = node["memory_limit"]
+    text = f"{size(node['memory'])} of {size(limit)}" if limit else size(node["memory"])
+    shown = bar(node["memory"], limit, size(node["memory"]), warn=True)
+    return Cell(shown.html, text)
+
+
+def _gpus(node: dict[str, Any]) -> Cell | None:
+    if not node["gpus"]:
+        return None
+    parts = [bar(gpu["use"], 1.0, f"{gpu['use']:.0%}").html for gpu in node["gpus"]]
+    said = ", ".join(f"{gpu['use']:.0%}, {size(gpu['memory'])}" for gpu in node["gpus"])
+    return Cell(" ".join(parts), said)
+
+
+def _models(models: list[str]) -> str:
+    rest = len(models) - NAMED
+    return ", ".join(models[:NAMED]) + (f" and {rest} more" if rest > 0 else "")

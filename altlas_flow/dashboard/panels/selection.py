@@ -1,0 +1,154 @@
+"""Which? What the selector chose for each task, and what came of it."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from bokeh.layouts import column
+from bokeh.models import ColumnDataSource, HoverTool, InlineStyleSheet, Range1d
+from bokeh.models.widgets import Select
+from bokeh.plotting import figure
+
+from altlas_flow.dashboard.panels.base import (
+    Cell,
+    Panel,
+    Shown,
+    colours_of,
+    empty,
+    heading,
+    html_div,
+    seconds,
+    short,
+    table,
+)
+from altlas_flow.dashboard.panels.plots import ago_formatter, plain_axes
+from altlas_flow.dashboard.panels.style import CHOICE
+
+#: Seconds that are drawn.
+SPANS = (3600.0, 86400.0)
+
+
+class Selection(Panel):
+    """Shares of the models of a task over time, and estimates of each."""
+
+    name, title, every = "selection", "Which?", 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source: Any = ColumnDataSource(
+            {name: [] for name in ("x", "width", "low", "high", "colour", "model")}
+        )
+        self.task = Select(
+            options=[], sizing_mode="stretch_width", visible=False, stylesheets=[InlineStyleSheet(css=CHOICE)]
+        )
+        self.plot: Any = figure(
+            height=150,
+            sizing_mode="stretch_width",
+            tools="",
+            toolbar_location=None,
+            y_range=Range1d(start=0, end=1),
+        )
+        self.plot.quad(
+            left="x",
+            right="width",
+            bottom="low",
+            top="high",
+            fill_color="colour",
+            line_color=None,
+            source=self.source,
+        )
+        self.plot.add_tools(HoverTool(tooltips=[("model", "@model")]))
+        self.plot.yaxis.axis_label, self.plot.xaxis.axis_label = "share", "minutes ago"
+        self.plot.xaxis.formatter = ago_formatter()
+        self.themed += plain_axes(self.plot)
+        self.head, self.table = html_div("altlas-selection-head"), html_div("altlas-selection-table")
+        self.head.sizing_mode = "stretch_width"
+        self.root = column(
+            self.head,
+            self.task,
+            self.plot,
+            self.table,
+            name=f"altlas-{self.name}",
+            sizing_mode="stretch_both",
+        )
+
+    def update(self, shown: Shown) -> None:
+        tasks = shown.now["tasks"]
+        names = [one["task"] for one in tasks]
+        if self.task.options != names:
+            self.task.options = names
+            self.task.visible = len(names) > 1
+        if not tasks:
+            self.plot.visible = False
+            self._say(self.head, heading(self.title))
+            self._say(
+                self.table,
+                empty(
+                    'No model was chosen yet: flow.submit(task="...", inputs=...) lets the selector choose.'
+                ),
+            )
+            return
+        if self.task.value not in names:
+            self.task.value = names[0]
+        chosen: dict[str, Any] = next(one for one in tasks if one["task"] == self.task.value)
+        colours = colours_of(one["model"] for one in chosen["models"])
+        said = f"{chosen['task']}: {chosen['decisions']:,} decisions"
+        self._say(self.head, heading(self.title, said))
+        self._say(self.table, _table(chosen["models"], colours))
+        self._draw(shown, chosen["task"], colours)
+
+    def failed(self, text: str) -> None:
+        self.plot.visible = False
+        self._say(self.table, empty(text))
+
+    def _say(self, div: Any, text: str) -> None:
+        if div.text != text:
+            div.text = text
+
+    def _draw(self, shown: Shown, task: str, colours: dict[str, str]) -> None:
+        times, values = shown.choices.shares(task, SPANS[0])
+        self.plot.visible = bool(times)
+        data: dict[str, list[Any]] = {name: [] for name in self.source.data}
+        before = [times[0] - 10.0, *times[:-1]] if times else []
+        for at, time in enumerate(times):
+            low = 0.0
+            for model in colours:
+                share = values.get(model, [0.0] * len(times))[at]
+                if share <= 0.0:
+                    continue
+                data["x"].append(round((max(before[at], time - 60.0) - shown.monotonic) / 60.0, 3))
+                data["width"].append(round((time - shown.monotonic) / 60.0, 3))
+                data["low"].append(round(low, 4))
+                data["high"].append(round(low + share, 4))
+                data["colour"].append(colours[model])
+                data["model"].append(model)
+                low += share
+        self.source.data = data
+
+
+def _table(models: list[dict[str, Any]], colours: dict[str, str]) -> str:
+    rows = [
+        [
+            _named(one["model"], colours[one["model"]]),
+            f"{one['share']:.0%}",
+            _with_error(one["quality"], one["quality_error"]),
+            seconds(one["latency_p50"]),
+            seconds(one["latency_p95"]),
+            _with_error(one["cost"], one["cost_error"]),
+            None if one["errors"] is None else f"{one['errors']:,}",
+        ]
+        for one in models
+    ]
+    columns = ["Model", "#share", "#quality", "#p50", "#p95", "#cost", "#failed"]
+    return table(columns, rows, label="choices")
+
+
+def _with_error(value: float | None, error: float | None) -> str | None:
+    if value is None:
+        return None
+    return f"{value:.3g}" + (f" ± {error:.2g}" if error is not None else "")
+
+
+def _named(model: str, colour: str) -> Cell:
+    return Cell(f'<span class="dot" style="background:{colour}"></span>{escape(short(model, 20))}', model)

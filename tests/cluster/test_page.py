@@ -1,0 +1,176 @@
+"""The page on Dask's dashboard, on a cluster in processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import urllib.error
+import urllib.request
+
+import dask
+import pandas as pd
+import pytest
+from distributed import Client
+
+import altlas_flow as af
+from tests.laboratory import LIMIT, laboratory, until
+
+pytestmark = pytest.mark.timeout(150)
+
+
+def shout(rows):
+    return [row.upper() for row in rows]
+
+
+def refuse(rows):
+    raise ValueError("<b>no</b>")
+
+
+def get(flow, path):
+    address = flow.client.dashboard_link.removesuffix("/status")
+    with urllib.request.urlopen(f"{address}/{path}", timeout=LIMIT) as answer:
+        return answer.read().decode()
+
+
+def overview(flow):
+    return json.loads(get(flow, "altlas/json"))
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with laboratory({"left": {"resources": {"GPU": 1}}, "right": {}}) as lab:
+        lab.flow.register(af.ModelSpec(id="shout <i>", source=shout, serves=["noise"]))
+        lab.flow.register(af.ModelSpec(id="refuse", source=refuse))
+        yield lab
+
+
+def test_the_page_is_in_the_menu_of_its_neighbours(lab):
+    page = get(lab.flow, "altlas")
+    assert 'href="altlas"' in page and 'id="altlas"' in page
+    assert 'href="altlas"' in get(lab.flow, "status")
+    panes = json.loads(get(lab.flow, "individual-plots.json"))
+    ours = {path for name, path in panes.items() if "Altlas" in name}
+    assert ours == {
+        f"/individual-altlas-{name}" for name in ("nodes", "speed", "places", "selection", "faults", "jobs")
+    }
+    assert (
+        "/individual-progress" in panes.values() and "/statics/individual-cluster-map.html" in panes.values()
+    )
+    for path in ours:
+        assert "Bokeh" in get(lab.flow, path.lstrip("/"))
+
+
+def test_what_requests_did_is_counted(lab):
+    handles = [lab.flow.submit("shout <i>", "abc") for _ in range(30)]
+    assert all(handle.result(LIMIT).outputs == "ABC" for handle in handles)
+    failed = lab.flow.submit("refuse", "abc").response(LIMIT)
+
+    def counted():
+        models = {one["model"]: one for one in overview(lab.flow)["models"]}
+        return (
+            models.get("shout <i>", {}).get("completed_total") == 30 and models["refuse"]["error_total"] == 1
+        )
+
+    until(counted)
+    now = overview(lab.flow)
+    assert "<" not in get(lab.flow, "altlas/json")
+    (fault,) = [one for one in now["faults"] if one["task"] == failed.request_id]
+    assert fault["kind"] == failed.error.type and "<b>no</b>" in fault["error"]
+    assert fault["node"] in ("left", "right") and any(line.startswith("tries") for line in fault["trace"])
+    assert now["errors"] == {fault["kind"]: 1}
+    assert {node["node"]: node["status"] for node in now["nodes"]} == {"left": "ONLINE", "right": "ONLINE"}
+    places = {(one["node"], one["model"]): one for one in now["places"]}
+    assert any(one["loaded"] and one["seconds_per_row"] for one in places.values())
+    assert sum(one["requests"] for one in places.values() if one["model"] == "shout <i>") == 30
+
+
+def test_batches_of_hosts_are_counted(lab):
+    lab.flow.submit("shout <i>", ["a", "b", "c"]).result(LIMIT)
+
+    def heard():
+        models = {one["model"]: one for one in overview(lab.flow)["models"]}
+        return models["shout <i>"]["batches_total"] > 0 and models["shout <i>"]["loads_total"] > 0
+
+    until(heard)  # with the next heartbeat after which the counters are looked at
+
+
+def test_choices_are_counted(lab):
+    for _ in range(5):
+        lab.flow.submit(task="noise", inputs="a").result(LIMIT)
+    until(lambda: any(one["decisions"] >= 5 for one in overview(lab.flow)["tasks"] if one["task"] == "noise"))
+    (task,) = overview(lab.flow)["tasks"]
+    assert task["models"][0]["share"] == 1.0
+
+
+def test_a_job_says_how_far_it_is(lab, tmp_path):
+    frame = pd.DataFrame({"text": ["a", None, *"bcdefgh"] * 50})
+    lab.flow.run(frame, "shout <i>", input="text", output="loud", to=tmp_path / "out", progress=False)
+    until(lambda: any(one["state"] == "done" for one in overview(lab.flow)["jobs"]))
+    (job,) = [one for one in overview(lab.flow)["jobs"] if one["output"].endswith("out")]
+    assert (job["done"], job["total"], job["dead"], job["model"]) == (450, 450, 50, "shout <i>")
+    with pytest.raises(af.AltlasError):
+        lab.flow.run(frame, "refuse", input="text", output="loud", to=tmp_path / "bad", progress=False)
+    until(lambda: {one["state"] for one in overview(lab.flow)["jobs"]} == {"done"})
+
+
+def test_jobs_of_a_client_that_goes_are_gone(lab):
+    with Client(lab.client.scheduler.address, set_as_default=False) as other:
+        job = {"id": "x", "model": "m", "output": "o", "state": "running", "done": 1, "skipped": 0, "dead": 0}
+        other.loop.add_callback(
+            other._send_to_scheduler, {"op": "altlas-job", "job": {**job, "total": None, "seconds": 1.0}}
+        )
+        until(lambda: any(one["state"] == "running" for one in overview(lab.flow)["jobs"]))
+    until(lambda: any(one["state"] == "gone" for one in overview(lab.flow)["jobs"]))
+
+
+def test_what_clients_send_that_makes_no_sense_is_a_fault_and_no_more(lab):
+    before = lab.info()["faults"]
+    with Client(lab.client.scheduler.address, set_as_default=False) as other:
+        other.loop.add_callback(other._send_to_scheduler, {"op": "altlas-job", "job": {"id": 1}})
+        lab.until(lambda info: info["faults"] > before)
+    assert lab.flow.submit("shout <i>", "a").result(LIMIT).outputs == "A"
+    assert overview(lab.flow)["totals"]["faults_of_plugin"] == before + 1
+
+
+def test_a_worker_that_goes_is_offline_on_the_page_until_it_comes_again():
+    with laboratory({"stays": {}, "goes": {}}) as lab:
+        until(lambda: len(overview(lab.flow)["nodes"]) == 2)
+        lab.remove("goes")
+
+        def offline():
+            nodes = {one["node"]: one for one in overview(lab.flow)["nodes"]}
+            return nodes["goes"]["status"] == "OFFLINE" and nodes["stays"]["status"] == "ONLINE"
+
+        until(offline)
+        (gone,) = [one for one in overview(lab.flow)["nodes"] if one["node"] == "goes"]
+        assert "it left" in gone["reason"] and gone["slots"] == 0
+        lab.add("goes")
+        lab.await_host("goes")
+        until(lambda: {one["status"] for one in overview(lab.flow)["nodes"]} == {"ONLINE"})
+
+
+def test_a_worker_that_is_silent_or_killed_is_offline_on_the_page():
+    with laboratory({"stays": {}, "stops": {}}, heartbeat_timeout="2s") as lab:
+        lab.await_nannies()
+        pid = lab.pid_of("stops")
+
+        def status():
+            return {one["node"]: one["status"] for one in overview(lab.flow)["nodes"]}
+
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: status() == {"stays": "ONLINE", "stops": "OFFLINE"})
+        os.kill(pid, signal.SIGCONT)
+        until(lambda: status() == {"stays": "ONLINE", "stops": "ONLINE"})
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: status() == {"stays": "ONLINE", "stops": "OFFLINE"})
+        until(lambda: status() == {"stays": "ONLINE", "stops": "ONLINE"})  # its nanny has started it again
+
+
+def test_without_metrics_nothing_is_counted_and_there_is_no_page():
+    with dask.config.set({"altlas.metrics": False}), laboratory({"one": {}}) as lab:
+        assert lab.flow.submit(af.ModelSpec(id="s", source=shout), "a").result(LIMIT).outputs == "A"
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(lab.flow, "altlas/json")
+        assert 'href="altlas"' not in get(lab.flow, "status")
+        assert lab.info()["faults"] == 0

@@ -1,0 +1,177 @@
+"""What panels show: everything escaped, and what to do where there is nothing."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from bokeh.document import Document
+
+from altlas_flow.dashboard.choices import Choices
+from altlas_flow.dashboard.counts import Counts
+from altlas_flow.dashboard.jobs import Jobs
+from altlas_flow.dashboard.page import Looking, as_json
+from altlas_flow.dashboard.panels import PANELS, Shown
+from altlas_flow.dashboard.panels.base import table
+from altlas_flow.dashboard.panels.lines import Lines
+from altlas_flow.dashboard.timeline import FIELDS, Timeline
+from tests.dashboard.parts import part
+from tests.dashboard.test_jobs import job
+
+pytestmark = pytest.mark.timeout(60)
+
+EVIL = "<script>alert('x')</script>\"onmouseover=alert(1) $$x$$"
+NODE = {
+    "status": "BUSY",
+    "reason": "it is cordoned",
+    "in_flight": 2,
+    "slots": 1,
+    "waiting_rows": 3,
+    "cpu": 0.5,
+    "memory": 2**30,
+    "memory_limit": 2**31,
+    "gpus": [{"use": 0.5, "memory": 2.0**30}],
+    "served": 3,
+    "failures": 1,
+    "heartbeat": 0.1,
+}
+
+
+def shown(name=None):
+    """What panels are given: nothing at all, or one of everything, by that name."""
+    counts = Counts()
+    timeline, choices, jobs = Timeline(counts), Choices(counts), Jobs()
+    nodes, models, places = [], [], []
+    if name is not None:
+        timeline.take(0.0)
+        choices.take(0.0)
+        counts.ended(part(name, [0.2], node=name), name, 0.0)
+        counts.ended(part(name, [0.2], status="error", error=name, kind=name, trace=[name]), name, 0.0)
+        counts.decided(name, name)
+        jobs.told(name, job(model=name, output=name), 20.0)
+        timeline.take(20.0)
+        choices.take(20.0)
+        choices.told(name, [{"model": name, "quality": 0.5, "quality_error": 0.1, "errors": 1}])
+        nodes = [{**NODE, "node": name, "models": [name]}]
+        totals = dict.fromkeys(("rows_total", "retries_total"), 1)
+        models = [{"model": name, "waiting": 3, **dict.fromkeys(FIELDS, 0.5), **totals}]
+        places = [{"node": name, "model": name, "loaded": True, "seconds_per_row": 0.1}]
+    now = {
+        "at": 1e9,
+        "nodes": nodes,
+        "models": models,
+        "places": places,
+        "tasks": choices.latest(),
+        "errors": dict(counts.errors),
+        "faults": list(counts.faults),
+        "jobs": jobs.latest(20.0),
+        "totals": {
+            "nodes": {"BUSY": len(nodes)},
+            "in_flight": 2,
+            "slots": 1,
+            "held": 0,
+            "parked": 1,
+            "faults_of_plugin": 0,
+        },
+    }
+    return Shown(now, timeline, choices, 20.0)
+
+
+def texts(panel):
+    """All that a panel shows as HTML."""
+    return [model.text for model in panel.root.references() if type(model).__name__ == "Div"]
+
+
+@pytest.mark.parametrize("kind", PANELS)
+def test_whatever_a_name_holds_is_shown_as_text(kind):
+    panel = kind()
+    panel.update(shown(EVIL))
+    html = "".join(texts(panel))
+    assert "<script" not in html
+    assert "alert(" in html or kind.name == "places", "there names are drawn, not written"
+    for tag in re.findall("<[^>]*>", html):
+        assert "onmouseover" not in tag.replace("&quot;onmouseover", ""), tag
+    assert all(model.disable_math for model in panel.root.references() if type(model).__name__ == "Div")
+
+
+@pytest.mark.parametrize("kind", PANELS)
+def test_where_there_is_nothing_it_says_so(kind):
+    panel = kind()
+    panel.update(shown())
+    html = "".join(texts(panel))
+    assert 'class="empty"' in html and len(re.sub("<[^>]*>", "", html)) > 30
+
+
+@pytest.mark.parametrize("kind", PANELS)
+def test_what_comes_goes_and_comes_again_is_shown(kind):
+    panel = kind()
+    for name in (None, "model", None, "other", "other"):
+        panel.update(shown(name))
+    assert "other" in "".join(texts(panel)) or kind.name == "places"
+
+
+def test_a_panel_that_fails_says_so_and_the_others_go_on(caplog):
+    good, bad = PANELS[0](), PANELS[1]()
+    bad.update = lambda shown: 1 / 0
+    began, ended = [], []
+    looking = Looking(lambda: shown("model"), lambda: began.append(1), lambda: ended.append(1))
+    doc = Document()
+    looking.open(doc, [bad, good])
+    assert "model" in "".join(texts(good))
+    assert "cannot be shown now" in "".join(texts(bad))
+    assert "division by zero" in caplog.text
+    assert looking.faults == 1 and began == [1] and not ended
+
+
+def test_a_source_that_fails_fails_no_page(caplog):
+    looking = Looking(lambda: 1 / 0)
+    panels = [kind() for kind in PANELS]
+    looking.open(Document(), panels)
+    assert all("cannot be shown now" in "".join(texts(panel)) for panel in panels)
+    assert "division by zero" in caplog.text
+
+
+def test_json_is_no_html():
+    text = as_json(shown(EVIL).now)
+    assert "<" not in text and ">" not in text and "&" not in text
+    with pytest.raises(ValueError, match="JSON"):
+        as_json({"x": float("nan")})
+
+
+def test_a_table_is_one_for_those_who_do_not_see_it():
+    html = table(["Model", "#p50"], [["<b>", None]], label="models & more")
+    assert 'aria-label="models &amp; more"' in html
+    assert html.count('scope="col"') == 2
+    assert "<td>&lt;b&gt;</td>" in html and "–" in html
+
+
+def test_a_line_goes_on_without_being_drawn_anew():
+    counts = Counts()
+    timeline, lines = Timeline(counts), Lines(height=100)
+    timeline.take(0.0)
+    doc, sent = Document(), []
+    doc.add_root(lines.plot)
+    doc.on_change(lambda event: sent.append(type(event).__name__))
+    for at in range(1, 41):
+        counts.ended(part("a", [0.2]), "c", 0.0)
+        timeline.take(0.5 * at)
+        times, values = timeline.series("requests", 300.0)
+        lines.draw(times, values, ["a"], "requests per second", 300.0, 0.5 * at)
+    assert sent.count("ColumnsStreamedEvent") > 30, "after the first few steps only what is new is sent"
+    assert len(lines.source.data["t"]) == 40
+    assert lines.source.data["y0"][-30:].tolist() == [2.0] * 30
+    assert np.isnan(lines.source.data["y1"]).all()
+    lines.draw(times, values, ["b", "a"], "requests per second", 300.0, 20.0)
+    assert lines.source.data["y1"][-30:].tolist() == [2.0] * 30
+
+
+def test_a_line_stands_for_a_while_and_has_gaps():
+    lines = Lines(height=100)
+    times = np.concatenate([np.arange(0, 20, 0.5), np.arange(100, 120, 0.5)])
+    values = np.full(len(times), np.nan)
+    values[[0, 3, 30, 45]] = 7.0
+    lines.draw(times, {"a": values}, ["a"], "p50", 300.0, 120.0)
+    t, y = lines.source.data["t"], lines.source.data["y0"]
+    assert len(t) == len(times) + 1, "a step without a value parts what is before from what is after"
+    assert np.nansum(y == 7.0) > 20 and np.isnan(y[20:30]).all() and np.isnan(y[40])
