@@ -10,7 +10,9 @@ import numpy.typing as npt
 from altlas_flow.dashboard.counts import SUMS, Counts, quantiles
 
 #: Seconds of a step, and steps that are kept: five minutes, an hour, a day.
-LEVELS = ((0.5, 600), (10.0, 360), (60.0, 1440))
+LEVELS = ((0.5, 600), (10.0, 360), (300.0, 288))
+#: Of a step, or of ten seconds, what it may be shorter: clocks are not that regular.
+SOONER = 0.05
 #: What is kept of each step and model: per second (the first four), seconds (the next four), rows a batch.
 FIELDS = ("requests", "rows", "errors", "retries", "p50", "p95", "p99", "queue", "batch")
 #: Shares of the quantiles among them.
@@ -67,7 +69,7 @@ class _Level:
 
     def __post_init__(self) -> None:
         self.times = np.full(self.kept, np.nan)
-        self.values = np.full((self.kept, 8, len(FIELDS)), np.nan, dtype=np.float32)
+        self.values = np.zeros((self.kept, 0, len(FIELDS)), dtype=np.float32)  # where nobody looks: nothing
 
     def order(self) -> npt.NDArray[np.int64]:
         """Places of the steps that there are, the oldest first."""
@@ -81,11 +83,12 @@ class _Level:
             self.mark = _Mark.of(counts, now)  # what was counted meanwhile belongs to no step of this length
             return None
         seconds = now - mark.at
-        if seconds < self.step * 0.95:
+        if seconds < self.step - SOONER * min(self.step, LEVELS[1][0]):
             return None
         models = len(counts.models)
-        if models > self.values.shape[1]:
-            more = np.full((self.kept, models, len(FIELDS)), np.nan, dtype=np.float32)
+        wide = self.values.shape[1]
+        if models > wide:  # twice as wide, or each new model would have all of it copied
+            more = np.full((self.kept, max(8, wide, models - wide), len(FIELDS)), np.nan, dtype=np.float32)
             self.values = np.concatenate([self.values, more], axis=1)
         at = self.count % self.kept
         self.values[at] = np.nan

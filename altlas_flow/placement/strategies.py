@@ -57,15 +57,23 @@ def round_robin(asked: Asked, nodes: Sequence[Node], memory: Memory) -> list[Sco
 def least_loaded(asked: Asked, nodes: Sequence[Node], memory: Memory) -> list[Scored]:
     """Fewest rows in flight for its slots; between equals most bytes of the inputs, then at random.
 
-    Between nodes that are equally busy, the one that was given something longest ago: it is the likelier one
-    to be done soon, and models that are asked the same at once do not queue behind one another.
+    Of nodes that are idle one that has the model loaded: while another one loaded it, what comes later might
+    have its slot first, and be long. Between nodes that are equally busy, the one that was given something
+    longest ago: it is the likelier one to be done soon, and models that are asked the same at once do not
+    queue behind one another.
 
     Bad where nodes are unequally fast and much is in flight: it counts rows, not their time. The
     score is the load, rows for each slot.
     """
-    draw, local = memory.rng.random, asked.local
+    draw, local, model = memory.rng.random, asked.local, asked.model
     if not local:
-        return _ranked([(node.load, 0.0, node.given or draw(), i) for i, node in enumerate(nodes)], nodes)
+        return _ranked(
+            [
+                (node.load, 0.0 if node.rows or model in node.loaded else 1.0, node.given or draw(), i)
+                for i, node in enumerate(nodes)
+            ],
+            nodes,
+        )
     return _ranked(
         [(node.load, -local.get(node.address, 0), node.given or draw(), i) for i, node in enumerate(nodes)],
         nodes,

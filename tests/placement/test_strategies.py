@@ -200,6 +200,18 @@ def test_least_loaded_takes_fewest_rows_a_slot_then_most_of_the_inputs(some, see
     assert local[chosen.address] == max(local[node.address] for node in equals)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_of_idle_nodes_the_one_that_has_the_model_is_taken(seed):
+    cold, warm = Node("tcp://a", name="a"), Node("tcp://b", name="b", loaded={"m": 1})
+    asked = Asked(model="m", needs=Needs())
+    memory = Memory(random.Random(seed))
+    assert least_loaded(asked, [cold, warm], memory)[0].node is warm
+    warm.begin(1, 0.1, now=1.0)
+    assert least_loaded(asked, [cold, warm], memory)[0].node is cold, "whoever is idle goes before"
+    cold.begin(1, 0.1, now=0.5)
+    assert least_loaded(asked, [cold, warm], memory)[0].node is cold, "it was given something longer ago"
+
+
 @pytest.mark.parametrize("strategy", [least_loaded, capability_based, latency_optimized, model_specific])
 def test_between_nodes_that_are_equally_busy_the_one_that_was_given_something_longest_ago(strategy):
     some = [Node(name) for name in "abc"]
