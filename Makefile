@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-EXTRAS ?= demo,test
+EXTRAS ?= demo,docs,test
 PY := .venv/bin/python
 STAMP := .venv/.installed
 BENCH_STAMP := .venv-bench/.installed
@@ -19,12 +19,12 @@ BENCH_FLAGS ?=
 # what `make bench-selection` chooses on
 DATA ?=
 
-.PHONY: help setup demo test test-all check bench bench-requests bench-operations bench-composition bench-selection bench-setup clean
+.PHONY: help setup demo test test-all check docs bench bench-requests bench-operations bench-composition bench-observe bench-selection bench-setup clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
-	@echo "also: make setup, make test-all, make bench-setup, make bench TEXTS=FILE COLUMN=NAME, make bench-requests, make bench-operations, make bench-composition, make bench-selection DATA=FOLDER, make clean"
+	@echo "also: make setup, make test-all, make docs, make bench-setup, make bench TEXTS=FILE COLUMN=NAME, make bench-requests, make bench-operations, make bench-composition, make bench-observe, make bench-selection DATA=FOLDER, make clean"
 
 setup: $(STAMP)
 
@@ -63,6 +63,12 @@ test-all: check
 	$(PY) -m pytest -q -m alone
 	@set -e; for file in benchmarks/[a-z]*.py; do echo "$$file --quick"; $(PY) $$file --quick; done
 
+# Into build/docs; nothing is fetched. Every warning is an error.
+docs: setup
+	@$(PY) docs/generate.py
+	@$(PY) -m sphinx -q -W --keep-going -n -b html docs build/docs
+	@echo "build/docs/index.html"
+
 bench-setup: setup $(BENCH_STAMP)
 
 # The peers get an environment of their own: they pin what we must not depend on.
@@ -82,6 +88,9 @@ bench-operations: setup
 
 bench-composition: setup
 	@$(PY) benchmarks/composition.py $(BENCH_FLAGS)
+
+bench-observe: setup
+	@$(PY) benchmarks/observe.py $(BENCH_FLAGS)
 
 bench-selection: setup
 	@$(PY) -c 'import mabwiser' 2>/dev/null || $(PY) -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt mabwiser

@@ -14,13 +14,16 @@ from distributed.deploy.cluster import Cluster
 from altlas_flow.cluster.client.catalog import Catalog
 from altlas_flow.cluster.client.registry import release, transport_for
 from altlas_flow.cluster.connect import Connection, call_control, open_connection
-from altlas_flow.errors import BadRequest, ClusterError, ConnectError
+from altlas_flow.dataframe.accessor import begin, offer
+from altlas_flow.errors import BadRequest, ClusterError, ConnectError, one_line
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.operations import Operations
 from altlas_flow.parallel.asking import Asking
 from altlas_flow.parallel.referee import Referee
+from altlas_flow.records.html import Link, facts
 from altlas_flow.requests import Requests
 from altlas_flow.settings import Settings
+from altlas_flow.tracing import tracer_for
 
 if TYPE_CHECKING:
     from altlas_flow.dataframe.job import Job
@@ -41,7 +44,7 @@ def connect(
     workers: int | None = None,
     threads_per_worker: int | None = None,
     memory_limit: int | str = "auto",
-    models: Sequence[ModelSpec] = (),
+    models: Sequence[ModelSpec] | None = None,
 ) -> Flow:
     """Start an embedded cluster, or join one that runs.
 
@@ -55,7 +58,7 @@ def connect(
         memory for copies of `models`.
     memory_limit : int or str
         Of each embedded worker, weights included; by default its share of the machine's.
-    models : sequence of ModelSpec
+    models : sequence of ModelSpec, optional
         Registered at once.
 
     Returns
@@ -72,16 +75,41 @@ def connect(
     >>> flow = connect()                                       # doctest: +SKIP
     >>> flow.submit("minilm", "hello").result().outputs        # doctest: +SKIP
     """
-    settings = Settings.current()
-    connection = open_connection(
+    loading = begin()
+    flow = open_flow(
         address,
         workers=workers,
         threads_per_worker=threads_per_worker,
         memory_limit=memory_limit,
         models=models,
-        settings=settings,
     )
-    flow = Flow(connection, settings)
+    try:
+        loading.join()
+        offer(flow)
+    except BaseException:
+        flow.close()
+        raise
+    return flow
+
+
+def open_flow(
+    address: str | os.PathLike[str] | Client | Cluster | None = None,
+    *,
+    models: Sequence[ModelSpec] | None = None,
+    **options: Any,
+) -> Flow:
+    """As `connect`, for what has no frames: pandas and dask.dataframe are not loaded for it.
+
+    Parameters
+    ----------
+    address, models, **options
+        See `connect`.
+    """
+    models = list(models or ())
+    settings = Settings.current()
+    tracer_for(settings.traces)  # what is missing is said before anything is started
+    given = {"workers": None, "threads_per_worker": None, "memory_limit": "auto", **options}
+    flow = Flow(open_connection(address, models=models, settings=settings, **given), settings)
     try:
         for spec in models:
             flow.register(spec)
@@ -108,6 +136,11 @@ class Flow(Requests, Asking, Operations):
         self._referee = Referee()
         self._catalog = Catalog(lambda: self.client)
         self._begin_pipelines()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
 
     @property
     def client(self) -> Client:
@@ -161,6 +194,7 @@ class Flow(Requests, Asking, Operations):
         parameters: Mapping[str, Any] | None = None,
         part_rows: int | None = None,
         max_in_flight: int | None = None,
+        progress: bool | None = None,
     ) -> Any:
         """Add the answers of a model or a pipeline to a frame.
 
@@ -188,6 +222,8 @@ class Flow(Requests, Asking, Operations):
             Rows of a piece; of frames of pandas only, as the next.
         max_in_flight : int, optional
             Pieces under way at once; by default a few for each slot.
+        progress : bool, optional
+            By default shown in terminals and notebooks, where it takes longer than a second; as `part_rows`.
 
         Returns
         -------
@@ -208,7 +244,9 @@ class Flow(Requests, Asking, Operations):
             model, output, batch, parameters = self._chooser(model, task, choose, output, batch, parameters)
         subject = self._subject(model, parameters, batch)
         options = {"part_rows": part_rows, "max_in_flight": max_in_flight}
-        return self._job(Mapped, frame, subject, input, output, on_error=on_error, **options).map()
+        return self._job(Mapped, frame, subject, input, output, on_error=on_error, **options).map(
+            progress=progress
+        )
 
     def run(
         self,
@@ -378,3 +416,21 @@ class Flow(Requests, Asking, Operations):
         shown = f"{count} worker{'' if count == 1 else 's'}" + (f" ({silent} silent)" if silent else "")
         wrong = f", {faults} faults of placing, the last: {info['last_fault']}" if faults else ""
         return f"<Flow: {where}, {shown}, dashboard at {self.client.dashboard_link}{wrong}>"
+
+    def _repr_html_(self) -> str:
+        """Where it is, and its nodes; everything is escaped."""
+        if self._closed:
+            return facts("Flow", [("state", "closed: make another with af.connect()")])
+        try:
+            info = call_control(self.client, "altlas_info", limit=REPR_LIMIT)
+            models, nodes = self.models(), self.nodes()
+        except (ClusterError, OSError) as error:
+            return facts("Flow", [("state", one_line(error))])
+        link = str(self.client.dashboard_link)
+        pairs = [
+            ("cluster", "embedded" if self._connection.embedded else self._connection.address),
+            ("dashboard", Link(link)),
+            ("page", Link(f"{link.removesuffix('/status')}/altlas") if info["page"] else None),
+            ("models", ", ".join(sorted(models))),
+        ]
+        return facts("Flow", pairs, nodes._repr_html_())

@@ -7,7 +7,6 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from distributed import Client
@@ -17,6 +16,7 @@ from altlas_flow.errors import BadRequest, one_line
 from altlas_flow.history.rows import COLUMNS
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.records import NodeInfo, NodeStatus, TaskInfo, TaskStatus
+from altlas_flow.records.html import moment, size
 from altlas_flow.records.table import Table
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Operations(ABC):
             A sequence, ordered by name; ``.frame()`` is a DataFrame, and it prints as a table.
         """
         found = self._ask("altlas_nodes")
-        return Table([NodeInfo.model_validate(one) for one in found], NODE_COLUMNS)
+        return Table([NodeInfo.model_validate(one) for one in found], NODE_COLUMNS, title="nodes")
 
     def node(self, node_id: str) -> NodeInfo:
         """One node.
@@ -213,7 +213,8 @@ class Operations(ABC):
             logger.warning(
                 "clients that did not answer: %d; what they have under way is not shown", told["silent"]
             )
-        return Table([TaskInfo.of(row) for page in told["pages"] for row in json.loads(page)], TASK_COLUMNS)
+        rows = [TaskInfo.of(row) for page in told["pages"] for row in json.loads(page)]
+        return Table(rows, TASK_COLUMNS, title="tasks")
 
     def task(self, task_id: str) -> TaskInfo:
         """One request, of whichever client, by its request_id.
@@ -300,12 +301,6 @@ class Operations(ABC):
         return call_control(self.client, operation, **options, **arguments)["result"]
 
 
-def _moment(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(sep=" ", timespec="milliseconds").partition("+")[0]
-
-
 def _limit(timeout: float) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout <= LONGEST:
         raise BadRequest(
@@ -332,10 +327,6 @@ def _status(status: TaskStatus | str | None) -> str | None:
         raise BadRequest(f"status={one_line(repr(status), 60)} is none: give one of {known}") from None
 
 
-def _memory(size: float | None) -> str:
-    return "" if not size else f"{size / 2**20:.0f} MiB"
-
-
 def _latency(info: NodeInfo) -> str:
     busiest = max(info.latency.values(), key=lambda one: one.count, default=None)
     return "" if busiest is None else f"{1000 * busiest.p50:.0f} / {1000 * busiest.p95:.0f} ms"
@@ -358,7 +349,7 @@ NODE_COLUMNS = {
     "served": lambda info: info.served if info.joined else "",
     "failures": lambda info: info.failures if info.joined else "",
     "cpu": lambda info: f"{100 * info.usage.get('cpu', 0):.0f}%" if info.joined else "",
-    "memory": lambda info: _memory(info.usage.get("memory")),
+    "memory": lambda info: size(info.usage.get("memory")),
     "p50 / p95": _latency,
     "has": _has,
     "models": lambda info: ", ".join(info.available_models),
@@ -372,8 +363,8 @@ TASK_COLUMNS = {
     "status": lambda info: info.status,
     "node": lambda info: info.node_id,
     "tries": lambda info: info.tries,
-    "submitted (UTC)": lambda info: _moment(info.submitted),
-    "started": lambda info: _moment(info.started),
-    "ended": lambda info: _moment(info.ended),
+    "submitted (UTC)": lambda info: moment(info.submitted),
+    "started": lambda info: moment(info.started),
+    "ended": lambda info: moment(info.ended),
     "error": lambda info: info.error,
 }

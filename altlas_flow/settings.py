@@ -171,6 +171,12 @@ def _overload(value: Any) -> str:
     return str(value)
 
 
+def _log_format(value: Any) -> str:
+    if value not in ("text", "json"):
+        raise ValueError('"text" or "json" is needed')
+    return str(value)
+
+
 def _one_of(known: tuple[str, ...]) -> _Reader:
     def read(value: Any) -> str:
         name = str(value).upper().replace("-", "_")
@@ -256,6 +262,10 @@ class Settings:
         shown nor pickled: it stays with the program that has read it.
     metrics : bool
         Whether the scheduler that reads it counts what happens, for the page and for Prometheus.
+    traces : bool
+        Whether the client that reads it makes OpenTelemetry spans of what it asks.
+    log_format : str
+        ``text``, or ``json``: what the program that reads it logs.
     """
 
     workers: int | None = _setting(_count_or_auto)
@@ -294,6 +304,8 @@ class Settings:
     cluster_name: str = _setting(_cluster_name)
     dashboard_token: str | None = _setting(_secret, secret=True)
     metrics: bool = _setting(_flag)
+    traces: bool = _setting(_flag)
+    log_format: str = _setting(_log_format)
 
     def __getstate__(self) -> dict[str, Any]:
         # settings travel to workers and clients, secrets do not

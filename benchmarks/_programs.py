@@ -39,7 +39,9 @@ def labelled(**labels: str) -> dict[str, str]:
 
 
 @contextmanager
-def cluster(folder: Path, workers: Mapping[str, Mapping[str, str]]) -> Iterator[Programs]:
+def cluster(
+    folder: Path, workers: Mapping[str, Mapping[str, str]], scheduler: Mapping[str, str] | None = None
+) -> Iterator[Programs]:
     """Start a scheduler and workers of one thread; end them.
 
     Parameters
@@ -48,6 +50,8 @@ def cluster(folder: Path, workers: Mapping[str, Mapping[str, str]]) -> Iterator[
         For the scheduler file, the logs and the workers' spill folders; exists.
     workers : mapping
         Name of a worker -> its environment variables.
+    scheduler : mapping, optional
+        Environment variables of the scheduler.
 
     Raises
     ------
@@ -60,7 +64,9 @@ def cluster(folder: Path, workers: Mapping[str, Mapping[str, str]]) -> Iterator[
     common = ["--host", "127.0.0.1", "--scheduler-file", str(file), "--dashboard-address", "127.0.0.1:0"]
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        processes["scheduler"] = _start("scheduler", ["scheduler", "--port", "0", *common], folder, {})
+        processes["scheduler"] = _start(
+            "scheduler", ["scheduler", "--port", "0", *common], folder, scheduler or {}
+        )
         for name, environment in workers.items():
             # without a nanny: one process a worker, which is the one that the variables are for
             arguments = ["worker", *common, "--name", name, "--nthreads", "1", "--no-nanny"]

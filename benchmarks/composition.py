@@ -20,12 +20,9 @@ hedging
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 # Run as a file, Python looks for modules in benchmarks/, not beside it; and there, whoever wants the HTTP
 # package `requests` would find another file, in the workers, too, which inherit the path.
@@ -33,10 +30,8 @@ if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import _contest
 from benchmarks._composing import BARS, SECTIONS
-from benchmarks._findings import Findings
-from benchmarks._report import Measurement, installed, machine, show, write_json
+from benchmarks._sections import names, run
 
 BENCHMARK = "composition"
 #: Argument -> its default, and that of --quick.
@@ -51,52 +46,7 @@ _SIZES: dict[str, tuple[float, float]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code: 0, 1 where a section failed, 2 for a wrong argument."""
-    args = _arguments(argv)
-    wrong = [name for name in args.sections if name not in BARS]
-    if wrong:
-        print(f"composition: unknown section {wrong[0]!r}: choose from {', '.join(BARS)}", file=sys.stderr)
-        return 2
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        print(f"composition: {args.json}: its folder does not exist", file=sys.stderr)
-        return 2
-    _contest.adopt_orphans()
-    before = _contest.children()
-    signal.signal(signal.SIGTERM, _stopped)
-    measured: list[Measurement] = []
-    failed = False
-    print(machine(installed(("dask", "distributed"))), flush=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix="altlas-", ignore_cleanup_errors=True) as folder:
-            for name in (name for name in BARS if name in args.sections):
-                found = Findings(BENCHMARK, "")
-                here = Path(folder) / name
-                here.mkdir()
-                try:
-                    SECTIONS[name](args, here, found)
-                except Exception as error:
-                    # an exception group's own text says nothing of what is in it
-                    while isinstance(error, ExceptionGroup):
-                        error = error.exceptions[0]
-                    # what was measured before is not a whole section
-                    found.measured.clear()
-                    found.failures.append(f"{name}: failed: {_contest.one_line(error)}")
-                failed = failed or bool(found.failures)
-                measured += found.measured
-                notes = [*found.notes, *found.failures]
-                show(f"{BENCHMARK}, {name}: {found.title}", found.measured, BARS[name], notes)
-    finally:
-        _contest.sweep(before)
-    if args.json:
-        write_json(args.json, measured)
-    return 1 if failed else 0
-
-
-def _stopped(number: int, frame: Any) -> None:
-    sys.exit(128 + number)  # as Ctrl-C: what was started is ended
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    return run(BENCHMARK, _arguments(argv), SECTIONS, BARS)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -104,7 +54,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Composing models: the first of several, pipelines, hedging."
     )
     parser.add_argument(
-        "--sections", type=_names, default=[*BARS], help=f"some of {','.join(BARS)} (default: all)"
+        "--sections", type=names, default=[*BARS], help=f"some of {','.join(BARS)} (default: all)"
     )
     parser.add_argument("--runs", type=int, help="of first, chain and hedging (default: 3; quick: 1)")
     parser.add_argument("--rounds", type=int, help="of a run of first, and of losers (default: 6; quick: 3)")

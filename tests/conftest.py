@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from tests.browsing import chromium as chromium
+from tests.browsing import tab as tab
+
 if TYPE_CHECKING:
     from altlas_flow import Flow
 

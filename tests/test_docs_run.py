@@ -1,10 +1,13 @@
-"""What the README and the pages beside it show works.
+"""What the README and the pages under docs/ show works: all of them, found in the tree.
 
 - The ```python blocks are run in their order, as one script, in an empty folder.
+- A ```text block right after one of them is what it prints: each line of it is looked for in what the script
+  printed, in order. Any number or time stands for any other, and ``...`` for anything.
 - After it, in the same folder, each command line of ```console and ```bash blocks that begins with
   ``altlas-flow`` or ``dask altlas`` is run. In ```console blocks only what follows a ``$`` is a command.
 - Commands that begin with ``make`` or ``python pipelines/`` take long and are not run: their targets
   and options must exist.
+- ```sh blocks are commands of others (pip, kubectl), and not looked at; ```toml and ```yaml are read.
 
 Hidden comments on the line before a block say what it needs:
 
@@ -23,19 +26,32 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (
-    "README.md",
-    pytest.param("docs/composition.md", marks=pytest.mark.long),
-    pytest.param("docs/dashboard.md", marks=pytest.mark.long),
-    pytest.param("docs/models.md", marks=pytest.mark.long),
-    pytest.param("docs/selection.md", marks=pytest.mark.long),
+#: Those that `make test` runs, too.
+SHORT = ("README.md", "docs/tutorial.md")
+#: Every page there is: a new one is run without being named here.
+PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+#: What a fence may begin with; ``{...}`` is for Sphinx.
+LANGUAGES = (
+    "python",
+    "console",
+    "bash",
+    "text",
+    "sh",
+    "toml",
+    "yaml",
+    "dockerfile",
+    "{eval-rst}",
+    "{toctree}",
 )
 _BLOCK = re.compile(
     r"^(?:<!--(?P<note>[^\n]*?)-->\n)?```(?P<language>\w+)[^\n]*\n(?P<body>.*?)^```$",
@@ -92,7 +108,19 @@ def is_ours(command: str) -> bool:
     return command.startswith(("altlas-flow", "dask altlas"))
 
 
-@pytest.fixture(scope="module", params=PAGES)
+def has_what_runs(page: str) -> bool:
+    found = blocks_of((ROOT / page).read_text(encoding="utf-8"))
+    ours = any(is_ours(command) and not block.skipped for command, block in commands_of(found))
+    return ours or any(not block.skipped for block in python_of(found))
+
+
+def param(page: str) -> object:
+    """Pages that start a cluster take long."""
+    marks = [pytest.mark.long] if page not in SHORT and has_what_runs(page) else []
+    return pytest.param(page, marks=marks)
+
+
+@pytest.fixture(scope="module", params=[param(page) for page in PAGES])
 def blocks(request: pytest.FixtureRequest) -> list[Block]:
     page = ROOT / request.param
     assert page.is_file(), f"there is no {request.param}"
@@ -166,18 +194,78 @@ def check_kinds(blocks: list[Block]) -> None:
 @pytest.mark.timeout(300)
 def test_python_blocks_and_commands_run(blocks, folder):
     parts = [block.body for block in python_of(blocks) if not block.skipped]
-    assert parts
-    script = folder / "page.py"
-    script.write_text("\n".join(parts), encoding="utf-8")
-    execute([sys.executable, script.name], folder)
+    if parts:
+        script = folder / "page.py"
+        script.write_text("\n".join(parts), encoding="utf-8")
+        check_output(shown_by(blocks), execute([sys.executable, script.name], folder))
     for command, block in commands_of(blocks):
         if is_ours(command) and not block.skipped:
             execute(["bash", "-c", f"set -euo pipefail\n{command}"], folder)
 
 
+def shown_by(blocks: list[Block]) -> list[str]:
+    """Lines that the pages say are printed."""
+    return [
+        line
+        for before, block in pairwise(blocks)
+        if block.language == "text" and before.language == "python" and not before.skipped
+        for line in block.body.splitlines()
+        if line.strip()
+    ]
+
+
+def check_output(shown: list[str], printed: str) -> None:
+    left = iter([plain(line) for line in printed.splitlines()])
+    for line in shown:
+        wanted = re.escape(plain(line)).replace(re.escape("..."), ".*")
+        assert any(re.fullmatch(wanted, there) for there in left), f"not printed: {line}\n\n{printed[-3000:]}"
+
+
+def plain(line: str) -> str:
+    """A line with its blanks made one, and all numbers and times alike."""
+    numbered = re.sub(r"(?<!\w)-?\d+(,\d{3})*(\.\d+)?(e[+-]?\d+)?\b", "0", " ".join(line.split()))
+    return re.sub(r"\b0 (ms|µs|s|min)\b", "0 s", numbered)
+
+
 def test_python_blocks_that_are_not_run_compile(blocks):
     for block in python_of(blocks):
         compile(block.body, "a page", "exec")
+
+
+def test_files_that_are_shown_can_be_read(blocks):
+    for block in blocks:
+        if block.language == "toml":
+            assert tomllib.loads(block.body)
+        elif block.language == "yaml":
+            assert list(yaml.safe_load_all(block.body))
+
+
+def test_nothing_of_ours_is_in_blocks_that_are_not_looked_at(blocks):
+    for block in blocks:
+        if block.language == "sh":
+            assert not re.search(r"^\s*(altlas-flow|dask altlas|python|make) ", block.body, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_of_a_kind_that_is_looked_at(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    opened = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if not re.match(r"\s*(```|~~~)", line):
+            continue
+        if opened:
+            assert line == "```", f"{page}:{number}: a block of {opened} does not end before {line}"
+            opened = ""
+        else:
+            opened = line.removeprefix("```").strip()
+            assert opened in LANGUAGES, f"{page}:{number}: {line!r} is none of {LANGUAGES}"
+    assert not opened
+
+
+def test_all_pages_are_looked_at():
+    assert {"README.md", "docs/index.md", "docs/howto/slurm.md", "docs/reference/index.md"} <= set(PAGES)
+    assert set(SHORT) <= set(PAGES)
+    assert len(PAGES) == 1 + len(list((ROOT / "docs").rglob("*.md")))
 
 
 def test_options_of_commands_that_are_not_run_exist(blocks, folder):
@@ -244,3 +332,13 @@ def test_a_text_without_blocks_has_none_and_would_fail():
 def test_a_comment_that_is_not_understood_is_an_error():
     with pytest.raises(AssertionError, match="not understood"):
         blocks_of("<!-- skip -->\n```python\nprint(1)\n```\n")
+
+
+def test_what_a_page_says_is_printed_has_to_be_printed():
+    blocks = blocks_of(
+        "```python\nprint(1)\n```\n\nIt prints\n\n```text\ntook 1.5 ms, ... rows\n\nend\n```\n"
+    )
+    assert shown_by(blocks) == ["took 1.5 ms, ... rows", "end"]
+    check_output(shown_by(blocks), "first\ntook  12 ms, all 7 rows\nmore\nend\n")
+    with pytest.raises(AssertionError, match="not printed: end"):
+        check_output(shown_by(blocks), "end\ntook 12 ms, all 7 rows\n")

@@ -62,6 +62,8 @@ def test_defaults_are_those_of_the_yaml_file():
         default_aggregation_strategy="ALL_RESPONSES",
         dashboard_token=None,
         metrics=True,
+        traces=False,
+        log_format="text",
     )
 
 
@@ -226,6 +228,10 @@ WRONG = [
     ("join_timeout", False),
     ("default_distribution_strategy", "FASTEST"),
     ("default_aggregation_strategy", None),
+    ("traces", "yes"),
+    ("traces", None),
+    ("log_format", "xml"),
+    ("log_format", True),
     ("dashboard_token", "short"),
     ("dashboard_token", 10**30),
     ("dashboard_token", "two words, and a line\nmore"),

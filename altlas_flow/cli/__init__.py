@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from altlas_flow._version import __version__
-from altlas_flow.cli import certs, jobs, operations, pipelines, selection, serve
+from altlas_flow.cli import certs, doctor, jobs, operations, pipelines, selection, serve
 
 
 @click.group(name="altlas", context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,6 +34,7 @@ for command in (
     selection.select,
     selection.replay,
     certs.certs,
+    doctor.doctor,
 ):
     cli.add_command(command)
 

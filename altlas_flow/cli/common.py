@@ -69,6 +69,15 @@ def scheduler_option(
     )(command)
 
 
+def log_option(command: Callable[..., None]) -> Callable[..., None]:
+    """``--log-format``, of a program."""
+    return click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        help="Of what it logs; json: one object a line.  [default: the setting altlas.log-format]",
+    )(command)
+
+
 def tls_option(command: Callable[..., None]) -> Callable[..., None]:
     """``--tls``."""
     return click.option(
@@ -85,9 +94,9 @@ def connected(scheduler: str, tls: str | None) -> Iterator[Flow]:
     ClusterLost
         Where the cluster goes meanwhile.
     """
-    from altlas_flow.flow import connect
+    from altlas_flow.flow import open_flow
 
-    with unlogged(), settings_of(tls), connect(scheduler) as flow:
+    with unlogged(), settings_of(tls), open_flow(scheduler) as flow:
         try:
             yield flow
         except ClusterLost as error:

@@ -7,7 +7,7 @@ from functools import partial
 
 import click
 
-from altlas_flow.cli.common import is_terminal, one_line_errors, tls_option
+from altlas_flow.cli.common import is_terminal, log_option, one_line_errors, tls_option
 
 
 def _place(ctx: click.Context, param: click.Parameter, value: str) -> str | None:
@@ -43,6 +43,7 @@ def _place(ctx: click.Context, param: click.Parameter, value: str) -> str | None
 @click.option("--history", type=click.Path(dir_okay=False), help="SQLite file for all tasks that are over.")
 @click.option("--audit", type=click.Path(dir_okay=False), help="File for who joined, was refused, did what.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine, or announce, without TLS.")
+@log_option
 @tls_option
 @one_line_errors
 def scheduler(
@@ -56,6 +57,7 @@ def scheduler(
     history: str | None,
     audit: str | None,
     insecure: bool,
+    log_format: str | None,
     tls: str | None,
 ) -> None:
     """Run a scheduler, until Ctrl-C."""
@@ -65,8 +67,9 @@ def scheduler(
     from altlas_flow.cluster.serve import serve_scheduler
 
     given = {"cluster-name": name, "admission": admission, "history": history, "audit": audit}
+    given["log-format"] = log_format
     settings = {f"altlas.{key}": value for key, value in given.items() if value is not None}
-    with quiet_programs(), dask.config.set(settings):
+    with dask.config.set(settings), quiet_programs():
         asyncio.run(
             serve_scheduler(
                 host=host,
@@ -84,14 +87,20 @@ def scheduler(
 
 def _show_link(link: str, token: str) -> None:
     """Print the link of the dashboard; with its token, where whoever reads it cannot know that otherwise."""
-    from urllib.parse import quote
+    from urllib.parse import quote, urlsplit
 
+    from altlas_flow.cluster.secure import listens_on_loopback
     from altlas_flow.settings import Settings
+
+    host = urlsplit(link).hostname or ""
+    reached = "by this machine only" if listens_on_loopback(host) else "by others, too"
 
     # what a service prints is kept for others to read: there a token is set rather than made at each start
     if token and (Settings.current().dashboard_token is None or is_terminal()):
         link = f"{link}?token={quote(token, safe='')}"
     click.echo(f"dashboard at {link}")
+    page = "Altlas in its menu" if Settings.current().metrics else "altlas.metrics is false"
+    click.echo(f"it is reached {reached}; what models do: {page}")
 
 
 @click.command()
@@ -109,6 +118,7 @@ def _show_link(link: str, token: str) -> None:
 @click.option("--resources", help="What it has for models that ask, as GPU=1,DISK=2.")
 @click.option("--label", "labels", multiple=True, help="What models may ask for, as zone=a; several times.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS.")
+@log_option
 @tls_option
 @one_line_errors
 def worker(
@@ -124,6 +134,7 @@ def worker(
     resources: str | None,
     labels: tuple[str, ...],
     insecure: bool,
+    log_format: str | None,
     tls: str | None,
 ) -> None:
     """Run a worker of the cluster at ADDRESS, until Ctrl-C, or until it is retired."""
@@ -132,6 +143,7 @@ def worker(
     from altlas_flow.cluster.secure import check_exposure
     from altlas_flow.cluster.serve import serve_worker, worker_config
     from altlas_flow.errors import ConnectError
+    from altlas_flow.settings import Settings
 
     given = [one for one in (address, scheduler_file, "discover" if discover else None) if one]
     if len(given) != 1:
@@ -139,13 +151,13 @@ def worker(
     place = f"discover:{cluster}" if discover else address_of(given[0])
     check_exposure(host, tls=tls is not None, announced=False, insecure=insecure)
     amounts = {key: _amount(value) for key, value in _pairs([resources or ""], "--resources").items()}
-    with quiet_programs(), worker_config(_pairs(labels, "--label"), memory_budget):
+    with worker_config(_pairs(labels, "--label"), memory_budget, log_format), quiet_programs():
         asyncio.run(
             serve_worker(
                 place,
                 tls=tls,
                 ready=lambda where: click.echo(f"worker at {where}"),
-                say=partial(click.echo, err=True),
+                say=_say if Settings.current().log_format == "json" else partial(click.echo, err=True),
                 name=name,
                 host=host,
                 nthreads=nthreads,
@@ -153,6 +165,15 @@ def worker(
                 resources=amounts,
             )
         )
+
+
+def _say(text: str) -> None:
+    """A line for people, where all lines are for programs."""
+    import logging
+
+    from altlas_flow.logs import event
+
+    event(logging.getLogger("altlas_flow.cli.serve"), logging.INFO, "worker", "%s", text)
 
 
 def _pairs(texts: tuple[str, ...] | list[str], option: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from altlas_flow.cluster.client.lines import refusal_told
 from altlas_flow.cluster.keys import TAUGHT
 from altlas_flow.errors import (
     AltlasError,
@@ -187,7 +188,8 @@ class Choosing:
         ------
         NothingServes, NoModelFits, FeatureError, SelectionError, ClusterLost
         """
-        learned = self._known(task)
+        with refusal_told(task, id):
+            learned = self._known(task)
         learned.snapshot.columns.check(features)
         fitting = (
             [name for name, specialities in learned.models.items() if subtype in specialities]
@@ -197,7 +199,7 @@ class Choosing:
         excluded = learned.excluded
         if among is not None:
             excluded = {name: _NOT_HERE for name in learned.models if name not in among} | dict(excluded)
-        with self._lock:
+        with self._lock, refusal_told(task, id):
             chooser = self._chooser(task, goal, strategy, explore)
             decision = chooser.choose(
                 learned.snapshot, features, top=top, id=id, excluded=excluded, specialists=fitting

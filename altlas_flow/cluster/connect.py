@@ -30,6 +30,7 @@ from altlas_flow.cluster.scheduler.control import ControlPlugin
 from altlas_flow.cluster.secure import check_dashboard, check_protocol, check_scheduler, security_of
 from altlas_flow.cluster.worker.plugin import HostPlugin
 from altlas_flow.errors import AltlasError, ClusterLost, ConnectError, VersionMismatch, describe, one_line
+from altlas_flow.logs import install
 from altlas_flow.models.memory import estimate
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.security.roles import Role
@@ -133,6 +134,7 @@ def open_connection(
     ConnectError, VersionMismatch, Exposed
     """
     settings = settings or Settings.current()
+    install(settings.log_format)
     if address is None:
         connection = _embed(settings, workers, threads_per_worker, memory_limit, models)
     else:

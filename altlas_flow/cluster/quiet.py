@@ -10,6 +10,9 @@ from typing import Any
 import dask.config
 from distributed import Worker
 
+from altlas_flow.logs import install
+from altlas_flow.settings import Settings
+
 #: What nanny and worker log, with a traceback, of what their program says itself, in one line.
 _SAID = (
     "Failed to initialize worker",
@@ -22,8 +25,9 @@ _SAID = (
 
 @contextlib.contextmanager
 def quiet_programs() -> Iterator[None]:
-    """Log warnings to standard error, unless Dask's configuration says other."""
+    """Log warnings to standard error, as JSON also events, unless Dask's configuration says other."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s - %(name)s - %(levelname)s - %(message)s")
+    install(Settings.current().log_format, whole=True)
     loggers = dask.config.get("logging", default=None) or {}
     if loggers.get("distributed", "info") == "info":  # Dask's default
         logging.getLogger("distributed").setLevel(logging.WARNING)
@@ -49,6 +53,7 @@ class QuietWorker(Worker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         hush()
+        install(Settings.current().log_format, whole=True)
         if dask.config.get("logging.distributed", default="info") == "warning":
             # this process read its configuration before it was told that of the program
             logging.getLogger("distributed").setLevel(logging.WARNING)

@@ -372,8 +372,11 @@ def check_worker(options: Mapping[str, Any]) -> None:
             raise BadRequest(f"resource {resource}={amount:g}: give a number of at least 0")
 
 
-def worker_config(labels: dict[str, str], memory_budget: str | None = None) -> Any:
+def worker_config(
+    labels: dict[str, str], memory_budget: str | None = None, log_format: str | None = None
+) -> Any:
     """Sets what the worker's own process reads, since it inherits this program's configuration."""
     known = dict(dask.config.get("altlas.labels", default={}) or {})
-    budget = {} if memory_budget is None else {"altlas.memory-budget": memory_budget}
-    return dask.config.set({"altlas.labels": {**known, **labels}, **budget})
+    given = {"altlas.memory-budget": memory_budget, "altlas.log-format": log_format}
+    said = {key: value for key, value in given.items() if value is not None}
+    return dask.config.set({"altlas.labels": {**known, **labels}, **said})

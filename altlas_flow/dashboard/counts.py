@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,12 @@ MODELS = 200
 LABELS = 2_000
 #: Tasks times models of which decisions are counted.
 CHOICES = 400
-#: Nodes times models of which it is known what their hosts have said.
+#: Hosts times models of which it is known what they have said; others are not counted.
 HEARD = 50_000
 #: Stands for all that are not counted by themselves.
 OTHERS = "(others)"
-#: Characters of a name; of an error.
-NAME, TEXT = 120, 500
+#: Characters of a name, and of those that tell it from others; of an error.
+NAME, LONGEST, TEXT = 120, 1_000, 500
 #: Faults, the newest, that are kept.
 FAULTS = 200
 #: Lines, and characters of each, of what is kept of a request that failed.
@@ -39,6 +40,7 @@ SUMS = (
     "error",
     "cancelled",
     "retries",
+    "seconds",
     "queue_s",
     "rows",
     "predict_s",
@@ -81,7 +83,8 @@ class Counts:
     def __init__(self) -> None:
         self.models: dict[str, int] = {}
         self._names: list[str] = []
-        self._heard: dict[tuple[str, str], tuple[float, ...]] = {}
+        self._heard: dict[str, dict[str, tuple[float, ...]]] = {}  # by host and model
+        self._pairs = 0  # of them
         self.sums: Floats = np.zeros((8, len(SUMS)))
         self.latencies: Integers = np.zeros((8, len(BOUNDS) + 1), dtype=np.int64)
         self.requests: Counter[tuple[str, str, str]] = Counter()
@@ -101,7 +104,7 @@ class Counts:
             return
         each = tries if isinstance(tries, (list, tuple)) else None
         retries = sum(max(0, int(one) - 1) for one in each) if each else many * max(0, int(tries) - 1)
-        buckets, queued = _times(submitted, started, ended, tell=status == "completed")
+        buckets, took, queued = _times(submitted, started, ended, tell=status == "completed")
         node = label(columns["node"])
         fault = self._fault(columns, label(client), now - ended) if status == "error" else None
         # from here on nothing of what was sent is looked at any more
@@ -109,6 +112,7 @@ class Counts:
         name, sums = self._names[row], self.sums[row]
         sums[_AT[status]] += many
         sums[_AT["retries"]] += retries
+        sums[_AT["seconds"]] += took
         sums[_AT["queue_s"]] += queued
         if len(buckets):
             np.add.at(self.latencies[row], buckets, 1)
@@ -138,22 +142,33 @@ class Counts:
         sums[_AT["rows"]] += rows
         sums[_AT["predict_s"]] += seconds or 0.0
 
-    def heard(self, node: str, model: str, totals: Sequence[float]) -> None:
-        """What the host of a node has counted of a model by now: as many figures as `HOSTS` has names."""
-        before = self._heard.get((node, model), (0.0,) * len(HOSTS))
+    def heard(self, host: str, model: str, totals: Sequence[float]) -> None:
+        """What a host has counted of a model by now: as many figures as `HOSTS` has names.
+
+        Parameters
+        ----------
+        host : str
+            No other one is ever called so, as an address with its port: it begins at nothing.
+        """
+        known = self._heard.setdefault(host, {})
+        before = known.get(model)
         now = tuple(float(total) for total in totals)
         if now == before or len(now) != len(HOSTS):
             return
-        if any(new < old for new, old in zip(now, before, strict=True)):
-            before = (0.0,) * len(HOSTS)  # another host, of the same name
-        self._heard.pop((node, model), None)
-        self._heard[node, model] = now
-        while len(self._heard) > HEARD:
-            del self._heard[next(iter(self._heard))]
+        if before is None:
+            if self._pairs >= HEARD:
+                return  # what was not noted would be counted again with each heartbeat
+            self._pairs += 1
+            before = (0.0,) * len(HOSTS)
+        known[model] = now
         row = self._row(model)  # first: for a new model there may be other arrays
         sums = self.sums[row]
         for name, new, old in zip(HOSTS, now, before, strict=True):
             sums[_AT[name]] += new - old
+
+    def gone(self, host: str) -> None:
+        """A host is gone; what it has counted stays counted."""
+        self._pairs -= len(self._heard.pop(host, ()))
 
     def decided(self, task: str, model: str) -> None:
         """A model was chosen for a task."""
@@ -180,8 +195,13 @@ class Counts:
 
 
 def label(value: object) -> str:
-    """A name as it is counted and shown: one line, not long."""
-    return "" if value is None else one_line(str(value), NAME)
+    """A name as it is counted and shown: one line, not long; those that differ in their ends stay apart."""
+    if value is None:
+        return ""
+    text = one_line(str(value), LONGEST)
+    if len(text) <= NAME:
+        return text
+    return f"{text[: NAME - 9]}…{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 def _count(counter: Counter[Any], key: Any, others: Any, many: int) -> None:
@@ -190,20 +210,20 @@ def _count(counter: Counter[Any], key: Any, others: Any, many: int) -> None:
 
 def _times(
     submitted: Sequence[float], started: Sequence[float | None], ended: float, *, tell: bool
-) -> tuple[Sequence[int] | Integers, float]:
-    """Buckets of how long requests took, where that is to be told, and how long they waited, together."""
+) -> tuple[Sequence[int] | Integers, float, float]:
+    """Buckets and sum of what requests took, where that is to be told, and what they waited together."""
     if len(submitted) <= FEW:
         took = [float(ago) - ended for ago in submitted]
         queued = sum(
             max(0.0, ago - since) for ago, since in zip(submitted, started, strict=True) if since is not None
         )
-        _finite(sum(took))
-        return [bisect_left(BOUNDS, one) for one in took] if tell else [], _finite(queued)
+        total = _finite(sum(took))
+        return [bisect_left(BOUNDS, one) for one in took] if tell else [], total * tell, _finite(queued)
     ago = np.asarray(submitted, dtype=np.float64)
     since = np.asarray(started, dtype=np.float64)  # None becomes NaN
-    _finite(float(ago.sum()))
+    total = _finite(float(ago.sum()) - ended * len(ago))
     queued = float(np.nansum(np.maximum(ago - since, 0.0)))
-    return np.searchsorted(BOUNDS, ago - ended) if tell else [], _finite(queued)
+    return np.searchsorted(BOUNDS, ago - ended) if tell else [], total * tell, _finite(queued)
 
 
 def _finite(value: float) -> float:

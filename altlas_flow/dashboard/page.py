@@ -39,6 +39,14 @@ dark.addEventListener("change", paint)
 """
 
 
+#: A pane by itself has the ground that its texts are made for.
+_PANE = """
+{% block postamble %}
+<style>@media (prefers-color-scheme: dark) { html, body { background: #1b1c1e; } }</style>
+{% endblock %}
+"""
+
+
 class Looking:
     """Keeps count of those who look, and says what they see.
 
@@ -130,6 +138,7 @@ def pane(kind: type[Panel], looking: Looking, doc: Document) -> None:
     """One panel by itself, as JupyterLab's extension shows it."""
     panel = kind()
     doc.add_root(panel.root)
+    doc.template = _PANE  # type: ignore[assignment]
     doc.title = f"Dask: {TITLE} {kind.name}"
     looking.open(doc, [panel])
 

@@ -76,6 +76,13 @@ class _Level:
         there = min(self.count, self.kept)
         return (np.arange(self.count - there, self.count) % self.kept).astype(np.int64)
 
+    def column(self, order: npt.NDArray[np.int64], row: int, field: int) -> Floats:
+        """One field of one model, of some steps; NaN where the model came later."""
+        if row >= self.values.shape[1]:
+            return np.full(len(order), np.nan)
+        found: Floats = self.values[order, row, field].astype(np.float64)
+        return found
+
     def take(self, counts: Counts, now: float) -> _Mark | None:
         """End the step under way, where its time is over, and begin the next one; its mark."""
         mark = self.mark
@@ -149,17 +156,21 @@ class Timeline:
         values : dict of str to numpy.ndarray
             By model; NaN where there is nothing.
         """
-        fitting = [level for level in self._levels if level.step * level.kept >= seconds]
-        level = fitting[0] if fitting else self._levels[-1]
-        order, at = level.order(), FIELDS.index(field_name)
-        times = level.times[order]
-        if len(times):
-            recent = times >= times[-1] - seconds
-            order, times = order[recent], times[recent]
-        wide = level.values.shape[1]
-        return times, {
-            model: level.values[order, row, at].astype(np.float64)
-            for model, row in self.counts.models.items()
+        fitting = [level for level in self._levels if level.step * level.kept >= seconds] or self._levels[-1:]
+        at, models = FIELDS.index(field_name), self.counts.models
+        latest = max((level.times[level.order()[-1]] for level in fitting if level.count), default=np.nan)
+        begins, pieces = np.inf, list[tuple[_Level, npt.NDArray[np.int64], Floats]]()
+        for level in fitting:  # where the finest has nothing, as nobody looked then, the next one has
+            order = level.order()
+            times = level.times[order]
+            taken = (times >= latest - seconds) & (times < begins)
+            if taken.any():
+                begins = times[taken][0]
+                pieces.insert(0, (level, order[taken], times[taken]))
+        wide = max((level.values.shape[1] for level, *_ in pieces), default=0)
+        return np.concatenate([times for *_, times in pieces] or [np.empty(0)]), {
+            model: np.concatenate([level.column(order, row, at) for level, order, _ in pieces])
+            for model, row in models.items()
             if row < wide
         }
 

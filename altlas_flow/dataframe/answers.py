@@ -18,6 +18,7 @@ from altlas_flow.dataframe.columns import Input, infer_types, output_names, to_c
 from altlas_flow.dataframe.rows import Rows
 from altlas_flow.errors import BadRow, SpecError
 from altlas_flow.pipeline.rows import Fault, Note, StageRows
+from altlas_flow.tracing import Carrier
 
 #: Characters of a bad input that a dead letter keeps.
 EXCERPT = 200
@@ -40,6 +41,8 @@ class Ask:
         Of the answers, by key; None: learnt from the answers themselves.
     learnt : bool
         Whether `types` were learnt from the first rows, and may be too narrow for others.
+    trace : Carrier, optional
+        Context of the job, where that is traced.
     """
 
     kind: ClassVar[str] = "model"
@@ -52,6 +55,7 @@ class Ask:
     types: Mapping[str, pa.DataType] | None = None
     learnt: bool = False
     on_error: Literal["raise", "collect"] = "collect"
+    trace: Carrier | None = None
 
     def names(self) -> tuple[str, ...]:
         """Names of the columns that are added."""

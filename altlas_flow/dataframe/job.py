@@ -25,10 +25,12 @@ from altlas_flow.cluster.telling import teller
 from altlas_flow.dataframe.answers import Ask, Probe, probed
 from altlas_flow.dataframe.columns import Input, named_columns, refuse_replaced
 from altlas_flow.dataframe.folder import Header, OutputFolder, read_header
-from altlas_flow.dataframe.report import Progress, RunSummary
+from altlas_flow.dataframe.progress import Progress
+from altlas_flow.dataframe.report import RunSummary
 from altlas_flow.dataframe.rows import let_go
 from altlas_flow.dataframe.runner import Runner
 from altlas_flow.dataframe.subject import Subject
+from altlas_flow.dataframe.told import Told, told
 from altlas_flow.dataframe.units import Source, Unit, open_source
 from altlas_flow.dataframe.window import ask
 from altlas_flow.errors import (
@@ -93,14 +95,18 @@ class Job:
         AltlasError
             Every one of its kinds has its place in `altlas_flow.errors`; what was committed stays.
         """
-        started = time.monotonic()
         self.check()
         to = _folder(to)
+        with told("run", self.subject.id, str(to), self.settings.traces) as telling:
+            return self._run(to, progress, telling)
+
+    def _run(self, to: str | Path, progress: bool | None, telling: Told) -> RunSummary:
+        started = time.monotonic()
         header = read_header(to)
         source = self.open(header)
         refuse_overlap(to, source.paths)
         known = self._known_types(header)
-        what = self.predict_task()
+        what = telling.within(self.predict_task())
         digest = self.digest(what)
         types = known or self.learn_types(source, what)
         what = replace(what, types=types, learnt=what.types is None)
@@ -130,6 +136,7 @@ class Job:
                 digest,
                 most=self.max_in_flight,
                 cuts=[cut for cut in self._cuts if cut != self._cut] + [self._cut],
+                told=telling,
             )
             stack.callback(runner.close)
             tell = teller(self.client, self.subject.id, str(to))

@@ -18,13 +18,19 @@ from altlas_flow.dataframe.columns import Input, refuse_replaced
 from altlas_flow.dataframe.frames import columns_of, to_rows
 from altlas_flow.dataframe.job import PROBE_ROWS, SMALLEST_PART, Job
 from altlas_flow.dataframe.lazily import add_answers, added, no_answers, rows_of
+from altlas_flow.dataframe.progress import Progress
 from altlas_flow.dataframe.rows import Rows, give
+from altlas_flow.dataframe.told import Told, told
 from altlas_flow.dataframe.units import Source, Unit
 from altlas_flow.dataframe.window import Window
 from altlas_flow.errors import EmptyInput, InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+#: Seconds that rows in memory take before it is shown how far they are.
+QUICK = 1.0
 
 
 class _Start(int):
@@ -38,7 +44,7 @@ class _Start(int):
 class Mapped(Job):
     """A job without a folder: answers come back as columns."""
 
-    def map(self) -> Any:
+    def map(self, *, progress: bool | None = None) -> Any:
         """pandas in, pandas out; dask in, lazy dask out.
 
         Raises
@@ -59,13 +65,21 @@ class Mapped(Job):
                 "max_in_flight= and part_rows= are for frames of pandas and for flow.run: Dask computes a "
                 "dask frame partition by partition, as it sees fit"
             )
+        if lazy and progress:
+            raise InputError(
+                "progress= is for frames of pandas and for flow.run: a dask frame is computed later, and "
+                "distributed.progress shows how far it is"
+            )
         if not (self.source.npartitions if lazy else len(self.source)):
             raise EmptyInput("the frame has no rows: there is nothing to predict; check how it was made")
-        return self._lazily() if lazy else self._now()
+        if lazy:
+            return self._lazily()
+        with told("map", self.subject.id, "", self.settings.traces) as telling:
+            return self._now(telling, progress)
 
-    def _now(self) -> pd.DataFrame:
+    def _now(self, telling: Told, progress: bool | None) -> pd.DataFrame:
         frame: pd.DataFrame = self.source
-        what = self.predict_task()
+        what = telling.within(self.predict_task())
         slots = self.subject.slots(self.client)
         rows = max(SMALLEST_PART, min(self.largest_part, -(-len(frame) // (2 * slots))))
         rows = self.part_rows or rows
@@ -81,15 +95,20 @@ class Mapped(Job):
             most=self.max_in_flight,
         )
         done: dict[_Start, Predicted] = {}
-        try:
-            while starts or window.busy:
-                while starts and window.room:
-                    start = starts.popleft()
-                    window.send(start, partial(self._submit, inputs.part(start, start + rows), what))
-                start, predicted = window.next()
-                done[start] = predicted
-        finally:
-            window.cancel()
+        with Progress(self.subject.id, len(frame), progress, after=QUICK) as bar:
+            try:
+                while starts or window.busy:
+                    while starts and window.room:
+                        start = starts.popleft()
+                        telling.sent(f"rows {int(start)}")
+                        window.send(start, partial(self._submit, inputs.part(start, start + rows), what))
+                    start, predicted = window.next(tick=bar.tick)
+                    done[start] = predicted
+                    dead, node = predicted.dead.num_rows, str(predicted.stats["node"])
+                    telling.done(f"rows {int(start)}", predicted.rows_in, dead, node)
+                    bar.advance(predicted.rows_in, dead)
+            finally:
+                window.cancel()
         return add_answers(frame, [done[start] for start in sorted(done)], what)
 
     def _submit(self, piece: Rows, what: Ask) -> Future[Any]:

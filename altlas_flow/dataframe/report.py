@@ -1,26 +1,22 @@
-"""What a run shows: one progress line while it goes, one summary when it is done."""
+"""What a run, and a plan of one, come to."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from altlas_flow.dataframe.progress import duration
+from altlas_flow.records.html import facts
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from altlas_flow.pipeline.report import Report
 
-#: Seconds between two times that it is told how far a run is.
-TELL = 0.5
 
-
-@dataclass
+@dataclass(repr=False)
 class RunSummary:
     """What a run did.
 
@@ -101,12 +97,15 @@ class RunSummary:
         stages = f"\n\n{self.stages}" if self.stages is not None and self.rows_done else ""
         return _plain(self.table()) + stages
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
+        """The same as a table; everything is escaped."""
         stages = self.stages._repr_html_() if self.stages is not None and self.rows_done else ""
-        return _html(self.table()) + stages
+        return facts(f"run of {self.model}", self.table()[1:], stages)
 
 
-@dataclass
+@dataclass(repr=False)
 class Plan:
     """What a run would take, from a sample of it.
 
@@ -153,8 +152,11 @@ class Plan:
     def __str__(self) -> str:
         return _plain(self.table())
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
-        return _html(self.table())
+        """The same as a table; everything is escaped."""
+        return facts(f"plan of {self.model}", self.table()[1:])
 
 
 @dataclass
@@ -189,149 +191,9 @@ class Tally:
         return 1 - self.tokens / self.padded if self.padded else 0.0
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    >>> duration(5), duration(135), duration(7260)
-    ('5 s', '2 min 15 s', '2 h 1 min')
-    """
-    if round(seconds) < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-class Progress:
-    """One line that says how far a run is: in a terminal, in a notebook, or nowhere.
-
-    Parameters
-    ----------
-    show : bool, optional
-        By default shown in a terminal and in a notebook, silent where output is piped.
-    tell : callable
-        Told how far it is, a few times a second at most, and how it ended.
-    """
-
-    def __init__(
-        self,
-        title: str,
-        total: int | None,
-        show: bool | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        tell: Callable[[dict[str, Any]], None] = lambda progress: None,
-    ) -> None:
-        self.title, self.total, self._clock, self._tell = title, total, clock, tell
-        self.done = self.skipped = self.dead = 0
-        self._started = clock()
-        self._told = -TELL
-        self._bar: Any = None
-        self._cell: Any = None
-        if show is False:
-            return
-        if _in_notebook():
-            from IPython.display import HTML, display
-
-            self._cell = display(HTML(self._line()), display_id=True)
-        elif show or sys.stderr.isatty():
-            self._bar = _terminal_bar(title, total)
-
-    def advance(self, rows: int, dead: int = 0) -> None:
-        """Say that so many rows more are done, and how many of them were put aside."""
-        self.done += rows
-        self.dead += dead
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], advance=rows, rate=f"{self._rate():,.1f} rows/s")
-        self._show()
-        self._say("running")
-
-    def skip(self, rows: int) -> None:
-        """Say that so many rows were there already: they do not count for the rate."""
-        self.done += rows
-        self.skipped += rows
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self.done)
-        self._show()
-
-    def _say(self, state: str) -> None:
-        now = self._clock()
-        if state == "running" and now - self._told < TELL:
-            return
-        self._told = now
-        self._tell(
-            {
-                "state": state,
-                "done": self.done,
-                "skipped": self.skipped,
-                "dead": self.dead,
-                "total": self.total,
-                "seconds": now - self._started,
-            }
-        )
-
-    def _rate(self) -> float:
-        return (self.done - self.skipped) / max(self._clock() - self._started, 1e-9)
-
-    def _line(self) -> str:
-        left = ""
-        if self.total and self.done > self.skipped:
-            left = f", {duration((self.total - self.done) / max(self._rate(), 1e-9))} left"
-        share = f" of {self.total:,}" if self.total else ""
-        rate = f"{self._rate():,.1f} rows/s"
-        return f"<div>{escape(self.title)}: <b>{self.done:,}</b>{share} rows, {rate}{left}</div>"
-
-    def _show(self) -> None:
-        if self._cell is not None:
-            from IPython.display import HTML
-
-            self._cell.update(HTML(self._line()))
-
-    def __enter__(self) -> Progress:
-        self._say("running")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        self._say("done" if kind is None else "failed")
-
-
-def _terminal_bar(title: str, total: int | None) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    bar = Bar(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    bar.add_task(title, total=total, rate="starting")
-    bar.start()
-    return bar
-
-
-def _in_notebook() -> bool:
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return shell is not None and type(shell).__name__ == "ZMQInteractiveShell"
-
-
 def _plain(lines: list[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 
 
-def _html(lines: list[tuple[str, str]]) -> str:
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in lines)
-    return f"<table>{rows}</table>"
-
-
-__all__ = ["Plan", "Progress", "RunSummary", "Tally", "duration"]
+__all__ = ["Plan", "RunSummary", "Tally"]

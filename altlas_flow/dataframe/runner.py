@@ -13,10 +13,12 @@ from distributed import Client, Future
 from altlas_flow.cluster.plain import submit_task
 from altlas_flow.dataframe.answers import Ask, Receipt
 from altlas_flow.dataframe.folder import OutputFolder, PartRecord
-from altlas_flow.dataframe.report import Progress, RunSummary, Tally
+from altlas_flow.dataframe.progress import Progress
+from altlas_flow.dataframe.report import RunSummary, Tally
 from altlas_flow.dataframe.rows import Given, let_go
 from altlas_flow.dataframe.subject import Subject
-from altlas_flow.dataframe.units import Part, Source, Unit, measure
+from altlas_flow.dataframe.told import Told
+from altlas_flow.dataframe.units import Part, Source, Unit, measure, slug_of
 from altlas_flow.dataframe.window import Window
 from altlas_flow.errors import AltlasError, OutputMismatch, SourceError, one_line
 from altlas_flow.settings import Settings
@@ -38,6 +40,8 @@ class Runner:
         Fingerprint of the subject with its parameters and input.
     cuts : sequence of int
         Rows of a part: what earlier runs cut units at, and last what new ones are cut at.
+    told : Told
+        Hears of each part.
     most : int, optional
         Parts under way at once.
     """
@@ -53,10 +57,11 @@ class Runner:
         digest: str,
         *,
         cuts: Sequence[int],
+        told: Told,
         most: int | None = None,
     ) -> None:
         self.client, self.folder, self.source, self.what, self.digest = client, folder, source, what, digest
-        self.cuts, self.subject = cuts, subject
+        self.cuts, self.subject, self.told = cuts, subject, told
         self.stages = subject.report()
         self.tally = Tally()
         self.window = Window(
@@ -69,6 +74,7 @@ class Runner:
         self.wanted: dict[str, tuple[str, str]] = {}
         self.skipped = 0
         self.rows_in = 0
+        self._ahead = source.rows is not None  # whether all parts are known before the first one is sent
         self._units = deque(source.units)
         self._parts: deque[Part] = deque()
         self._reading: dict[Unit, Given] = {}
@@ -80,8 +86,8 @@ class Runner:
     def go(self, bar: Progress) -> None:
         """Do every part that is missing."""
         self._refuse_strangers()
-        if self.source.rows is not None:
-            # all is known: what is stale goes before the first new part comes, so that no reader
+        if self._ahead:
+            # what is stale goes before the first new part comes, so that no reader
             # sees rows of two models, or one row twice
             while self._units:
                 self._cut(self._units.popleft(), bar)
@@ -93,7 +99,7 @@ class Runner:
                     self._open(self._units.popleft())
             if not self.window.busy:
                 break
-            ended = self.window.next(or_room=bool(self._parts or self._units))
+            ended = self.window.next(or_room=bool(self._parts or self._units), tick=bar.tick)
             if ended is None:
                 continue
             name, result = ended
@@ -108,7 +114,7 @@ class Runner:
     def _refuse_strangers(self) -> None:
         """Refuse a folder whose parts are all of other files: they would be withdrawn for these."""
         slugs = {unit.slug for unit in self.source.units}
-        there = {name.removeprefix("part-").rpartition("-")[0] for name in self.folder.committed}
+        there = {slug_of(name) for name in self.folder.committed}
         if there and not there & slugs:
             raise OutputMismatch(
                 f"{self.folder.path} holds the output of another source ({len(self.folder.committed)} parts, "
@@ -152,10 +158,9 @@ class Runner:
 
     def _committed_of(self, unit: Unit) -> list[str]:
         """Names of the committed parts that came of this unit, however it was cut."""
-        chunked = f"part-{unit.slug}-"
-        if self.source.rows is not None:
-            return []  # all parts that are wanted are known before the first commit
-        return [name for name in self.folder.committed if name.startswith(chunked)]
+        if self._ahead:
+            return []  # several units may share a slug; all that is stale goes before the first commit
+        return [name for name in self.folder.committed if slug_of(name) == unit.slug]
 
     def _is_done(self, part: Part) -> bool:
         record = self.folder.committed.get(part.name)
@@ -186,6 +191,7 @@ class Runner:
         rows = partial(self._rows, part.unit)
         attempts = self.folder.attempts
         submit = partial(self.subject.send_part, self.client, part, rows, self.what, attempts)
+        self.told.sent(part.name)
         self.window.send(part, submit)
 
     def _refuse_unlike(self, part: Part, receipt: Receipt) -> None:
@@ -229,6 +235,7 @@ class Runner:
         )
         self.folder.commit(record, receipt.attempt.path, receipt.dead.path if receipt.dead else None)
         self.tally.add(receipt.rows_in, receipt.stats)
+        self.told.done(part.name, receipt.rows_in, dead, str(stats["node"]))
         if receipt.passed is not None:
             self.stages.add_piece(receipt.passed.ends())
         self._open_parts[part.unit] -= 1
@@ -240,8 +247,14 @@ class Runner:
         self._dropped = True
         stale = self.folder.stale(self.wanted)
         if self.source.rows is None:  # units that are not read yet may still want their parts
-            known = {name for name in stale if self.folder.committed[name].model != self.digest}
-            stale = known | {name for name in stale if name in self.wanted}
+            there = {unit.slug for unit in self.source.units}
+            stale = {
+                name
+                for name in stale
+                if name in self.wanted
+                or self.folder.committed[name].model != self.digest
+                or slug_of(name) not in there
+            }
         self.folder.drop(stale)
 
     def summarise(self, summary: RunSummary, seconds: float) -> None:

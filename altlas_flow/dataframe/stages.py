@@ -14,6 +14,7 @@ from distributed import Client, Future
 from altlas_flow.cluster.client.named import named_strategy
 from altlas_flow.cluster.connect import call_control
 from altlas_flow.cluster.keys import predict_key
+from altlas_flow.cluster.packed import Packed
 from altlas_flow.dataframe.columns import Input
 from altlas_flow.dataframe.lazily import finish_partition, partition_inputs, stage_partition
 from altlas_flow.dataframe.passage import Through, finish, inputs_of
@@ -158,7 +159,8 @@ class PipelineSubject(Subject):
     ) -> Future[Any]:
         first = Own(inputs_of, (rows, start, stop, what.input, what.name))
         last = Own(finish, (rows, start, stop, what, then, args), what.takes)
-        way = Way(stop - start, lenient=True, strategies=self._strategies)
+        traces = None if what.trace is None else Packed.of([(what.trace, stop - start)])
+        way = Way(stop - start, lenient=True, strategies=self._strategies, traces=traces)
         return send_through(client, self.compiled, first, last, way)
 
     def lazily(self, partition: Any, what: Through, index: int, unique: str) -> Any:

@@ -83,7 +83,14 @@ def predict_part(part: Rows, what: Predict, host: Any, node: str) -> Predicted:
     started = time.perf_counter()
     # a host that has the model from another spec knows that one's batch size
     batch = what.spec.batch if what.batch is None else what.batch
-    result = host.predict(what.spec, inputs, parameters=what.parameters, batch=batch, wanted=still_wanted())
+    result = host.predict(
+        what.spec,
+        inputs,
+        parameters=what.parameters,
+        batch=batch,
+        wanted=still_wanted(),
+        traces=None if what.trace is None else [what.trace] * len(inputs),
+    )
     seconds = time.perf_counter() - started
     for index, error in result.errors.items():
         faults[int(positions[index])] = error

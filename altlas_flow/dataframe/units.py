@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 SCANS = 8
 
 
+def slug_of(part: str) -> str:
+    """The slug of the unit that a part came of, by the part's name."""
+    return part.removeprefix("part-").rpartition("-")[0]
+
+
 @dataclass(frozen=True)
 class Measured:
     """Rows of a unit, and what tells whether they changed."""

@@ -145,13 +145,15 @@ class Window:
         self._flying[name] = (future, answer, submit, tries)
         answer.add_done_callback(lambda ended: self._ended.put((name, ended)))
 
-    def next(self, *, or_room: bool = False) -> Any:
+    def next(self, *, or_room: bool = False, tick: Callable[[], None] = lambda: None) -> Any:
         """The name and the result of the next piece that ends.
 
         Parameters
         ----------
         or_room : bool
             Return None as soon as there is room for another piece, as when a worker joins.
+        tick : callable
+            Called about once a second while nothing ends.
 
         Raises
         ------
@@ -162,6 +164,7 @@ class Window:
             try:
                 name, answer = self._ended.get(timeout=LOOK)
             except queue.Empty:
+                tick()
                 if self.room and or_room:
                     return None
                 continue

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 #: Colours of models, which differ also to eyes that see few (Okabe and Ito, 2008).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#7f7f7f")
 #: Pixels: of the plot, around it, and of a line of the legend.
-WIDTH, HEIGHT, MARGIN, LINE = 560.0, 200.0, 36.0, 18.0
+WIDTH, HEIGHT, MARGIN, LINE = 560.0, 200.0, 48.0, 18.0
 #: Characters of a model's name in the legend; the whole is in its tooltip.
 NAME = 48
 

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager, nullcontext
 from threading import BoundedSemaphore, Condition, Thread, current_thread
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from altlas_flow.models.shelf import Shelf
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.models.watch import Watch
 from altlas_flow.models.work import Predictions, Work
+from altlas_flow.tracing import Batch as Traced
+from altlas_flow.tracing import Carrier
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ QUICK = 0.005
 GPU_SHARES = 4
 
 Rows = Sequence[int] | np.ndarray
+_UNTRACED = nullcontext()
 
 
 class ModelHost:
@@ -133,6 +137,7 @@ class ModelHost:
         timeout: float | None = None,
         wanted: Callable[[], bool] = lambda: True,
         watch: Watch | None = None,
+        traces: Sequence[Carrier | None] | None = None,
         settle: Callable[[], None] | None = None,
     ) -> Predictions:
         """Predict rows; blocks until each has its outcome.
@@ -152,6 +157,8 @@ class ModelHost:
             Asked now and then; once it says no, what waits is taken back.
         watch : Watch, optional
             Deadlines of the rows; learns when and with how many others each was predicted.
+        traces : sequence of Carrier or None, optional
+            Contexts that the rows are predicted in, for what the model traces itself.
         settle : callable, optional
             Called once, where the model or the outcomes are not there within `QUICK` seconds.
 
@@ -166,6 +173,7 @@ class ModelHost:
             settle = None
         with self.shelf.use(spec) as (model, load_s):
             work = model.work(rows, model.parameters(parameters), batch=batch, priority=priority, watch=watch)
+            work.traces = traces
             self._enqueue(model, work)
             ends = math.inf if timeout is None else time.monotonic() + timeout
             if settle is not None and not work.done.wait(QUICK):
@@ -263,7 +271,8 @@ class ModelHost:
                 model, batch = taken
             try:
                 if self._begin(batch):
-                    model.execute(batch)
+                    with self._traced(model, batch):
+                        model.execute(batch)
             except BaseException as error:
                 # the slot outlives whatever happened in it, and nobody waits for ever
                 logger.exception("a batch of %r failed on %s", model.spec.id, self.node)
@@ -275,7 +284,7 @@ class ModelHost:
                 with self._changed:
                     self._queue.ended(model, batch, gpu)
                     self.batches += 1
-                    self.shelf.tallies.add(model.spec.id, batches=1, batched=batch.rows)
+                    self.shelf.tallies.batch(model.spec.id, batch.rows)
                     self._changed.notify_all()
                     lingered = any(work.watch is not None and work.watch.lingers for work, _ in batch.pieces)
                 if lingered:
@@ -308,6 +317,19 @@ class ModelHost:
         for _, watch, rows in watched:
             watch.begin(rows, batch.rows, now)
         return True
+
+    def _traced(self, model: LoadedModel, batch: Batch) -> AbstractContextManager[None]:
+        """While a batch is predicted whose rows are traced."""
+        if all(work.traces is None for work, _ in batch.pieces):
+            return _UNTRACED
+        carriers = [work.traces[row] for work, row in batch.rows_of_works() if work.traces is not None]
+        said = {"altlas.model": model.spec.id, "altlas.node": self.node, "altlas.batch.rows": batch.rows}
+
+        def faults() -> list[Exception]:
+            of_rows = (work.result.errors.get(row) for work, row in batch.rows_of_works())
+            return [error for error in of_rows if error is not None]
+
+        return Traced(carriers, said, faults)
 
     def _next_or_fail(self, gpu: bool) -> tuple[LoadedModel, Batch] | None:
         """The next batch; a fault in choosing ends what waits, not the slot."""

@@ -12,6 +12,7 @@ from threading import Condition, Thread
 from typing import Any
 
 from altlas_flow.errors import AltlasError, HostClosed, ModelLoadError, describe
+from altlas_flow.logs import event, unchanged
 from altlas_flow.models.loaded import LoadedModel
 from altlas_flow.models.memory import estimate, release_memory
 from altlas_flow.models.spec import ModelSpec
@@ -210,8 +211,22 @@ class Shelf:
                 entry.error = typed
                 self._entries.pop(key, None)
                 self._changed.notify_all()
-            logger.warning("%s (tried again in %.0f s at the earliest)", typed, delay)
+            # the error as it is: who starts workers tells by it what their clients are told anyway
+            unchanged(
+                logger,
+                logging.WARNING,
+                "model load failed",
+                "%s (tried again in %.0f s at the earliest)",
+                typed,
+                delay,
+                model=spec.id,
+                node=self.node,
+                error=str(typed),
+                again_in=delay,
+            )
             release_memory()
+        else:
+            self._log("model loaded", "model %s was loaded on %s in %.3f s", spec, model.load_s, bytes=size)
 
     def _put(self, entry: Entry, model: LoadedModel, size: int) -> None:
         """A model is there from here on; called with the lock held."""
@@ -272,4 +287,8 @@ class Shelf:
                 # a fault of this model must not be that of the one which makes it go
                 logger.exception("unloading model %r from %s failed", entry.spec.id, self.node)
             self._tell(entry.spec.fingerprint, None)
-            logger.info("model %r was unloaded from %s", entry.spec.id, self.node)
+            self._log("model unloaded", "model %s was unloaded from %s", entry.spec, bytes=entry.bytes)
+
+    def _log(self, name: str, text: str, spec: ModelSpec, *args: Any, **fields: Any) -> None:
+        about = {"model": spec.id, "node": self.node, **fields}
+        event(logger, logging.INFO, name, text, spec.id, self.node, *args, **about)

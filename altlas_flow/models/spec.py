@@ -27,6 +27,7 @@ from altlas_flow.errors import SpecError, UnsafeModel, one_line
 from altlas_flow.models.digest import digest_callable as digest_callable
 from altlas_flow.models.frozen import plain
 from altlas_flow.records.base import explain
+from altlas_flow.records.html import facts
 
 if TYPE_CHECKING:
     from altlas_flow.models.loaded import LoadedModel
@@ -39,6 +40,8 @@ _NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _ESTIMATORS = (".skops", ".pkl", ".pickle", ".joblib")
 #: Fields that change neither answers nor places.
 _NO_RECIPE = {"id", "memory", "batch", "code", "validator", "serves", "specialities", "declared"}
+#: What says nothing to people.
+_UNREADABLE = {"code", "code_digest"}
 #: What may be declared, and at most.
 _DECLARED = {"quality": 1.0, "latency": math.inf, "cost": math.inf}
 #: Begins a validator that is sent by value.
@@ -357,6 +360,19 @@ class ModelSpec(BaseModel):
             # as for `code`: from the client that wrote it, never from a file
             return pickle.loads(base64.b64decode(self.validator[len(BY_VALUE) :]))
         return import_object(self.validator)
+
+    def _repr_html_(self) -> str:
+        """What was said of it beside what is usual; everything is escaped."""
+        said = {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if name not in _UNREADABLE and getattr(self, name) != field.get_default(call_default_factory=True)
+        }
+        if self.code is not None:
+            said["source"] = f"{self.source}, sent by value"
+        if (self.validator or "").startswith(BY_VALUE):
+            said["validator"] = "sent by value"
+        return facts(f"model {self.id}", [*said.items(), ("fingerprint", self.fingerprint[:16])])
 
     def __repr__(self) -> str:
         return f"<ModelSpec {self}>"  # the code of a callable would fill pages

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from altlas_flow.models.batching import Batch
     from altlas_flow.models.runtimes.base import Prepared
     from altlas_flow.models.watch import Watch
+    from altlas_flow.tracing import Carrier
 
 
 @dataclass
@@ -79,6 +80,7 @@ class Work:
         watch: Watch | None = None,
     ) -> None:
         self.watch = watch
+        self.traces: Sequence[Carrier | None] | None = None  # contexts of the rows, where they are traced
         self.items, self.costs = prepared.items, prepared.costs
         self.parameters, self.rows_limit, self.priority = parameters, rows_limit, priority
         size = len(prepared.items)

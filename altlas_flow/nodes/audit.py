@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from altlas_flow.errors import SettingsError, describe
+from altlas_flow.logs import TEXT, printable, unchanged
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +49,16 @@ class Audit:
         when = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
         # JSON escapes what would be a line of its own, or steer a terminal
         line = json.dumps({"time": when, "event": event, "address": address, **what}, default=str)
-        logger.info("%s", line)
+        if logger.isEnabledFor(logging.INFO):
+            name = f"node {event}" if "node" in what else event
+            about = " ".join(f"{key}={value}" for key, value in what.items())
+            told = {**what, TEXT: printable(f"{name}: {about or address}")}
+            unchanged(logger, logging.INFO, name, "%s", line, address=address or None, **told)
         self._write(line)
 
     def warn(self, text: str, **what: Any) -> None:
         """One line, and a warning in this program's log: something is unusual."""
-        logger.warning("unusual: %s", text)
+        unchanged(logger, logging.WARNING, "unusual", "unusual: %s", text, **what)
         self.note("unusual", text=text, **what)
 
     def close(self) -> None:

@@ -31,6 +31,7 @@ from altlas_flow.errors import (
 )
 from altlas_flow.parallel.responses import NOT_NEEDED, Responses
 from altlas_flow.records import InferenceResponse
+from altlas_flow.records.html import rows
 
 if TYPE_CHECKING:
     from altlas_flow.parallel.referee import Referee
@@ -128,6 +129,13 @@ class FanOut:
                 finally:
                     self._forget((loop, over))
         return self._outcome()
+
+    def _repr_html_(self) -> str:
+        """The verdict where it is there, else how far each model is; everything is escaped."""
+        if self._found is not None:
+            return self._found._repr_html_()
+        lines = [(one.model_id, one.status) for one in self.handles]
+        return rows(f"asked {len(self.models)} models: {self.status}", ("model", "status"), lines)
 
     def __repr__(self) -> str:
         return f"<FanOut to {', '.join(self.models)}: {self.status}>"

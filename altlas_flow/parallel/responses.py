@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from altlas_flow.errors import one_line
 from altlas_flow.records import InferenceResponse
 from altlas_flow.records.base import short
-from altlas_flow.records.table import plain
+from altlas_flow.records.html import rows
 
 #: Why a model is missing that was given up since its answer could not change the verdict.
 NOT_NEEDED = "not waited for: the verdict was settled"
@@ -77,15 +76,13 @@ class Responses(Sequence[InferenceResponse]):
         return one_line(f"<Responses of {said}: {short(self.outputs)}{without}>")
 
     def _repr_html_(self) -> str:
-        rows = [
+        """The verdict, and who answered what; everything is escaped."""
+        lines = [
             (one.model_id, one.node_id or "", f"{1000 * one.latency:.0f} ms", short(one.outputs))
             for one in self._responses
         ]
-        rows += [(model, "", "", reason) for model, reason in self.missing.items()]
-        agreed = "" if self.agreement is None else f"agreement {self.agreement:.2f}"
-        rows.append(("verdict", agreed, f"{1000 * self.latency:.0f} ms", short(self.outputs, 200)))
-        head = "".join(f"<th scope='col'>{name}</th>" for name in ("model", "node", "latency", "answer"))
-        body = "".join(
-            f"<tr>{''.join(f'<td>{escape(plain(cell))}</td>' for cell in row)}</tr>" for row in rows
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        lines += [(model, "", "", reason) for model, reason in self.missing.items()]
+        agreed = "" if self.agreement is None else f", agreement {self.agreement:.2f}"
+        asked = f"{len(self)} of {len(self) + len(self.missing)} models in {1000 * self.latency:.0f} ms"
+        title = f"verdict of {asked}{agreed}: {short(self.outputs, 200)}"
+        return rows(title, ("model", "node", "latency", "answer"), lines)

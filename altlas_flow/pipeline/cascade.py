@@ -16,6 +16,7 @@ from altlas_flow.errors import BadRequest, PipelineError, one_line
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.pipeline.pipeline import Pipeline, as_pipeline
 from altlas_flow.pipeline.stage import INPUT, Stage
+from altlas_flow.records.html import facts
 
 SMALL, JUDGE, LARGE, ANSWER = "small", "judge", "large", "answer"
 #: A score that is enough where nobody says which: that of one model, and the agreement of several.
@@ -263,6 +264,15 @@ class Cascade:
     def _judged(self) -> Sequence[Stage]:
         after = tuple(stage.name for stage in self.small)
         return [*self.small, Stage(JUDGE, function=self.judge, after=after)]
+
+    def _repr_html_(self) -> str:
+        """What it does, drawn, and where the threshold is; everything is escaped."""
+        pairs = [("threshold", f"{self.threshold:.6g}")]
+        for point in self.curve:
+            if point.threshold == self.threshold:
+                right = "" if point.quality is None else f", {point.quality:.1%} right"
+                pairs.append(("on its sample", f"{point.share:.1%} went to the large one{right}"))
+        return facts(repr(self)[1:-1], pairs, self._pipeline._repr_html_())
 
     def __repr__(self) -> str:
         small = ", ".join(_shown(stage) for stage in self.small)

@@ -13,6 +13,7 @@ from distributed import Client, Future
 
 from altlas_flow.cluster.keys import ANNOTATION, passage_key, predict_key
 from altlas_flow.cluster.ledger import IN_SPAN
+from altlas_flow.cluster.packed import Packed
 from altlas_flow.pipeline.stage import INPUT
 from altlas_flow.pipeline.step import Compiled, Step
 from altlas_flow.pipeline.tasks import run_stage
@@ -39,6 +40,8 @@ class Way:
         Nodes that a step has failed on.
     kept : frozenset of str
         Steps whose outputs are fetched.
+    traces : Packed, optional
+        Where requests are traced: see `run_stage`.
     """
 
     rows: int
@@ -48,6 +51,7 @@ class Way:
     strategies: Mapping[str, str] | None = None
     exclude: Mapping[str, frozenset[str]] | None = None
     kept: frozenset[str] = frozenset()
+    traces: Packed | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,8 @@ class _Drawn:
         shared = self.compiled.shared | way.kept
         # what passes may be tried again, from what is there already; rows of jobs are not
         copied = tuple(at for at, need in enumerate(needs) if not way.lenient or need in shared)
-        task = Task(key, run_stage, packed, way.lenient, way.priority, copied, *given)
+        more: dict[str, Any] = {} if way.traces is None else {"traces": way.traces}
+        task = Task(key, run_stage, packed, way.lenient, way.priority, copied, *given, **more)
         if then is not None:
             task = then.task(keys[name], task)
         self._add(keys[name], task, said_of(name, way))

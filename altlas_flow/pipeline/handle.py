@@ -8,13 +8,15 @@ from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future as Done
 from typing import TYPE_CHECKING, Any
 
-from altlas_flow.errors import AltlasError, BadRequest, DeadlineExceeded, RequestCancelled
+from altlas_flow.errors import AltlasError, BadRequest, DeadlineExceeded, RequestCancelled, one_line
 from altlas_flow.pipeline.result import PipelineResult
+from altlas_flow.records.html import facts
 
 if TYPE_CHECKING:
     from distributed import Future
 
     from altlas_flow.pipeline.sender import Lane, PipelineSender
+    from altlas_flow.pipeline.spans import PipelineSpan
 
 PENDING, RUNNING, COMPLETED, ERROR, CANCELLED = "pending", "running", "completed", "error", "cancelled"
 
@@ -45,6 +47,8 @@ class PipelineHandle:
         self._waiters: list[Any] = []
         self._deaths = self._moves = 0  # workers that died while it ran, and under its piece
         self._piece: Any = None  # the piece that it travels in
+        self._left: float | None = None  # when that left
+        self._span: PipelineSpan | None = None  # where requests are traced
         self._done: Done[PipelineResult] = Done()
 
     @property
@@ -154,6 +158,16 @@ class PipelineHandle:
         if error is not None:
             raise _fresh(error)
         return self._done.result()
+
+    def _repr_html_(self) -> str:
+        """The answer where it is there, else how far it is; everything is escaped."""
+        error = self._done.exception() if self._done.done() else None
+        if self._done.done() and error is None:
+            return self._done.result()._repr_html_()
+        why = None if error is None else one_line(error, 300)
+        return facts(
+            f"request {self.request_id} of pipeline {self.model_id}: {self.status}", [("error", why)]
+        )
 
     def __repr__(self) -> str:
         return f"<PipelineHandle {self.request_id} of {self.model_id}: {self.status}>"

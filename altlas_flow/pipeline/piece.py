@@ -19,6 +19,7 @@ from altlas_flow.pipeline.handle import PipelineHandle
 from altlas_flow.pipeline.passage import MOVES, Died, Passage, Unreadable
 from altlas_flow.pipeline.result import PieceOutcome, PipelineResult
 from altlas_flow.pipeline.rows import StageRows
+from altlas_flow.pipeline.spans import rows_of
 
 if TYPE_CHECKING:
     from altlas_flow.pipeline.sender import Lane, PipelineSender
@@ -47,6 +48,7 @@ class Piece:
             solo=handles[0]._alone,
             strategies=lane.strategies,
             kept=frozenset(lane.keep),
+            traces=None if sender.transport.tracer is None else Packed.of(rows_of(handles, self._counts)),
         )
         self._passage = Passage(
             sender.client,
@@ -77,7 +79,7 @@ class Piece:
         sender, lane = self.sender, self.lane
         self._task = asyncio.current_task()
         for handle in self.handles:
-            handle._running, handle._piece = True, self
+            handle._running, handle._piece, handle._left = True, self, sender.clock()
             if handle.done():  # before it could tell this piece
                 handle._piece = None
                 self._wanted.discard(handle)

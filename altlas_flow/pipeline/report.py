@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 from altlas_flow.errors import one_line
@@ -213,7 +212,7 @@ class Report:
         }
         if any(stage.error for stage in self.stages):
             columns["first error"] = lambda one: one.error
-        return Table(self.stages, columns)
+        return Table(self.stages, columns, title=f"stages of {one_line(self._title(), 200)}")
 
     def _title(self) -> str:
         pieces = f"{self.pieces:,} piece{'s' * (self.pieces != 1)}"
@@ -225,7 +224,8 @@ class Report:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(self._title())}</p>{self.table()._repr_html_()}"
+        """A line of each stage; everything is escaped."""
+        return self.table()._repr_html_()
 
 
 def _kind(placed: Placed) -> str:

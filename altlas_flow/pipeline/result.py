@@ -13,6 +13,8 @@ from altlas_flow.pipeline.report import Report
 from altlas_flow.pipeline.rows import Fault, Note, StageRows
 from altlas_flow.pipeline.step import Compiled
 from altlas_flow.records import InferenceResponse, Trace
+from altlas_flow.records.base import short
+from altlas_flow.records.html import facts
 
 
 class PieceOutcome:
@@ -151,7 +153,17 @@ class PipelineResult(Mapping[str, InferenceResponse]):
         return self.pipeline.mermaid(self.report)
 
     def _repr_html_(self) -> str:
-        return self.pipeline.svg(self.report)
+        """What came, and what each stage took; everything is escaped."""
+        error = self.error
+        pairs = [
+            ("outputs", None if error is not None and not self._many else short(self.outputs, 300)),
+            ("error", None if error is None else one_line(error, 300)),
+            ("latency", f"{self.latency:.3g} s"),
+            ("request", self.request_id),
+        ]
+        what = "answer" if error is None else "no answer"
+        drawn = f'<div style="overflow-x:auto">{self.pipeline.svg(self.report)}</div>'
+        return facts(f"{what} of pipeline {self.pipeline.id}", pairs, drawn)
 
     def _value(self, stage: str, row: int) -> Any:
         if row in self._piece.faults[stage]:

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 from distributed import Future
 
+from altlas_flow.cluster.client import lines
 from altlas_flow.cluster.client.lanes import Pace
 from altlas_flow.cluster.client.named import named_strategy
 from altlas_flow.cluster.client.posting import weight_of
@@ -39,6 +40,7 @@ from altlas_flow.pipeline.handle import PipelineHandle, late
 from altlas_flow.pipeline.passage import release
 from altlas_flow.pipeline.piece import Piece
 from altlas_flow.pipeline.result import PipelineResult
+from altlas_flow.pipeline.spans import begin_span
 from altlas_flow.pipeline.step import Compiled
 
 logger = logging.getLogger(__name__)
@@ -148,11 +150,21 @@ class PipelineSender:
             handle = PipelineHandle(self, lane, request_id or os.urandom(16).hex(), inputs, self.clock())
             handle._weight = weight_of(handle._inputs, self.settings.scatter_size)
             self.open += 1
-            self._handles.add(handle)
-            lane.waiting.append(handle)
+        if self.transport.tracer is not None:
+            # not under the lock: samplers and processors are the user's, and may take their time
+            handle._span = begin_span(self.transport.tracer, handle)
         handle._deadline = deadline
+        self._enter(handle)
         self._call(self._came, handle)
         return handle
+
+    def _enter(self, handle: PipelineHandle) -> None:
+        """From here on it may be sent, and ended."""
+        with self._lock:
+            self._handles.add(handle)
+            handle._lane.waiting.append(handle)
+        if self.transport.closed:  # meanwhile
+            self.end(handle, ClusterLost("the flow was closed: connect and ask again"))
 
     def end(self, handle: PipelineHandle, outcome: PipelineResult | AltlasError) -> bool:
         """A request is over; False where it was already."""
@@ -170,6 +182,12 @@ class PipelineSender:
         notify(waiters)
         with contextlib.suppress(RuntimeError):  # the loop is closed: so is everything else
             self._call(self._unwanted, handle)
+        # last: whoever waits does not wait for exporters and log handlers
+        if handle._span is not None:
+            handle._span.over(handle, outcome)
+        if lines.wanted():
+            error = outcome.error if isinstance(outcome, PipelineResult) else outcome
+            lines.tell(handle.request_id, handle.model_id, error, self.clock() - handle._submitted)
         return True
 
     def when_over(self, handle: PipelineHandle, waiter: Any) -> bool:

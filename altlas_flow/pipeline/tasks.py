@@ -54,6 +54,7 @@ def run_stage(
     priority: int,
     copied: Collection[int],
     *upstream: StageRows | Packed,
+    traces: Packed | None = None,
 ) -> StageRows:
     """Do one stage for the rows of a piece; takes a slot of the worker's host.
 
@@ -70,6 +71,8 @@ def run_stage(
         models write into, the host copies.
     *upstream : StageRows
         What it depends on; `Packed` where it came from the client.
+    traces : Packed, optional
+        Where requests are traced: their contexts, each with how many rows it has.
 
     Raises
     ------
@@ -92,7 +95,11 @@ def run_stage(
     work = StageWork(step, given, host, str(worker.name))
     work.note.trace = said.get("trace") or {}
     how = How(
-        lenient, priority, still_wanted(), None if lenient else Watched(key, plugin, bool(said.get("solo")))
+        lenient,
+        priority,
+        still_wanted(),
+        None if lenient else Watched(key, plugin, bool(said.get("solo"))),
+        None if traces is None else [one for one, count in traces.open() for _ in range(count)],
     )
     try:
         with host.parts:
@@ -317,6 +324,7 @@ class StageWork:
                     timeout=step.timeout,
                     wanted=how.wanted,
                     watch=watch,
+                    traces=None if how.traces is None else [how.traces[row] for row in at],
                 )
         except TimeoutError as error:
             late = DeadlineExceeded(f"it gave no answer within its timeout of {step.timeout} s")

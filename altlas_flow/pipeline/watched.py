@@ -10,6 +10,7 @@ import numpy as np
 
 from altlas_flow.cluster.worker.plugin import HostPlugin
 from altlas_flow.models.watch import Watch
+from altlas_flow.tracing import Carrier
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class How:
     priority: int
     wanted: Callable[[], bool]
     watched: Watched | None = None
+    traces: Sequence[Carrier | None] | None = None  # contexts of the rows of the piece
 
 
 class Watched:

@@ -33,6 +33,7 @@ class Record(BaseModel):
 
         @classmethod
         def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Any:
+            """From JSON, as pydantic does; what is wrong with it is a `BadRequest`."""
             try:
                 return super().model_validate_json(json_data, **options)
             except ValidationError as error:
@@ -40,6 +41,7 @@ class Record(BaseModel):
                 raise BadRequest(f"{cls.__name__}: {one_line(error.errors()[0]['msg'])}") from error
 
         def model_dump_json(self, **options: Any) -> str:
+            """As JSON, as pydantic does, arrays and tables too; what cannot be is a `BadRequest`."""
             try:
                 return super().model_dump_json(**options)
             except PydanticSerializationError as error:

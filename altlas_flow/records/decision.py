@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from html import escape
 from typing import Any
+
+from altlas_flow.errors import one_line
+from altlas_flow.records.html import cut, rows
 
 
 class AdvancedModelSelectionStrategy(StrEnum):
@@ -65,7 +69,7 @@ class Estimate:
         return f"{self.model}: {known}; chosen with probability {self.probability:.3g}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Decision:
     """One choice of a model.
 
@@ -114,3 +118,31 @@ class Decision:
         lines = [f"{self.task}: {self.model} ({self.strategy}, {self.id}, on version {self.version})"]
         lines += [f"  {estimate}" for estimate in self.estimates]
         return "\n".join([*lines, *(f"  {reason}" for reason in self.reasons)])
+
+    def __repr__(self) -> str:
+        others = f" of {len(self.estimates)} models" if self.estimates else ""
+        return one_line(
+            f"<Decision {self.task}: {self.model}{others}, by {self.strategy}, {self.propensity:.3g}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """A line of each model; everything is escaped."""
+
+        def pair(value: tuple[float, float] | None) -> str:
+            return "" if value is None else f"{value[0]:.3g} ± {value[1]:.2g}"
+
+        lines = [
+            (
+                one.model,
+                pair(one.quality),
+                pair(one.latency),
+                pair(one.cost),
+                "" if one.excluded else f"{one.probability:.3g}",
+                one.excluded,
+            )
+            for one in self.estimates
+        ]
+        columns = ("model", "quality", "latency, s", "cost", "chance", "excluded")
+        title = f"{self.task}: {self.model} ({self.strategy}, version {self.version})"
+        reasons = "".join(f"<li>{escape(cut(reason))}</li>" for reason in self.reasons)
+        return rows(title, columns, lines) + (f"<ul>{reasons}</ul>" if reasons else "")

@@ -9,11 +9,12 @@ from pydantic import Field, field_serializer, field_validator
 from pydantic.functional_validators import AfterValidator
 
 from altlas_flow.records.base import Record
+from altlas_flow.records.html import facts, listed, size
 from altlas_flow.records.jsonable import decode, encode
 
 
 class NodeStatus(StrEnum):
-    """What a node is; what changes it is written down in `altlas_flow.nodes.lifecycle`."""
+    """What a node is; what changes it is written down in ``altlas_flow/nodes/lifecycle.py``."""
 
     ONLINE = "ONLINE"
     OFFLINE = "OFFLINE"
@@ -118,6 +119,34 @@ class NodeInfo(Record):
     @field_serializer("capabilities", when_used="json")
     def _encode(self, value: Any, info: Any) -> Any:
         return encode(value, info.field_name)
+
+    def _repr_html_(self) -> str:
+        """What is known of it; everything is escaped."""
+        cordoned = " (cordoned)" if self.cordoned else ""
+        usage = {
+            name: size(value) if name.endswith("memory") else f"{value:.0%}"
+            for name, value in self.usage.items()
+        }
+        capabilities = dict(self.capabilities)
+        if isinstance(memory := capabilities.get("memory"), (int, float)):
+            capabilities["memory"] = size(memory)
+        pairs: list[tuple[str, Any]] = [
+            ("why", self.reason),
+            ("address", self.address or self.ip_address),
+            ("host", self.hostname),
+            ("has", listed(capabilities)),
+            ("models", ", ".join(self.available_models)),
+        ]
+        if self.joined:
+            pairs += [
+                ("uses", listed(usage)),
+                ("in flight", f"{self.in_flight}, of {self.slots} slots"),
+                ("served", f"{self.served:,}, and {self.failures:,} failures of the node"),
+            ]
+        for at, (model, one) in enumerate(self.latency.items()):
+            times = f"p50 {1000 * one.p50:.3g} ms, p95 {1000 * one.p95:.3g} ms"
+            pairs.append(("" if at else "latency", f"{model}: {times}, {one.count:,} requests"))
+        return facts(f"node {self.node_id}: {self.status}{cordoned}", pairs)
 
     def __repr__(self) -> str:
         where = f" at {self.address}" if self.address else ""

@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_serializer, field
 from altlas_flow import errors
 from altlas_flow.errors import AltlasError, BadRequest, RequestError, describe, root_cause
 from altlas_flow.records.base import Record, short
+from altlas_flow.records.html import facts
 from altlas_flow.records.jsonable import decode, encode, encode_rows
 from altlas_flow.records.trace import Trace
 
@@ -240,3 +241,18 @@ class InferenceResponse(Record):
         where = "" if self.node_id is None else f" on {self.node_id}"
         what = short(self.outputs) if self.error is None else self.error._label()
         return f"<InferenceResponse of {self.model_id}{where} in {self.latency:.3f} s: {what}>"
+
+    def _repr_html_(self) -> str:
+        """What came, and why it came from where it did; everything is escaped."""
+        pairs = [
+            ("outputs", None if self.outputs is None else short(self.outputs, 300)),
+            ("error", None if self.error is None else self.error._label()),
+            ("latency", f"{self.latency:.3g} s"),
+            ("request", self.request_id),
+            ("decision", self.decision_id),
+        ]
+        what = "answer" if self.ok else "no answer"
+        where = f" on node {self.node_id}" if self.node_id else ""
+        return facts(
+            f"{what} of {self.model_id}{where}", pairs, self.trace._repr_html_() if self.trace else ""
+        )

@@ -25,6 +25,8 @@ class Table(Sequence[Item], Generic[Item]):
     items : sequence of Record
     columns : mapping of str to callable
         What is shown of each: heading -> function of the record, that gives a text or a number.
+    title : str
+        What they are.
     shown : int
         Rows that a notebook or a terminal shows.
     """
@@ -34,9 +36,10 @@ class Table(Sequence[Item], Generic[Item]):
         items: Sequence[Item],
         columns: Mapping[str, Callable[[Item], Any]],
         *,
+        title: str = "",
         shown: int = SHOWN,
     ) -> None:
-        self._items, self._columns, self._shown = list(items), dict(columns), shown
+        self._items, self._columns, self._shown, self._title = list(items), dict(columns), shown, title
 
     def frame(self) -> pd.DataFrame:
         """All fields, a column each; times are in UTC."""
@@ -74,7 +77,8 @@ class Table(Sequence[Item], Generic[Item]):
             # Text: what a name or an error holds is shown as it is
             table.add_row(*(Text(plain(show(item))) for show in self._columns.values()))
         file = io.StringIO()
-        Console(file=file, width=200, no_color=True).print(table)
+        # in a notebook, too, it is only made: rich would show it there at once
+        Console(file=file, width=200, no_color=True, force_jupyter=False).print(table)
         more = len(self._items) - self._shown
         return "\n".join(line.rstrip() for line in file.getvalue().splitlines() if line.strip()) + (
             f"\n… and {more} more" if more > 0 else ""
@@ -84,14 +88,20 @@ class Table(Sequence[Item], Generic[Item]):
         return str(self)
 
     def _repr_html_(self) -> str:
-        from html import escape
+        """A line of each; everything is escaped."""
+        from altlas_flow.records.html import rows
 
-        head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in self._columns)
-        rows = "".join(
-            f"<tr>{''.join(f'<td>{escape(plain(show(item)))}</td>' for show in self._columns.values())}</tr>"
-            for item in self._items[: self._shown]
+        count = len(self._items)
+        many = (
+            f"the first {self._shown:,} of {count:,}"
+            if count > self._shown
+            else f"{count:,}"
+            if count
+            else "none"
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        title = f"{self._title}: {many}" if self._title else many
+        lines = [[show(item) for show in self._columns.values()] for item in self._items[: self._shown]]
+        return rows(title, list(self._columns), lines)
 
 
 def plain(value: Any) -> str:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from altlas_flow.errors import BadRequest, one_line
 from altlas_flow.records.base import Record
+from altlas_flow.records.html import facts, moment
 
 
 class TaskStatus(StrEnum):
@@ -79,6 +80,20 @@ class TaskInfo(Record):
             return cls.model_validate(dict(zip(cls.model_fields, row, strict=True)))
         except ValueError as error:
             raise BadRequest(f"TaskInfo: a row is of another length ({one_line(error)})") from error
+
+    def _repr_html_(self) -> str:
+        """What is known of it; everything is escaped."""
+        pairs = [
+            ("model", self.model_id),
+            ("error", self.error),
+            ("node", self.node_id),
+            ("tries", self.tries or None),
+            ("submitted (UTC)", moment(self.submitted)),
+            ("started", moment(self.started)),
+            ("ended", moment(self.ended)),
+            ("client", self.client),
+        ]
+        return facts(f"task {self.task_id}: {self.status}", pairs)
 
     def __repr__(self) -> str:
         where = f" on {self.node_id}" if self.node_id else ""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from pydantic import ConfigDict, Field
 
 from altlas_flow.errors import one_line
 from altlas_flow.records.base import Record
+from altlas_flow.records.html import facts
 
 #: Characters of a reason or an error that are printed.
 _LONG = 160
@@ -164,12 +163,8 @@ class Trace(Record):
         return "\n".join(f"{label:<10} {text}" for label, text in self.lines())
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<tr><th style="text-align: left">{escape(label)}</th>'
-            f'<td style="text-align: left">{escape(text)}</td></tr>'
-            for label, text in self.lines()
-        )
-        return f"<table>{rows}</table>"
+        """Why it went where it went, and where its time was spent; everything is escaped."""
+        return facts("trace", self.lines())
 
 
 def _failure(one: Try) -> str:

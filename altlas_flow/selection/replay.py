@@ -1,10 +1,9 @@
 """What another way of choosing would have got, reckoned from what was logged.
 
 Three estimates, since each errs in its own way. IPS weighs each outcome by how much likelier the other
-policy would
-have chosen it: right on average, and noisy. SNIPS divides by the mean weight: less noise, a little bias.
-The doubly
-robust one starts from a regression and corrects it by what was seen: right where either of the two is.
+policy would have chosen it: right on average, and noisy. SNIPS divides by the mean weight: less noise, a
+little bias. The doubly robust one starts from a regression and corrects it by what was seen: right where
+either of the two is.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from altlas_flow.errors import ReplayError
+from altlas_flow.records.html import rows
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -27,6 +27,9 @@ Policy = Callable[[Mapping[str, Any], Sequence[str]], Mapping[str, float]]
 RESAMPLES, INTERVAL = 1000, 0.95
 #: Below this part of outcomes that count, nothing is said but that.
 LEAST_OVERLAP = 0.02
+#: A mean weight is 1, but for chance: where chance alone gives it more than this, or it is further off than
+#: chance makes it, an interval does not know what it does not know.
+FAR_FROM_ONE = 0.25
 #: Parts of the log: each is foretold by a regression on the others.
 FOLDS = 5
 
@@ -63,7 +66,7 @@ class Reckoned:
         return f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Replay:
     """What a policy would have got.
 
@@ -78,6 +81,11 @@ class Replay:
         The part of the log that counts for the policy: its effective size over its size.
     unsupported : float
         How much of what the policy would choose could never be chosen.
+    weight : float
+        The mean weight of an outcome, near 1 where all of the policy's choices are in the log as often as
+        their chances say; far from it, what would have told is missing, and no interval knows of that.
+    weight_error : float
+        The standard error that chance alone gives it, by the chances that were logged.
     """
 
     logged: Reckoned
@@ -87,11 +95,27 @@ class Replay:
     decisions: int
     overlap: float
     unsupported: float
+    weight: float = 1.0
+    weight_error: float = 0.0
 
     @property
     def trustworthy(self) -> bool:
         """Whether enough of the log says something of the policy."""
-        return self.overlap >= LEAST_OVERLAP and self.unsupported < 0.01
+        return self._doubt == ""
+
+    @property
+    def _doubt(self) -> str:
+        if self.unsupported >= 0.01:
+            return f"{self.unsupported:.0%} of what the policy would choose was never possible"
+        if self.overlap < LEAST_OVERLAP:
+            return "the policy chooses what was hardly ever chosen: log more exploration"
+        if self.weight_error > FAR_FROM_ONE:
+            return "a few rare choices decide, and may be missing: log more exploration"
+        if abs(self.weight - 1.0) > max(FAR_FROM_ONE, 3 * self.weight_error):
+            return (
+                f"weights come to {self.weight:.2f} and not to 1: the chances logged are not those of the log"
+            )
+        return ""
 
     def __str__(self) -> str:
         lines = [
@@ -101,16 +125,21 @@ class Replay:
             f"  DR     {self.robust}",
             f"  overlap {self.overlap:.1%} of the log",
         ]
-        if self.unsupported >= 0.01:
-            lines.append(
-                f"  not to be trusted: {self.unsupported:.0%} of what the policy would choose was "
-                "never possible"
-            )
-        elif not self.trustworthy:
-            lines.append(
-                "  not to be trusted: the policy chooses what was hardly ever chosen: log more exploration"
-            )
+        if not self.trustworthy:
+            lines.append(f"  not to be trusted: {self._doubt}")
         return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Each estimate with its interval."""
+        estimates = {"logged": self.logged, "IPS": self.ips, "SNIPS": self.snips, "DR": self.robust}
+        lines = [
+            (name, f"{one.value:.4g}", f"{one.low:.4g}", f"{one.high:.4g}") for name, one in estimates.items()
+        ]
+        doubt = "" if self.trustworthy else f"; not to be trusted: {self._doubt}"
+        title = f"{self.decisions:,} decisions, of which {self.overlap:.1%} count for the policy{doubt}"
+        return rows(title, ("estimate", "value", "from", "to"), lines)
 
 
 def replay(log: Sequence[Logged], policy: Policy, *, seed: int = 0) -> Replay:
@@ -139,11 +168,12 @@ def replay(log: Sequence[Logged], policy: Policy, *, seed: int = 0) -> Replay:
     names = sorted({name for entry in log for name in (*entry.probabilities, entry.model)})
     at = {name: index for index, name in enumerate(names)}
     n = len(log)
-    wished, possible = np.zeros((n, len(names))), np.zeros((n, len(names)), dtype=bool)
+    wished, chances = np.zeros((n, len(names))), np.zeros((n, len(names)))
     for row, entry in enumerate(log):
         for name, chance in entry.probabilities.items():
-            possible[row, at[name]] = chance > 0
+            chances[row, at[name]] = chance
         wished[row] = _chances(policy(entry.features, list(entry.probabilities)), at)
+    possible = chances > 0
     arms = np.array([at[entry.model] for entry in log])
     logged = np.array([entry.probabilities[entry.model] for entry in log])
     got = np.array([entry.outcome for entry in log], dtype=float)
@@ -166,6 +196,9 @@ def replay(log: Sequence[Logged], policy: Policy, *, seed: int = 0) -> Replay:
         return float(weights[rows] @ got[rows]) / total if total > 0 else float("nan")
 
     total = float(weights.sum())
+    # of a weight: the sum of wished² / logged over all that was possible, less its mean squared
+    spread = np.divide(wished**2, chances, out=np.zeros_like(wished), where=possible).sum(axis=1)
+    spread -= (wished * possible).sum(axis=1) ** 2
     return Replay(
         logged=over(lambda rows: float(got[rows].mean())),
         ips=over(lambda rows: float((weights[rows] * got[rows]).mean())),
@@ -174,6 +207,8 @@ def replay(log: Sequence[Logged], policy: Policy, *, seed: int = 0) -> Replay:
         decisions=n,
         overlap=total**2 / float(weights @ weights) / n if total > 0 else 0.0,
         unsupported=float((wished * ~possible).sum(axis=1).mean()),
+        weight=total / n,
+        weight_error=float(np.sqrt(np.maximum(spread, 0.0).sum())) / n,
     )
 
 

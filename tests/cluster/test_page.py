@@ -14,6 +14,7 @@ import pytest
 from distributed import Client
 
 import altlas_flow as af
+from altlas_flow.cluster.scheduler import pages
 from tests.laboratory import LIMIT, laboratory, until
 
 pytestmark = pytest.mark.timeout(150)
@@ -95,6 +96,25 @@ def test_batches_of_hosts_are_counted(lab):
     until(heard)  # with the next heartbeat after which the counters are looked at
 
 
+def test_what_a_host_counted_stays_when_another_has_its_name():
+    with laboratory({"w": {}}) as lab:
+        lab.flow.register(af.ModelSpec(id="shout", source=shout))
+        for round in range(1, 4):
+            assert lab.flow.submit("shout", "a").result(LIMIT).outputs == "A"
+
+            def said(round=round):
+                workers = lab.client.sync(lab.client.scheduler.identity, n_workers=-1)["workers"].values()
+                told = [worker["metrics"].get("altlas") or {} for worker in workers]
+                return all("shout" in one.get("tallies", ()) for one in told)
+
+            until(said)  # with a heartbeat; what was not said dies with its host
+            lab.kill("w")
+            lab.until(lambda info: not info["hosts"])
+            lab.await_host("w")
+        (model,) = [one for one in overview(lab.flow)["models"] if one["model"] == "shout"]
+        assert (model["batches_total"], model["loads_total"]) == (3, 3)
+
+
 def test_choices_are_counted(lab):
     for _ in range(5):
         lab.flow.submit(task="noise", inputs="a").result(LIMIT)
@@ -112,6 +132,46 @@ def test_a_job_says_how_far_it_is(lab, tmp_path):
     with pytest.raises(af.AltlasError):
         lab.flow.run(frame, "refuse", input="text", output="loud", to=tmp_path / "bad", progress=False)
     until(lambda: {one["state"] for one in overview(lab.flow)["jobs"]} == {"done"})
+
+
+def samples(address):
+    """What is told at an address for Prometheus: name and labels -> value."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    with urllib.request.urlopen(f"{address}/metrics", timeout=LIMIT) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_scheduler_and_workers_tell_prometheus(lab):
+    assert lab.flow.submit("shout <i>", "a").result(LIMIT).outputs == "A"
+    model = ("model", "shout <i>")
+    scheduler = lab.client.dashboard_link.removesuffix("/status")
+
+    def done(told):
+        return sum(
+            value
+            for (name, *labels), value in told.items()
+            if name == "altlas_requests_total" and model in labels and ("outcome", "completed") in labels
+        )
+
+    until(lambda: done(samples(scheduler)) == overview_of("shout <i>", lab)["completed_total"] > 0)
+    told = samples(scheduler)
+    assert told["altlas_request_duration_seconds_count", model] == done(told)
+    assert told["altlas_nodes", ("status", "ONLINE")] == 2 and told["altlas_slots",] == 2
+    assert ("dask_scheduler_workers", ("state", "idle")) in told, "beside Dask's own"
+    workers = lab.client.sync(lab.client.scheduler.identity, n_workers=-1)["workers"].values()
+    each = [samples(f"http://127.0.0.1:{worker['services']['dashboard']}") for worker in workers]
+    assert sum(told.get(("altlas_worker_batch_size_rows_count", model), 0) for told in each) > 0
+    assert sum(told.get(("altlas_worker_model_loads_total", model), 0) for told in each) > 0
+
+
+def overview_of(model, lab):
+    return next(one for one in overview(lab.flow)["models"] if one["model"] == model)
 
 
 def test_jobs_of_a_client_that_goes_are_gone(lab):
@@ -174,3 +234,12 @@ def test_without_metrics_nothing_is_counted_and_there_is_no_page():
             get(lab.flow, "altlas/json")
         assert 'href="altlas"' not in get(lab.flow, "status")
         assert lab.info()["faults"] == 0
+
+
+def test_it_says_where_it_listens(monkeypatch):
+    said = []
+    # Dask's clusters silence all handlers that are there
+    monkeypatch.setattr(pages.logger, "info", lambda text, *values: said.append(text % values))
+    with laboratory({}) as lab:
+        where = lab.client.dashboard_link.removeprefix("http://").removesuffix("/status")
+    assert said[0] == f"a page of altlas_flow is at {where}/altlas, reached by this machine only"

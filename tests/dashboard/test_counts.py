@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from altlas_flow.dashboard.counts import BOUNDS, FAULTS, MODELS, OTHERS, SUMS, Counts, quantiles
+from altlas_flow.dashboard.counts import BOUNDS, FAULTS, MODELS, OTHERS, SUMS, Counts, label, quantiles
 from tests.dashboard.parts import part
 
 pytestmark = pytest.mark.timeout(120)
@@ -100,11 +100,14 @@ def test_whatever_comes_what_is_kept_is_bounded():
     assert counts.sums[:, SUMS.index("error")].sum() == 3 * MODELS
 
 
-def test_hosts_count_on_and_another_host_of_the_name_begins_anew():
+def test_hosts_count_on_and_another_host_begins_anew():
     counts = Counts()
-    for totals in ([2, 20, 1, 0, 0], [2, 20, 1, 0, 0], [5, 50, 1, 0, 1], [1, 4, 1, 0, 0]):
-        counts.heard("w", "a", totals)
-    counts.heard("v", "a", [1, 1, 0, 0, 0])
+    for totals in ([2, 20, 1, 0, 0], [2, 20, 1, 0, 0], [5, 50, 1, 0, 1]):
+        counts.heard("tcp://w:1", "a", totals)
+    counts.gone("tcp://w:1")
+    counts.gone("tcp://w:1")
+    counts.heard("tcp://w:2", "a", [1, 4, 1, 0, 0])
+    counts.heard("tcp://v:1", "a", [1, 1, 0, 0, 0])
     found = sums(counts, "a")
     assert [found[name] for name in ("batches", "batched", "loads", "load_failures", "evictions")] == [
         7,
@@ -113,6 +116,25 @@ def test_hosts_count_on_and_another_host_of_the_name_begins_anew():
         0,
         1,
     ]
+
+
+def test_what_hosts_say_counts_once_however_many_there_are(monkeypatch):
+    monkeypatch.setattr("altlas_flow.dashboard.counts.HEARD", 20)
+    counts = Counts()
+    for _ in range(5):  # heartbeats in which nothing new is said
+        for host in range(30):
+            counts.heard(f"h{host}", "a", [10, 10, 0, 0, 0])
+    assert sums(counts, "a")["batches"] == 200, "of the first 20; the others are not counted"
+    for host in range(20):
+        counts.gone(f"h{host}")
+    counts.heard("h29", "a", [10, 10, 0, 0, 0])
+    assert sums(counts, "a")["batches"] == 210
+
+
+def test_long_names_that_differ_at_their_ends_stay_apart():
+    names = {label("x" * 190 + end) for end in "ab"}
+    assert len(names) == 2 and all(len(name) <= 120 for name in names)
+    assert label("short") == "short"
 
 
 @pytest.mark.parametrize("many", [8, 9, 50])

@@ -13,8 +13,8 @@ from altlas_flow.dashboard.counts import Counts
 from altlas_flow.dashboard.jobs import Jobs
 from altlas_flow.dashboard.page import Looking, as_json
 from altlas_flow.dashboard.panels import PANELS, Shown
-from altlas_flow.dashboard.panels.base import table
-from altlas_flow.dashboard.panels.lines import Lines
+from altlas_flow.dashboard.panels.base import count, table
+from altlas_flow.dashboard.panels.lines import Lines, _top, smooth
 from altlas_flow.dashboard.timeline import FIELDS, Timeline
 from tests.dashboard.parts import part
 from tests.dashboard.test_jobs import job
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.timeout(60)
 EVIL = "<script>alert('x')</script>\"onmouseover=alert(1) $$x$$"
 NODE = {
     "status": "BUSY",
+    "cordoned": True,
     "reason": "it is cordoned",
     "in_flight": 2,
     "slots": 1,
@@ -175,3 +176,28 @@ def test_a_line_stands_for_a_while_and_has_gaps():
     t, y = lines.source.data["t"], lines.source.data["y0"]
     assert len(t) == len(times) + 1, "a step without a value parts what is before from what is after"
     assert np.nansum(y == 7.0) > 20 and np.isnan(y[20:30]).all() and np.isnan(y[40])
+
+
+def test_rates_are_drawn_as_means_of_what_there_is():
+    found = smooth(np.array([np.nan, 1.0, 3.0, np.nan, np.nan, np.nan, 5.0]), 3)
+    np.testing.assert_array_equal(found, [np.nan, 1.0, 2.0, 2.0, 3.0, np.nan, 5.0])
+    assert smooth(np.array([]), 3).size == 0
+
+
+def test_the_axis_ends_above_all_values_and_rarely_moves():
+    tops = {_top([np.array([np.nan, value])]) for value in np.linspace(100, 140, 50)}
+    assert tops == {150.0}
+    assert _top([np.array([98.5])]) > 98.5
+    assert _top([]) == _top([np.array([np.nan])]) == _top([np.array([0.0])]) == 1.0
+
+
+def test_numbers_are_short_and_right():
+    assert [count(value) for value in (0, 9_999, 10_000, 131_271, 999_600, 2_500_000, 7 * 10**9)] == [
+        "0",
+        "9,999",
+        "10k",
+        "131k",
+        "1M",
+        "2.5M",
+        "7G",
+    ]

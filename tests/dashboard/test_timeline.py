@@ -78,6 +78,22 @@ def test_where_nobody_looked_there_is_a_gap_and_no_flood():
     )
 
 
+def test_before_anybody_looked_lines_are_coarse():
+    counts = Counts()
+    timeline = Timeline(counts)
+    for at in range(0, 101, 10):  # nobody looks
+        counts.ended(part("a", [0.1] * 20), "c", float(at))
+        timeline.take(float(at), fine=False)
+    for at in range(1, 21):
+        counts.ended(part("a", [0.1] * 5), "c", 100.0)
+        timeline.take(100.0 + 0.5 * at)
+    times, values = timeline.series("requests", 300.0)
+    assert (np.diff(times) > 0).all(), "each moment is there once"
+    assert times[0] == 10.0 and times[-1] == 110.0 and len(times) > 25
+    np.testing.assert_allclose(values["a"][times <= 100.0], 2.0)
+    np.testing.assert_allclose(values["a"][times > 100.5], 10.0)
+
+
 def test_rates_just_after_the_beginning_are_not_known_yet():
     counts = Counts()
     timeline = Timeline(counts)

@@ -354,3 +354,15 @@ def test_a_lazy_map_does_not_read_the_whole_dataset_ahead(flow, tmp_path):
     ahead = [int(line) - at for at, line in enumerate(predictions.read_text().splitlines())]
     # two workers of one slot: two parts of each at the host, two tasks of each before it
     assert max(ahead) <= 16
+
+
+def test_progress_is_shown_where_it_is_asked_for_and_refused_for_what_is_computed_later(
+    flow, capsys, monkeypatch
+):
+    monkeypatch.setattr("altlas_flow.dataframe.mapping.QUICK", 0.0)
+    flow.map(frame(300), model(length), input="text", output="n")
+    assert capsys.readouterr() == ("", ""), "what is piped is left alone"
+    flow.map(frame(300), model(length), input="text", output="n", progress=True)
+    assert "300/300" in capsys.readouterr().err
+    with pytest.raises(InputError, match="progress= is for frames of pandas"):
+        flow.map(dd.from_pandas(frame(10), npartitions=2), model(length), input="text", progress=True)

@@ -60,20 +60,42 @@ def test_another_source_does_not_withdraw_what_the_folder_holds(flow: Flow, tmp_
     assert (both.rows, both.rows_done) == (40, 20), "a source that grows is the same job"
 
 
-def test_partitions_of_another_size_leave_no_row_there_twice(flow: Flow, tmp_path: Path) -> None:
-    model, out = spec(jobs.upper), tmp_path / "out"
-    flow.run(dd.from_pandas(frame(60), npartitions=3), model, input="text", to=out, part_rows=5)
-    seen: list[int] = []
-    summary = flow.run(dd.from_pandas(frame(60), npartitions=2), model, input="text", to=out, part_rows=7)
+def most_rows(out: Path) -> int:
+    """The rows that a reader found there at most, over the life of a folder."""
     live: dict[str, int] = {}
+    most = 0
     for line in jobs.manifest(out):
         if line["kind"] == "drop":
             for part in line["parts"]:
                 live.pop(part, None)
         elif line["kind"] == "part":
             live[line["part"]] = line["rows"]
-            seen.append(sum(live.values()))
-    assert max(seen) <= 60, "at no time were there more rows than the source has"
+            most = max(most, sum(live.values()))
+    return most
+
+
+def after_a_part(rows: pd.DataFrame, out: str, partition_info: Any = None) -> pd.DataFrame:
+    """The first partition as it is; the others once a part of 6 rows has been committed."""
+
+    def whole_lines() -> list[str]:
+        return (Path(out) / "_manifest").read_text().rpartition("\n")[0].splitlines()
+
+    if partition_info and partition_info["number"]:
+        jobs.until(lambda: any(json.loads(line).get("rows") == 6 for line in whole_lines()))
+    return rows
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["read together", "read one after the other"])
+def test_partitions_of_another_size_leave_no_row_there_twice(
+    flow: Flow, tmp_path: Path, together: bool
+) -> None:
+    model, out = spec(jobs.upper), tmp_path / "out"
+    flow.run(dd.from_pandas(frame(60), npartitions=3), model, input="text", to=out, part_rows=5)
+    again = dd.from_pandas(frame(60), npartitions=2)
+    if not together:
+        again = again.map_partitions(after_a_part, str(out), meta=again._meta)
+    summary = flow.run(again, model, input="text", to=out, part_rows=7)
+    assert most_rows(out) <= 60, "at no time were there more rows than the source has"
     assert summary.rows == 60
     assert read(out)["n"].tolist() == list(range(60))
 

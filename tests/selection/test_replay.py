@@ -52,6 +52,24 @@ def test_the_policy_that_was_logged_gets_what_was_got():
     assert found.trustworthy
 
 
+def test_a_log_that_misses_what_is_rare_and_decides_is_not_trusted():
+    # a is good where x is small and hardly ever chosen elsewhere, where it is bad; none of these was logged
+    log = [
+        Logged({"x": x}, {"a": chance, "b": 1 - chance}, model, outcome)
+        for x, chance, model, outcome in [(0.0, 0.99, "a", 1.0)] * 100 + [(1.0, 0.01, "b", 0.5)] * 100
+    ]
+    found = replay(log, always("a"))
+    assert found.snips.value == pytest.approx(1.0), "all that was seen of it is good"
+    assert found.overlap > 0.4 and found.unsupported == 0.0
+    assert found.weight == pytest.approx(0.505, abs=0.001)
+    assert not found.trustworthy and "not to be trusted" in str(found)
+
+
+def test_a_small_log_of_even_chances_is_trusted():
+    even = {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}
+    assert all(replay(logged(seed, 100, even), always("a")).trustworthy for seed in range(20))
+
+
 def test_the_doubly_robust_one_is_the_surest():
     wide = {"ips": [], "robust": []}
     for seed in range(20):

@@ -273,7 +273,9 @@ class Dispatch:
         """One envelope leaves."""
         now = self.clock()
         try:
-            key, future = post(self.client, lane, pool, handles, now)
+            key, future = post(
+                self.client, lane, pool, handles, now, traced=self.transport.tracer is not None
+            )
         except ClusterLost as lost:
             for handle in handles:
                 self.returns.end(handle, lost)

@@ -23,10 +23,13 @@ from distributed import Future
 from altlas_flow.cluster.client.streaming import Stream
 from altlas_flow.errors import AltlasError, BadRequest, RequestCancelled
 from altlas_flow.records import Decision, InferenceResponse, Trace, Try
+from altlas_flow.records.html import facts, rows
+from altlas_flow.records.table import SHOWN
 
 if TYPE_CHECKING:
     from altlas_flow.cluster.client.hedging import Hedged
     from altlas_flow.cluster.client.lanes import Flight, Lane
+    from altlas_flow.cluster.client.spans import RequestSpan
     from altlas_flow.cluster.client.transport import Transport
 
 PENDING, RUNNING, COMPLETED, ERROR, CANCELLED = "pending", "running", "completed", "error", "cancelled"
@@ -66,6 +69,7 @@ class Handle:
         "_retry",
         "_rows",
         "_sent",
+        "_span",
         "_submitted",
         "_transport",
         "_tried",
@@ -106,6 +110,7 @@ class Handle:
         self._hedged: Hedged | None = None  # where it may be sent a second time
         self._metadata: dict[str, Any] | None = None
         self._decision: Decision | None = None  # where its model was chosen
+        self._span: RequestSpan | None = None  # where requests are traced
 
     # -- what people ask ----------------------------------------------------------------------
 
@@ -217,6 +222,13 @@ class Handle:
                 finally:
                     self._transport.forget(self, (loop, over))
         return self._outcome()
+
+    def _repr_html_(self) -> str:
+        """The answer where it is there, else how far it is; everything is escaped."""
+        if self._final is not None:
+            return self._response()._repr_html_()
+        pairs = [("tries", self.tries or None), ("decision", self.decision.id if self.decision else None)]
+        return facts(f"request {self.request_id} of {self.model_id}: {self.status}", pairs)
 
     def __repr__(self) -> str:
         return f"<Handle {self.request_id} of {self.model_id}: {self.status}>"
@@ -386,6 +398,13 @@ class Handles(Sequence[Handle]):
 
     def __iter__(self) -> Iterator[Handle]:
         return iter(self._handles)
+
+    def _repr_html_(self) -> str:
+        """A line of each of the first ones; everything is escaped."""
+        over = sum(handle.done() for handle in self)
+        shown = f", the first {SHOWN}" if len(self) > SHOWN else ""
+        lines = [(one.request_id, one.model_id, one.status) for one in self._handles[:SHOWN]]
+        return rows(f"{len(self):,} requests, {over:,} over{shown}", ("request", "model", "status"), lines)
 
     def __repr__(self) -> str:
         return f"<Handles: {len(self)} requests, {sum(handle.done() for handle in self)} over>"

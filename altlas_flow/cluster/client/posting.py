@@ -14,6 +14,7 @@ from distributed import Client, Future
 
 from altlas_flow.cluster.client.handle import Handle
 from altlas_flow.cluster.client.lanes import Lane, Pool
+from altlas_flow.cluster.client.spans import carriers_of
 from altlas_flow.cluster.keys import ANNOTATION, request_key
 from altlas_flow.cluster.ledger import IN_SPAN
 from altlas_flow.cluster.packed import Packed
@@ -33,7 +34,7 @@ ITEM = 8
 
 
 def post(
-    client: Client, lane: Lane, pool: Pool, handles: Sequence[Handle], now: float
+    client: Client, lane: Lane, pool: Pool, handles: Sequence[Handle], now: float, *, traced: bool = False
 ) -> tuple[str, Future[Any]]:
     """Send requests of one lane as one task; its key and its future.
 
@@ -55,6 +56,8 @@ def post(
     envelope = Envelope(
         lane.spec, lane.parameters, inputs, counts, left, priority, lane.solo, lane.validator, lane.once
     )
+    if traced:
+        envelope.traces = carriers_of(handles)
     try:
         packed = Packed.of(envelope)
     except Exception as error:

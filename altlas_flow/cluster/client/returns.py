@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Future
 from distributed.scheduler import KilledWorker
 
+from altlas_flow.cluster.client import lines
 from altlas_flow.cluster.client.fate import DEATHS, UNHEARD, Fate, decide
 from altlas_flow.cluster.client.handle import COMPLETED, ERROR, Handle, stamped
 from altlas_flow.cluster.client.lanes import Flight, Lane, Pace
@@ -298,11 +299,14 @@ class Returns:
             what = error.cause if isinstance(error, NodeLost) else describe(error)
             took = max(0.0, self.transport.clock() - flight.sent)
             handle._tried = [*(handle._tried or ()), Try(node=node, error=what, seconds=took)]
+            if handle._span is not None:
+                handle._span.failed(handle, flight, error, node, self.transport.clock())
         if self._seconds.take_over(handle, node):
             return  # that decides
         if fate is Fate.END:
             self.end(handle, error)
         else:
+            lines.again(handle, error, node)
             self._again(handle, flight, node)
 
     def _second_failed(

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from distributed import Client
 
+from altlas_flow.cluster.client import lines
 from altlas_flow.cluster.client.dispatch import Dispatch
 from altlas_flow.cluster.client.handle import CANCELLED, ERROR, Handle, cancelled, stamped
 from altlas_flow.cluster.client.hedging import Hedged, Hedges
 from altlas_flow.cluster.client.lanes import Flight, Lane
 from altlas_flow.cluster.client.named import named_strategy
 from altlas_flow.cluster.client.posting import weight_of
+from altlas_flow.cluster.client.spans import begin_span
 from altlas_flow.cluster.client.streaming import Ear
 from altlas_flow.errors import AltlasError, BadRequest, ClusterLost, Overloaded, describe
 from altlas_flow.models.frozen import frozen, thawed
@@ -31,6 +33,7 @@ from altlas_flow.models.runtimes import runtime_class
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.records import RetryPolicy
 from altlas_flow.settings import Settings
+from altlas_flow.tracing import tracer_for
 
 if TYPE_CHECKING:
     from altlas_flow.cluster.choosing import Choosing
@@ -69,6 +72,7 @@ class Transport:
         self, client: Client, settings: Settings, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.client, self.settings, self.clock = client, settings, clock
+        self.tracer = tracer_for(settings.traces, clock)
         self.loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop  # type: ignore[union-attr]
         self.thread: int | None = None  # of that loop
         self.open = 0  # requests that are not over
@@ -191,6 +195,8 @@ class Transport:
                     f"{self.open} requests wait already: ask again later, or raise altlas.waiting-limit"
                 )
             self.open += 1
+        if self.tracer is not None:
+            handle._span = begin_span(self.tracer, handle)
         if deadline is not None:
             self._dispatch.dated.append(handle)
         self._dispatch.inbox.append(handle)
@@ -202,7 +208,10 @@ class Transport:
     def refused(self, request_id: str, model: str, error: AltlasError) -> Handle:
         """The handle of a request that cannot be sent at all: it is over already."""
         handle = Handle(self, None, request_id or os.urandom(16).hex(), None, self.clock(), model)
+        if self.tracer is not None:
+            handle._span = begin_span(self.tracer, handle)
         handle._settle(ERROR, self.clock(), error)
+        self._tell(handle, error)
         return handle
 
     def cancel(self, handle: Handle) -> bool:
@@ -282,7 +291,14 @@ class Transport:
         notify(waiters)
         if self._dispatch.inbox:
             self.wake()  # there may be room again
+        self._tell(handle, error)  # last: whoever waits does not wait for exporters and log handlers
         return True
+
+    def _tell(self, handle: Handle, error: Exception | None) -> None:
+        """Say what came of a request that was not answered."""
+        if handle._span is not None:
+            handle._span.over(handle)
+        lines.failed(handle, error)
 
     def complete(self, handles: list[Handle], final: str, flight: Flight) -> None:
         """As `end`, for many at once that have their answers from one flight."""
@@ -296,6 +312,11 @@ class Transport:
                     over.append(handle)
         self._dispatch.journal.over(flight, over)
         notify(waiters)
+        if self.tracer is not None:
+            for handle in over:
+                if handle._span is not None:
+                    handle._span.over(handle)
+        lines.completed(over, flight.node if flight.answers is None else flight.answers.node)
 
     def wake(self) -> None:
         """Have what waits looked at."""

@@ -37,6 +37,7 @@ from altlas_flow.cluster.worker.plugin import CANCEL, LISTEN, TOPIC
 from altlas_flow.cluster.worker.plugin import NAME as HOST_NAME
 from altlas_flow.cluster.worker.words import OPERATION
 from altlas_flow.errors import describe
+from altlas_flow.logs import event, install
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.nodes.audit import Audit
 from altlas_flow.nodes.registry import Registry, entry_of
@@ -165,6 +166,7 @@ class ControlPlugin(SchedulerPlugin):
     async def _begin_operations(self, scheduler: Scheduler) -> None:
         """What operators may do, and who may join: as the scheduler's own settings say, not a client's."""
         settings = Settings.current()
+        install(settings.log_format)
         self.audit = Audit(settings.audit, time.time)
         guard = self.guard = Guard(self.roles, self._refused)
         unusual = Unusual()
@@ -249,6 +251,9 @@ class ControlPlugin(SchedulerPlugin):
             "held": self.lessor.held,
             "silent": sorted(self.watchman.silent),
             "envelopes": len(self.lessor.envelopes),
+            "page": self.showing.has_page,
+            "dashboard": self.showing.dashboard,
+            "dashboard_tls": self.showing.dashboard_tls,
             "faults": self.faults,
             "last_fault": self.last_fault,
         }
@@ -353,6 +358,9 @@ class ControlPlugin(SchedulerPlugin):
             shorten(self.scheduler.stream_comms.get(address))
             self.placer.came(ws, msg)
             self.nodes.came(ws)
+            self.showing.came(ws)
+            text, name, slots = "node %s is there, with %d slots", str(ws.name), msg["slots"]
+            event(logger, logging.INFO, "node ready", text, name, slots, node=name, slots=slots)
             self.lessor.nodes_changed()
         self._came.set()
 
@@ -362,6 +370,9 @@ class ControlPlugin(SchedulerPlugin):
 
     def _status(self, address: str) -> None:
         self.placer.status(address)
+        if (ws := self.scheduler.workers.get(address)) is not None:
+            name, status = str(ws.name), ws.status.name
+            event(logger, logging.INFO, f"node {status}", "node %s is %s", name, status, node=name)
         self.lessor.nodes_changed()
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:

@@ -60,14 +60,7 @@ def record_of(
         Gives the ids of models of the beginning of their fingerprint.
     """
     now, said = time.time(), dict(node.said)
-    life = Life(
-        there=ws is not None,
-        offline=orders.offline,
-        silent=silent,
-        aside=aside or orders.aside,
-        cordoned=orders.cordoned or not (node.available or silent),
-        full=node.tasks >= max(1, node.slots),
-    )
+    life = life_of(node, orders, there=ws is not None, silent=silent, aside=aside)
     metrics = dict(ws.metrics) if ws is not None else {}
     return NodeInfo(
         node_id=shown_name(node.name),
@@ -100,6 +93,18 @@ def record_of(
             for model in ids(digits)
         },
         heartbeat=max(0.0, now - ws.last_seen) if ws is not None else None,
+    )
+
+
+def life_of(node: Node, orders: Orders, *, there: bool, silent: bool, aside: bool) -> Life:
+    """The facts that say what a node is."""
+    return Life(
+        there=there,
+        offline=orders.offline,
+        silent=silent,
+        aside=aside or orders.aside,
+        cordoned=orders.cordoned or not (node.available or silent),
+        full=node.tasks >= max(1, node.slots),
     )
 
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from altlas_flow._version import __version__
 from altlas_flow.cluster.keys import DIGITS
-from altlas_flow.cluster.scheduler.noderecords import Orders, shown_name
+from altlas_flow.cluster.scheduler.noderecords import Orders, life_of, shown_name
 from altlas_flow.dashboard.choices import Choices
 from altlas_flow.dashboard.counts import SUMS, Counts, label
 from altlas_flow.dashboard.jobs import Jobs
 from altlas_flow.dashboard.timeline import FIELDS, Timeline
-from altlas_flow.nodes.lifecycle import Life
 from altlas_flow.placement.decide import ASIDE
 from altlas_flow.placement.node import Node
 from altlas_flow.records import NodeStatus
@@ -34,6 +33,7 @@ _TOTALS = [
 ]
 #: Of a node that is not here.
 _EMPTY: dict[str, Any] = {
+    "cordoned": False,
     "in_flight": 0,
     "slots": 0,
     "waiting_rows": 0,
@@ -61,13 +61,21 @@ class Overview:
         self.counts, self.jobs = Counts(), Jobs()
         self.timeline, self.choices = Timeline(self.counts), Choices(self.counts)
         self._gone: dict[str, tuple[float, Node]] = {}  # by name
+        self._workers: dict[str, WorkerState] = {}  # to hear what those that leave have said last
         self._heard = -HEAR
         self._named: dict[str, list[str]] = {}  # ids of models, by the digits of their fingerprint
 
     # -- what happens ------------------------------------------------------------------------------
 
+    def came(self, ws: WorkerState) -> None:
+        """The host of a worker is there."""
+        self._workers[ws.address] = ws
+
     def left(self, address: str) -> None:
         """A worker is gone; called before its node is forgotten."""
+        if (ws := self._workers.pop(address, None)) is not None:
+            self._hear_of(ws)
+            self.counts.gone(address)
         node = self.control.placer.roster.get(address)
         if node is not None and node.name not in self.control.nodes.drained:
             self._gone[node.name] = time.monotonic(), node
@@ -92,10 +100,13 @@ class Overview:
         if now - self._heard < HEAR:
             return
         self._heard = now
-        for ws in self.control.scheduler.workers.values():
-            said = (ws.metrics.get("altlas") or {}).get("tallies") or {}
-            for model, totals in said.items():
-                self.counts.heard(str(ws.name), model, totals)
+        for ws in self._workers.values():
+            self._hear_of(ws)
+
+    def _hear_of(self, ws: WorkerState) -> None:
+        said = (ws.metrics.get("altlas") or {}).get("tallies") or {}
+        for model, totals in said.items():
+            self.counts.heard(ws.address, model, totals)
 
     # -- what is shown -----------------------------------------------------------------------------
 
@@ -177,18 +188,12 @@ class Overview:
         aside = control.placer.health.aside(node.address, control.loop.time())
         metrics: Mapping[str, Any] = ws.metrics if ws is not None else {}
         said = metrics.get("altlas") or {}
-        life = Life(
-            there=ws is not None,
-            offline=orders.offline,
-            silent=silent,
-            aside=aside or orders.aside,
-            cordoned=orders.cordoned or not (node.available or silent),
-            full=node.tasks >= max(1, node.slots),
-        )
+        life = life_of(node, orders, there=ws is not None, silent=silent, aside=aside)
         models = sorted(one for digits in node.loaded for one in self._named.get(digits, [digits]))
         return {
             "node": shown_name(node.name),
             "status": life.status.value,
+            "cordoned": orders.cordoned,
             "reason": why or node.absence or orders.bar or (ASIDE if aside else ""),
             "in_flight": node.tasks if ws is not None else 0,
             "slots": node.slots if ws is not None else 0,

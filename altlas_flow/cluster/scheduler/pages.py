@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tornado.web import RequestHandler
 
 from altlas_flow.cluster.scheduler.overview import Overview
+from altlas_flow.cluster.secure import listens_on_loopback
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -144,7 +145,16 @@ class Pages:
             variables["plots"] += [
                 {"url": f"{PANE}{kind.name}", "name": f"altlas_flow: {kind.title}"} for kind in PANELS
             ]
+        at = where(self.scheduler)
+        alone = listens_on_loopback(at.rpartition(":")[0])
+        reached = "by this machine only" if alone else "by others, too"
+        logger.info("a page of altlas_flow is at %s%s/%s, reached %s", at, prefix, PAGE, reached)
         return True
+
+    @property
+    def attached(self) -> bool:
+        """Whether the page is there."""
+        return self._app is not None
 
     def close(self) -> None:
         """Stop counting."""
@@ -154,6 +164,13 @@ class Pages:
         self._ended()
         if self._app is not None:
             self._guard("closing the page", self._app.stop)
+
+
+def where(scheduler: Any) -> str:
+    """Where a scheduler's dashboard listens, as ``host:port``; empty where it has none."""
+    if _bokeh_of(scheduler) is None:
+        return ""
+    return f"{scheduler.http_server.address}:{scheduler.http_server.port}"
 
 
 def _bokeh_of(scheduler: Any) -> Any:

@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from altlas_flow.cluster.scheduler.overview import Overview
-from altlas_flow.cluster.scheduler.pages import Pages
+from altlas_flow.cluster.scheduler.pages import Pages, where
+from altlas_flow.dashboard.metrics import Family, of_scheduler
+from altlas_flow.dashboard.prometheus import expose
 from altlas_flow.learning.lessons import CHOSE
 
 if TYPE_CHECKING:
+    from distributed.scheduler import WorkerState
+
     from altlas_flow.cluster.scheduler.control import ControlPlugin
 
 
@@ -30,10 +34,31 @@ class Showing:
         self._control, self._guard = control, guard
         self.overview: Overview | None = None
         self.pages: Pages | None = None
+        self._end: Callable[[], None] = lambda: None
         if wanted:
             self.overview = Overview(control)
             self.pages = Pages(control.scheduler, self.overview, control.learning.report, guard)
             guard("putting the page in place", self.pages.attach)
+            self._end = expose("scheduler", self._families)
+
+    @property
+    def has_page(self) -> bool:
+        """Whether there is a page on the dashboard."""
+        return self.pages is not None and self.pages.attached
+
+    @property
+    def dashboard(self) -> str:
+        """Where Dask's dashboard listens, as ``host:port``; empty where it has none."""
+        return where(self._control.scheduler)
+
+    @property
+    def dashboard_tls(self) -> bool:
+        """Whether the dashboard speaks TLS."""
+        return getattr(self._control.scheduler.http_server, "ssl_options", None) is not None
+
+    def _families(self) -> Iterable[Family]:
+        assert self.overview is not None
+        return of_scheduler(self.overview.counts, self.overview.now())
 
     def over(self, client: str, parts: Iterable[Mapping[str, Any]]) -> None:
         """Requests of a client are over."""
@@ -60,6 +85,11 @@ class Showing:
         if self.overview is not None:
             self._guard("what was told of a job", self.overview.jobs.told, client, job, time.monotonic())
 
+    def came(self, ws: WorkerState) -> None:
+        """The host of a worker is there."""
+        if self.overview is not None:
+            self._guard("a host's coming", self.overview.came, ws)
+
     def left(self, address: str) -> None:
         """A worker is gone; called before its node is forgotten."""
         if self.overview is not None:
@@ -72,5 +102,6 @@ class Showing:
 
     def close(self) -> None:
         """Show nothing any more."""
+        self._end()
         if self.pages is not None:
             self._guard("closing the page", self.pages.close)

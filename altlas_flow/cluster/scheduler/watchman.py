@@ -13,9 +13,10 @@ from distributed.scheduler import heartbeat_interval
 
 from altlas_flow.cluster.keys import HANG_UP, is_envelope
 from altlas_flow.cluster.scheduler.placer import Placer
+from altlas_flow.logs import event
 
 if TYPE_CHECKING:
-    from distributed.scheduler import Scheduler
+    from distributed.scheduler import Scheduler, WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Watchman:
             if seen is not None:
                 if ws.last_seen != seen[0]:
                     del self.silent[address]
-                    logger.warning("worker %s speaks again", ws.name)
+                    self._log("node speaks", "worker %s speaks again", ws)
                     if seen[1] == Status.running:
                         self.scheduler.handle_worker_status_change("running", ws, f"altlas-speaks-{now}")
                 else:
@@ -98,7 +99,11 @@ class Watchman:
                     if is_envelope(ts.key) and len(ts.who_has or ()) == 1:
                         self._fell(ts.key, [wants.client_key for wants in ts.who_wants or ()], str(ws.name))
                 self._hang_up(address)
-                logger.warning("worker %s is silent for %.1f s: its %d tasks move", ws.name, limit, moved)
+                text = "worker %s is silent for %.1f s: its %d tasks move"
+                self._log("node silent", text, ws, limit, moved)
+
+    def _log(self, name: str, text: str, ws: WorkerState, *args: Any) -> None:
+        event(logger, logging.WARNING, name, text, str(ws.name), *args, node=str(ws.name), worker=ws.address)
 
     def _hang_up(self, silent: str) -> None:
         """End what other workers are fetching from a silent one, as often as it is found silent.

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Awaitable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from distributed import get_worker, secede
@@ -34,6 +34,9 @@ from altlas_flow.models.host import ModelHost
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.models.watch import Watch
 from altlas_flow.models.work import Predictions
+from altlas_flow.tracing import Carrier
+
+_Value = TypeVar("_Value")
 
 
 @dataclass
@@ -57,6 +60,8 @@ class Envelope:
         Of the answers.
     once : bool
         None may run twice: each row is a batch of its own, since one that fails is halved and tried again.
+    traces : list of Carrier or None, optional
+        Contexts of the requests, where they are traced; where they are not, nothing of it travels.
     """
 
     spec: ModelSpec
@@ -68,6 +73,7 @@ class Envelope:
     solo: bool = False
     validator: Any = None
     once: bool = False
+    traces: list[Carrier | None] | None = field(default=None, init=False)
 
 
 @dataclass(frozen=True)
@@ -207,6 +213,7 @@ class Delivery:
                     priority=envelope.priority,
                     wanted=still_wanted(),
                     watch=watch,
+                    traces=None if envelope.traces is None else self._by_row(envelope.traces),
                     # Out of the worker's thread pool before any waiting: tasks that read and write need
                     # its threads, and so do envelopes that could share the batch. What is quick spares
                     # itself that.
@@ -282,7 +289,7 @@ class Delivery:
             return [at for at in requests if at < self.count]
         return [row for at in requests if at < self.count for row in range(offsets[at], offsets[at + 1])]
 
-    def _by_row(self, values: list[float]) -> list[float]:
+    def _by_row(self, values: list[_Value]) -> list[_Value]:
         counts = self.envelope.counts
         if counts is None:
             return values

@@ -7,7 +7,7 @@ import logging
 import pickle
 import platform
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.metadata import version
 from threading import Lock, Thread
@@ -23,10 +23,14 @@ from altlas_flow.cluster.worker.gauges import Gauges
 from altlas_flow.cluster.worker.gpus import claim_gpus
 from altlas_flow.cluster.worker.speaker import Speaker
 from altlas_flow.cluster.worker.words import Words
+from altlas_flow.dashboard.metrics import Family, of_worker
+from altlas_flow.dashboard.prometheus import expose
 from altlas_flow.errors import AltlasError, HostClosed
+from altlas_flow.logs import install
 from altlas_flow.models.host import ModelHost
 from altlas_flow.models.memory import keep_freed_memory
 from altlas_flow.models.spec import ModelSpec
+from altlas_flow.models.tallies import KINDS, SIZES
 from altlas_flow.settings import Settings
 
 if TYPE_CHECKING:
@@ -82,6 +86,8 @@ class HostPlugin(WorkerPlugin):
     async def setup(self, worker: Worker) -> None:
         """Called by Dask on each worker, also on those that join later."""
         self.worker = worker
+        own = Settings.current()  # the worker's, as are its labels
+        install(self.settings.log_format if own.log_format == "text" else own.log_format)
         threads = worker.state.nthreads
         slots = min(self.settings.slots or threads, threads)
         limit = worker.memory_manager.memory_limit
@@ -89,7 +95,7 @@ class HostPlugin(WorkerPlugin):
         if "GPU" not in resources and (found := await claim_gpus()):
             resources["GPU"] = found
             await worker.set_resources(GPU=found)
-        budget = Settings.current().memory_budget  # the worker's own, as are its labels
+        budget = own.memory_budget
         if budget is None and limit:
             budget = int(limit * self.settings.model_memory_fraction)
         self._gpus = Gauges(bool(resources.get("GPU")))
@@ -119,6 +125,7 @@ class HostPlugin(WorkerPlugin):
             changed=self._models_changed,
         )
         worker.metrics["altlas"] = self._metrics
+        self._end_metrics = expose("worker", self._families)
         hang_up = partial(_hang_up, worker)
         worker.stream_handlers.update({CANCEL: self.cancel, LISTEN: self.listen, HANG_UP: hang_up})
         worker.handlers.update({"altlas_load": self.load, "altlas_unload": self.unload})
@@ -133,7 +140,7 @@ class HostPlugin(WorkerPlugin):
                 "slots": slots,
                 "resources": resources,
                 # the worker's own configuration says what it is
-                "labels": dict(Settings.current().labels),
+                "labels": dict(own.labels),
                 "memory": budget,
                 "hostname": socket.gethostname(),
                 "gpus": self._gpus.describe(),
@@ -148,6 +155,7 @@ class HostPlugin(WorkerPlugin):
     def teardown(self, worker: Worker) -> None:
         """Called by Dask when the worker closes."""
         worker.metrics.pop("altlas", None)
+        self._end_metrics()
         for operation in (CANCEL, LISTEN, HANG_UP):
             worker.stream_handlers.pop(operation, None)
         if self.choosing is not None:
@@ -293,6 +301,11 @@ class HostPlugin(WorkerPlugin):
             "gpu_usage": self._gpus.read(),
             **state,
         }
+
+    def _families(self) -> Iterable[Family]:
+        """What Prometheus is told."""
+        assert self.host is not None
+        return of_worker(self.host.state(), self.host.shelf.tallies.sizes(), KINDS, SIZES)
 
 
 def _hang_up(worker: Worker, address: str, **kwargs: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -35,7 +36,7 @@ class Shown:
     monotonic: float
 
 
-class Panel:
+class Panel(ABC):
     """One question of an operator.
 
     Attributes
@@ -58,10 +59,11 @@ class Panel:
     def __init__(self) -> None:
         self.themed: list[tuple[Model, str]] = []
 
+    @abstractmethod
     def update(self, shown: Shown) -> None:
         """Show what is now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def failed(self, text: str) -> None:
         """Say that this panel failed; the others go on."""
 
@@ -90,9 +92,9 @@ class HtmlPanel(Panel):
         if text != self.div.text:  # what has not changed is not sent
             self.div.text = text
 
+    @abstractmethod
     def html(self, shown: Shown) -> str:
         """What is shown now."""
-        raise NotImplementedError
 
     def failed(self, text: str) -> None:
         self.div.text = heading(self.title) + empty(text)
@@ -164,11 +166,12 @@ def dotted(word: str, text: str, title: str = "") -> Cell:
     return Cell(f'<span class="dot {kind}"></span>{escape(text)}', title)
 
 
-def bar(part: float, whole: float, text: str, *, warn: bool = False) -> Cell:
+def bar(part: float, whole: float, text: str, *, warn: bool = False, small: bool = False) -> Cell:
     """How much of a whole there is; with `warn`, much of it is told by its colour, too."""
     share = min(1.0, max(0.0, part / whole)) if whole > 0 else 0.0
     high = ' class="high"' if warn and share > 0.9 else ""
-    return Cell(f'<span class="bar"><i{high} style="width:{100 * share:.0f}%"></i></span>{escape(text)}')
+    kind = "bar small" if small else "bar"
+    return Cell(f'<span class="{kind}"><i{high} style="width:{100 * share:.0f}%"></i></span>{escape(text)}')
 
 
 def seconds(value: float | None) -> str | None:
@@ -189,6 +192,20 @@ def seconds(value: float | None) -> str | None:
 def rate(value: float | None) -> str | None:
     """A number a second, short."""
     return None if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def count(value: int) -> str:
+    """A number that fits; a large one to three digits.
+
+    >>> count(9_999), count(131_271), count(2_500_000)
+    ('9,999', '131k', '2.5M')
+    """
+    if value < 10_000:
+        return f"{value:,}"
+    for unit, name in ((10**9, "G"), (10**6, "M")):
+        if value >= 0.9995 * unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value / 1000:.3g}k"
 
 
 def size(value: float) -> str:

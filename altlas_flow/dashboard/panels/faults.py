@@ -6,18 +6,38 @@ import time
 from html import escape
 from typing import Any
 
+from bokeh.models import CustomJS
+
 from altlas_flow.dashboard.panels.base import Cell, HtmlPanel, Shown, empty, heading, table
 
 #: Faults that are shown; the history has all of them.
 SHOWN = 40
 #: Kinds of errors that are named above.
 KINDS = 6
+#: Traces that somebody has opened stay open where the panel is drawn anew.
+_STAY = """
+const root = Bokeh.index.find_one(div)?.shadow_el
+if (root == null) return
+const open = root.opened ??= new Set()
+if (!root.listens) {
+  root.listens = true
+  root.addEventListener("toggle", ({target}) =>
+    target.open ? open.add(target.dataset.key) : open.delete(target.dataset.key), true)
+}
+requestAnimationFrame(() => {
+  for (const one of root.querySelectorAll("details")) if (open.has(one.dataset.key)) one.open = true
+})
+"""
 
 
 class Faults(HtmlPanel):
     """Errors by kind, retries, dead letters, and the latest failures."""
 
     name, title, every = "faults", "What went wrong?", 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.div.js_on_change("text", CustomJS(args={"div": self.div}, code=_STAY))
 
     def html(self, shown: Shown) -> str:
         """How much of what, then a line of each failure."""
@@ -47,7 +67,8 @@ def _told(fault: dict[str, Any]) -> str:
     where = f"{fault['model']} on {fault['node']}" if fault["node"] else fault["model"]
     head = f"<b>{escape(fault['kind'])}</b> <span class='small'>{escape(where)}</span>"
     inside = escape("\n".join(lines))
-    return f"{head}<details><summary>{escape(fault['error'])}</summary><pre>{inside}</pre></details>"
+    opened = f"<details data-key='{escape(fault['task'])}'>"
+    return f"{head}{opened}<summary>{escape(fault['error'])}</summary><pre>{inside}</pre></details>"
 
 
 def _clock(at: float) -> str:

@@ -10,6 +10,7 @@ from altlas_flow.dashboard.panels.base import (
     HtmlPanel,
     Shown,
     bar,
+    count,
     dotted,
     empty,
     heading,
@@ -51,4 +52,6 @@ class JobsPanel(HtmlPanel):
 def _done(job: dict[str, Any]) -> Cell:
     if job["total"] is None:
         return Cell(f"{job['done']:,}")
-    return bar(job["done"], job["total"], f"{job['done']:,} of {job['total']:,}")
+    said = f"{job['done']:,} of {job['total']:,}"
+    shown = bar(job["done"], job["total"], f"{count(job['done'])} of {count(job['total'])}")
+    return Cell(shown.html, said)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from bokeh.models import ColumnDataSource, DataRange1d, HoverTool, Range1d
+from bokeh.models import ColumnDataSource, HoverTool, Range1d
 from bokeh.plotting import figure
 
 from altlas_flow.dashboard.panels.plots import clock_formatter, plain_axes
@@ -37,7 +37,7 @@ class Lines:
             tools="",
             toolbar_location=None,
             x_range=Range1d(start=0, end=1),
-            y_range=DataRange1d(start=0),
+            y_range=Range1d(start=0, end=1),
             x_axis_type="datetime",
         )
         self._lines = [
@@ -89,6 +89,7 @@ class Lines:
             most = max(1000, 2 * len(times))
             self.source.stream(self._data(times[new], [column[new] for column in columns]), rollover=most)
         self._last = float(times[-1]) if len(times) else -np.inf
+        self.plot.y_range.end = _top(columns)
         self.plot.x_range.start, self.plot.x_range.end = 1000.0 * (now - span), 1000.0 * now
 
     def _data(self, times: Floats, columns: Sequence[Floats]) -> dict[str, Any]:
@@ -103,6 +104,32 @@ def _standing(values: Floats) -> Floats:
     last = np.maximum.accumulate(np.where(np.isnan(values), -1, at)) if len(values) else at
     stands = (last >= 0) & (at - last <= STANDS)
     return np.where(stands, values[last], np.nan)
+
+
+def smooth(values: Floats, steps: int) -> Floats:
+    """The mean of each value and of those before it, so many together; of those that there are.
+
+    >>> smooth(np.array([1.0, 3.0, np.nan, 5.0]), 2)
+    array([1., 2., 3., 5.])
+    """
+    there = ~np.isnan(values)
+    sums = np.cumsum(np.concatenate([[0.0], np.where(there, values, 0.0)]))
+    counts = np.cumsum(np.concatenate([[0], there]))
+    ends = np.arange(1, len(values) + 1)
+    begins = np.maximum(ends - steps, 0)
+    many = counts[ends] - counts[begins]
+    means: Floats = np.full(len(values), np.nan)
+    np.divide(sums[ends] - sums[begins], many, out=means, where=many > 0)
+    return means
+
+
+def _top(columns: Sequence[Floats]) -> float:
+    """Where the axis ends: above all values, and the same while they change little."""
+    highest = max((float(np.nanmax(one)) for one in columns if not np.isnan(one).all()), default=0.0)
+    if highest <= 0:
+        return 1.0
+    unit = 10.0 ** np.floor(np.log10(highest)) / 2
+    return float(unit * np.ceil(1.02 * highest / unit))
 
 
 def _with_gaps(times: Floats, columns: Sequence[Floats]) -> tuple[Floats, list[Floats]]:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
-from altlas_flow.dashboard.panels.base import Cell, HtmlPanel, Shown, bar, dotted, empty, heading, size, table
+from altlas_flow.dashboard.panels.base import (
+    Cell,
+    HtmlPanel,
+    Shown,
+    bar,
+    dotted,
+    empty,
+    heading,
+    short,
+    size,
+    table,
+)
 
-#: Models of a node that are named; the rest is counted.
-NAMED = 3
+#: Characters of the one model of a node that is named; the others are counted.
+NAME = 18
 
 
 class Nodes(HtmlPanel):
@@ -25,16 +37,15 @@ class Nodes(HtmlPanel):
             )
         said = ", ".join(f"{count} {status}" for status, count in totals["nodes"].items() if count)
         waits = totals["held"] + totals["parked"]
-        more = f"{totals['in_flight']} in flight on {totals['slots']} slots" + (
-            f", {waits} waiting" if waits else ""
-        )
+        slots = f"{totals['slots']} slot{'' if totals['slots'] == 1 else 's'}"
+        more = f"{totals['in_flight']} in flight on {slots}" + (f", {waits} waiting" if waits else "")
         gpus = any(node["gpus"] for node in nodes)
-        columns = ["Node", "Status", "#In flight", "Memory", *(["GPU"] if gpus else []), "*Models"]
+        columns = ["Node", "Status", "#In flight", "Memory", *(["GPU"] if gpus else []), "Models"]
         order = {"ERROR": 0, "OFFLINE": 1, "BUSY": 2, "ONLINE": 3}
         rows = [
             [
                 node["node"],
-                dotted(node["status"], node["status"], node["reason"]),
+                dotted(node["status"], _status(node), node["reason"]),
                 f"{node['in_flight']}/{node['slots']}",
                 _memory(node),
                 *([_gpus(node)] if gpus else []),
@@ -45,6 +56,10 @@ class Nodes(HtmlPanel):
         faults = totals["faults_of_plugin"]
         warning = empty(f"The scheduler's plugin had {faults} faults: see its log.") if faults else ""
         return heading(self.title, f"{said} · {more}") + warning + table(columns, rows, label="nodes")
+
+
+def _status(node: dict[str, Any]) -> str:
+    return "cordoned" if node["cordoned"] and node["status"] == "BUSY" else str(node["status"])
 
 
 def _memory(node: dict[str, Any]) -> Cell | None:
@@ -59,11 +74,16 @@ def _memory(node: dict[str, Any]) -> Cell | None:
 def _gpus(node: dict[str, Any]) -> Cell | None:
     if not node["gpus"]:
         return None
-    parts = [bar(gpu["use"], 1.0, f"{gpu['use']:.0%}").html for gpu in node["gpus"]]
+    alone = len(node["gpus"]) == 1  # of several only bars: their figures are where the pointer is
+    parts = [
+        bar(gpu["use"], 1.0, f"{gpu['use']:.0%}" if alone else "", small=True).html for gpu in node["gpus"]
+    ]
     said = ", ".join(f"{gpu['use']:.0%}, {size(gpu['memory'])}" for gpu in node["gpus"])
-    return Cell(" ".join(parts), said)
+    return Cell("".join(parts), said)
 
 
-def _models(models: list[str]) -> str:
-    rest = len(models) - NAMED
-    return ", ".join(models[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+def _models(models: list[str]) -> Cell | None:
+    if not models:
+        return None
+    more = f" +{len(models) - 1}" if len(models) > 1 else ""
+    return Cell(escape(short(models[0], NAME) + more), ", ".join(models))

@@ -23,10 +23,14 @@ from bokeh.plotting import figure
 from altlas_flow.dashboard.panels.base import Panel, Shown, empty, heading, html_div, short
 from altlas_flow.dashboard.panels.plots import plain_axes
 
-#: Nodes up to which each is named at the axis; beyond, where the pointer is.
+#: Nodes up to which each is named at the axis; beyond, where the pointer is. Models that are named at most.
 NAMED = 24
+#: Nodes up to which what is loaded has a dot.
+DOTS = 48
 #: Colour of a place where a model is loaded and has not answered yet.
 IDLE = "#b8bcc2"
+#: How much of its colour a place has where a model is not loaded any more.
+FAINT = 0.4
 
 
 class Places(Panel):
@@ -36,7 +40,7 @@ class Places(Panel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.source: Any = ColumnDataSource({name: [] for name in ("x", "y", "seconds", "size")})
+        self.source: Any = ColumnDataSource({name: [] for name in ("x", "y", "seconds", "size", "alpha")})
         # each name once, not in each place
         self._nodes: Any = ColumnDataSource({"name": []})
         self._models: Any = ColumnDataSource({"name": []})
@@ -55,6 +59,7 @@ class Places(Panel):
             width=0.94,
             height=0.94,
             fill_color={"field": "seconds", "transform": self.mapper},
+            fill_alpha="alpha",
             line_color=None,
             source=self.source,
         )
@@ -95,12 +100,13 @@ class Places(Panel):
         models = sorted({place["model"] for place in places}, reverse=True)
         places_of, columns_of = ({name: at for at, name in enumerate(names)} for names in (models, nodes))
         times = [place["seconds_per_row"] for place in places]
-        dot = 6 if len(nodes) <= NAMED else 3
+        dot = 6 if len(nodes) <= NAMED else 3 if len(nodes) <= DOTS else 0
         data = {
             "x": np.array([columns_of[place["node"]] for place in places], dtype=np.int32),
             "y": np.array([places_of[place["model"]] for place in places], dtype=np.int32),
             "seconds": np.array([_rounded(time) for time in times], dtype=np.float32),
             "size": np.array([dot if place["loaded"] else 0 for place in places], dtype=np.int32),
+            "alpha": np.array([1.0 if place["loaded"] else FAINT for place in places], dtype=np.float32),
         }
         before = self.source.data
         if any(not np.array_equal(data[name], before[name], equal_nan=name == "seconds") for name in data):
@@ -112,7 +118,9 @@ class Places(Panel):
         self.mapper.low, self.mapper.high = _limits(known)
         self._axes(nodes, models)
         loaded = sum(place["loaded"] for place in places)
-        said = f"{loaded} loaded (dots): {len(models)} models on {len(nodes)} nodes"
+        said = (
+            f"{loaded} loaded{' (dots)' if dot else ''}: {_many(models, 'model')} on {_many(nodes, 'node')}"
+        )
         self._show(heading(self.title, said), visible=True)
 
     def failed(self, text: str) -> None:
@@ -129,13 +137,18 @@ class Places(Panel):
         plot.y_range.start, plot.y_range.end = -0.5, len(models) - 0.5
         named = nodes if len(nodes) <= NAMED else []
         for axis, names in ((plot.xaxis[0], named), (plot.yaxis[0], models)):
-            labels = {at: short(name, 22) for at, name in enumerate(names)}
+            every = -(-len(names) // NAMED)
+            labels = {at: short(name, 22) for at, name in enumerate(names) if at % every == 0}
             if axis.major_label_overrides != labels:
                 axis.ticker = FixedTicker(ticks=list(labels))
                 axis.major_label_overrides = labels
         plot.xaxis[0].major_label_orientation = 0 if max(map(len, nodes)) * len(nodes) < 40 else math.pi / 3
         plot.xaxis[0].axis_label = "" if named else f"{len(nodes)} nodes"
-        plot.yaxis[0].major_label_text_font_size = "11px" if len(models) <= 24 else "8px"
+        plot.yaxis[0].major_label_text_font_size = "11px" if len(models) <= NAMED // 2 else "9px"
+
+
+def _many(names: list[str], what: str) -> str:
+    return f"{len(names)} {what}{'' if len(names) == 1 else 's'}"
 
 
 def _rounded(time: float | None) -> float:
@@ -147,4 +160,6 @@ def _limits(known: list[float]) -> tuple[float, float]:
     if not known:
         return 1e-3, 1.0
     low, high = min(known), max(known)
-    return (low, high) if high > 1.5 * low else (low / 1.5, high * 1.5)
+    # at least a power of ten: small differences are no contrast
+    wider = max(1.0, math.sqrt(10 * low / high))
+    return low / wider, high * wider

@@ -47,6 +47,7 @@ class Selection(Panel):
             sizing_mode="stretch_width",
             tools="",
             toolbar_location=None,
+            x_range=Range1d(start=-1, end=0),
             y_range=Range1d(start=0, end=1),
         )
         self.plot.quad(
@@ -125,6 +126,7 @@ class Selection(Panel):
                 data["model"].append(model)
                 low += share
         self.source.data = data
+        self.plot.x_range.start = min(-0.5, *data["x"]) if data["x"] else -1.0
 
 
 def _table(models: list[dict[str, Any]], colours: dict[str, str]) -> str:
@@ -147,7 +149,8 @@ def _table(models: list[dict[str, Any]], colours: dict[str, str]) -> str:
 def _with_error(value: float | None, error: float | None) -> str | None:
     if value is None:
         return None
-    return f"{value:.3g}" + (f" ± {error:.2g}" if error is not None else "")
+    known = error is not None and error > 1e-6 * abs(value)
+    return f"{value:.3g}" + (f" ± {error:.2g}" if known else "")
 
 
 def _named(model: str, colour: str) -> Cell:

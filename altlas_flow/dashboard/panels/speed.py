@@ -13,6 +13,7 @@ from altlas_flow.dashboard.panels.base import (
     Panel,
     Shown,
     colours_of,
+    count,
     dotted,
     empty,
     heading,
@@ -22,17 +23,18 @@ from altlas_flow.dashboard.panels.base import (
     short,
     table,
 )
-from altlas_flow.dashboard.panels.lines import Lines
+from altlas_flow.dashboard.panels.lines import Lines, smooth
 from altlas_flow.dashboard.panels.style import CHOICE, COLOURS
 
-#: What is drawn: label of the button, field of the timeline, label of the axis, factor.
+#: What is drawn: label of the button, field of the timeline, label of the axis, factor, steps of which the
+#: mean is drawn: rates of half a second jump.
 FIELDS = (
-    ("requests/s", "requests", "requests per second", 1.0),
-    ("rows/s", "rows", "rows per second", 1.0),
-    ("p50", "p50", "latency p50 (ms)", 1000.0),
-    ("p95", "p95", "latency p95 (ms)", 1000.0),
-    ("queue", "queue", "mean time in the queue (ms)", 1000.0),
-    ("batch", "batch", "rows a batch", 1.0),
+    ("requests/s", "requests", "requests per second", 1.0, 10),
+    ("rows/s", "rows", "rows per second", 1.0, 10),
+    ("p50", "p50", "latency p50 (ms)", 1000.0, 1),
+    ("p95", "p95", "latency p95 (ms)", 1000.0, 1),
+    ("queue", "queue", "mean time in the queue (ms)", 1000.0, 1),
+    ("batch", "batch", "rows a batch", 1.0, 1),
 )
 #: How far back: label, seconds.
 SPANS = (("5 min", 300.0), ("1 h", 3600.0), ("24 h", 86400.0))
@@ -90,13 +92,14 @@ class Speed(Panel):
             div.text = text
 
     def _draw(self, shown: Shown, colours: dict[str, str]) -> None:
-        _, field, axis, factor = FIELDS[int(self.field.value)]
+        _, field, axis, factor, steps = FIELDS[int(self.field.value)]
         _, span = SPANS[int(self.span.value)]
         times, values = shown.timeline.series(field, span)
         now = float(shown.now["at"])
+        steps = steps if span == SPANS[0][1] else 1  # coarser steps are means already
         self.lines.draw(
             times - shown.monotonic + now,
-            {model: factor * line for model, line in values.items() if model in colours},
+            {model: factor * smooth(line, steps) for model, line in values.items() if model in colours},
             list(colours),
             axis,
             span,
@@ -118,7 +121,7 @@ def _table(models: list[dict[str, Any]], colours: dict[str, str]) -> str:
             seconds(one["p95"]),
             seconds(one["p99"]),
             None if one["batch"] is None else f"{one['batch']:.3g}",
-            f"{one['waiting']:,}",
+            count(one["waiting"]),
         ]
         for one in models
     ]

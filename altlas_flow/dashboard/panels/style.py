@@ -17,13 +17,14 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: 2px 5px 2px 0; border-bottom: 1px solid #e4e4e4; white-space: nowrap;
          max-width: 13em; overflow: hidden; text-overflow: ellipsis; vertical-align: top; }
 th { font-weight: 600; font-size: 11px; color: #555; position: sticky; top: 0; background: #fafafa; }
-td.n, th.n { text-align: right; }
+td.n, th.n { text-align: right; padding-right: 9px; }
 td.wide { white-space: normal; max-width: none; overflow-wrap: anywhere; }
 .dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 5px; }
 .ONLINE, .done { background: #009e73; } .BUSY, .running { background: #e69f00; }
 .OFFLINE, .gone { background: #7f7f7f; } .ERROR, .failed { background: #d55e00; }
 .bar { display: inline-block; width: 40px; height: 8px; border-radius: 2px; background: #ddd;
        margin-right: 5px; }
+.bar.small { width: 22px; margin-right: 3px; }
 .bar i { display: block; height: 8px; border-radius: 2px; background: #0072b2; }
 .bar i.high { background: #d55e00; }
 .empty { color: #555; }
@@ -34,7 +35,10 @@ summary { cursor: pointer; }
   table { font-size: 11px; }
   th { font-size: 10.5px; }
   th, td { padding-right: 3px; max-width: 10em; }
+  td.n, th.n { padding-right: 6px; }
   td:first-child { max-width: 7.5em; }
+  .bar { width: 26px; margin-right: 3px; }
+  .dot { margin-right: 3px; }
 }
 @media (prefers-color-scheme: dark) {
   :host { color: #ddd; }

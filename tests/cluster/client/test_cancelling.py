@@ -154,11 +154,11 @@ def test_a_request_that_is_cancelled_while_it_leaves_does_not_hold_up_the_others
     together(solo.flow, spec)
     original, cancelled = dispatch.post, []
 
-    def post(client, lane, pool, handles, now):
+    def post(client, lane, pool, handles, now, **options):
         if not cancelled:
             cancelled.append(handles[0])
             assert handles[0].cancel()
-        return original(client, lane, pool, handles, now)
+        return original(client, lane, pool, handles, now, **options)
 
     monkeypatch.setattr(dispatch, "post", post)
     handles = [solo.flow.submit(spec, [n]) for n in range(3)]
