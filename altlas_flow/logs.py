@@ -24,8 +24,6 @@ from altlas_flow.errors import one_line
 
 #: What every record has; all else that stands in one was said of an event.
 _STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
-#: What lines of the embedded workers' program look like, see `altlas_flow.cluster.program`.
-PROGRAM = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 #: The one attribute by which records of ours differ from others.
 SAID = "altlas"
 #: Keys of a line in JSON that nothing else may take.
@@ -204,6 +202,14 @@ def _plain(value: Any, depth: int) -> Any:
     return one_line(value, LONG)
 
 
+class ProgramHandler(logging.StreamHandler[Any]):
+    """What a program of ours begins with: lines on standard error that are ours to change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s - %(name)s - %(levelname)s - %(message)s"))
+
+
 @dataclass
 class _Taken:
     """What was done to the logger ``altlas_flow`` of somebody else's program, and how it was before."""
@@ -220,6 +226,24 @@ class _Installed:
     lock = threading.Lock()
     whole = False
     taken: _Taken | None = None
+    flows = 0  # that are open and want JSON
+
+
+def hold(kind: str) -> None:
+    """A flow opens that wants lines of this kind; with the first that wants JSON they begin."""
+    if kind == "json":
+        with _Installed.lock:
+            _Installed.flows += 1
+        install(kind)
+
+
+def release(kind: str) -> None:
+    """It closes; with the last one that wants JSON this program's own lines are again as they were."""
+    if kind == "json":
+        with _Installed.lock:
+            _Installed.flows -= 1
+            if not _Installed.flows and not _Installed.whole:
+                _give_back(logging.getLogger("altlas_flow"))
 
 
 def install(kind: str, *, whole: bool = False) -> None:
@@ -228,18 +252,16 @@ def install(kind: str, *, whole: bool = False) -> None:
     Parameters
     ----------
     kind : str
-        ``json``; ``text``: where it did so for somebody else's program, that is taken back.
+        ``json``; with ``text`` nothing changes.
     whole : bool
         The program is ours: all that it logs becomes JSON lines, Dask's own as well. Otherwise only what
         goes to the logger ``altlas_flow``: it gets a handler of ours, and passes nothing on to the root
         logger; other loggers, and handlers of others, stay as they are.
     """
+    if kind != "json":
+        return
     ours = logging.getLogger("altlas_flow")
     with _Installed.lock:
-        if kind != "json":
-            if not _Installed.whole:
-                _give_back(ours)
-            return
         level = ours.level
         if level == logging.NOTSET:
             ours.setLevel(logging.INFO)
@@ -255,22 +277,16 @@ def install(kind: str, *, whole: bool = False) -> None:
 
 
 def _take(ours: logging.Logger, level: int) -> None:
-    handler = next((one for one in ours.handlers if _of_program(one)), None)
-    if handler is not None:
-        _Installed.taken = _Taken(handler, ours.propagate, level, handler.formatter)
-        handler.setFormatter(JsonFormatter())
-        return
+    for own in ours.handlers:
+        if isinstance(own, ProgramHandler):
+            _Installed.taken = _Taken(own, ours.propagate, level, own.formatter)
+            own.setFormatter(JsonFormatter())
+            return
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     _Installed.taken = _Taken(handler, ours.propagate, level)
     ours.addHandler(handler)
     ours.propagate = False  # whoever has set up the root logger would get each line twice
-
-
-def _of_program(handler: logging.Handler) -> bool:
-    """Whether it is the one that the program of an embedded worker begins with: that is ours to change."""
-    own = type(handler) is logging.StreamHandler and handler.stream in (sys.stderr, sys.stdout)
-    return own and getattr(handler.formatter, "_fmt", None) == PROGRAM
 
 
 def _give_back(ours: logging.Logger) -> None:

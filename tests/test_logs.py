@@ -243,7 +243,7 @@ def test_telling_never_raises(log, factory, tell, capsys):
 
 TAKEN = """
 import io, json, logging, sys
-from altlas_flow.logs import install
+from altlas_flow.logs import hold, install, release
 
 ours, mine, stream = logging.getLogger("altlas_flow"), logging.Formatter("MINE %(message)s"), io.StringIO()
 handler = logging.StreamHandler()
@@ -251,12 +251,15 @@ handler.setFormatter(mine)
 ours.addHandler(handler)
 logging.basicConfig(level=logging.INFO, stream=stream, format="ROOT %(message)s")
 for _ in range(2):
-    install("json")
-    install("json")
+    hold("json")
+    hold("text")
+    hold("json")
     ours.info("told")
     assert handler.formatter is mine and len(ours.handlers) == 2 and not ours.propagate
-    install("text")
-    install("text")
+    release("text")
+    release("json")
+    ours.info("still")
+    release("json")
     ours.info("plain")
     assert ours.handlers == [handler] and ours.propagate and ours.level == logging.NOTSET
 assert stream.getvalue() == "ROOT plain\\n" * 2
@@ -269,8 +272,8 @@ def test_what_it_took_of_a_foreign_program_it_gives_back():
     )
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    assert [line for line in lines if line[0] != "{"] == ["MINE told", "MINE plain"] * 2
-    assert [json.loads(line)["message"] for line in lines if line[0] == "{"] == ["told"] * 2
+    assert [line for line in lines if line[0] != "{"] == ["MINE told", "MINE still", "MINE plain"] * 2
+    assert [json.loads(line)["message"] for line in lines if line[0] == "{"] == ["told", "still"] * 2
 
 
 INSTALLED = """

@@ -30,7 +30,7 @@ from altlas_flow.cluster.scheduler.control import ControlPlugin
 from altlas_flow.cluster.secure import check_dashboard, check_protocol, check_scheduler, security_of
 from altlas_flow.cluster.worker.plugin import HostPlugin
 from altlas_flow.errors import AltlasError, ClusterLost, ConnectError, VersionMismatch, describe, one_line
-from altlas_flow.logs import install
+from altlas_flow.logs import hold, release
 from altlas_flow.models.memory import estimate
 from altlas_flow.models.spec import ModelSpec
 from altlas_flow.security.roles import Role
@@ -77,6 +77,7 @@ class Connection:
     cluster: SpecCluster | None = None
     plan: Layout | None = None
     owns_client: bool = True
+    holds: bool = False  # lines of the kind that its settings name, see `altlas_flow.logs.hold`
 
     @property
     def embedded(self) -> bool:
@@ -110,6 +111,9 @@ class Connection:
 
     def close(self) -> None:
         """Close what this connection started, and nothing else."""
+        if self.holds:
+            self.holds = False
+            release(self.settings.log_format)
         if self.owns_client:
             self.client.close()
         if self.cluster is not None:
@@ -134,7 +138,24 @@ def open_connection(
     ConnectError, VersionMismatch, Exposed
     """
     settings = settings or Settings.current()
-    install(settings.log_format)
+    hold(settings.log_format)
+    try:
+        connection = _open(address, settings, workers, threads_per_worker, memory_limit, models)
+    except BaseException:
+        release(settings.log_format)
+        raise
+    connection.holds = True
+    return connection
+
+
+def _open(
+    address: str | os.PathLike[str] | Client | Cluster | None,
+    settings: Settings,
+    workers: int | None,
+    threads_per_worker: int | None,
+    memory_limit: int | str,
+    models: Sequence[ModelSpec],
+) -> Connection:
     if address is None:
         connection = _embed(settings, workers, threads_per_worker, memory_limit, models)
     else:
@@ -228,6 +249,17 @@ def _join(address: str | os.PathLike[str] | Client | Cluster, settings: Settings
     return connection
 
 
+class _Client(Client):
+    """Dask's, whose connecting has an end: it would wait for ever for a peer that takes it and is silent."""
+
+    async def _ensure_connected(self, timeout: float | None = None) -> None:
+        limit = self._timeout if timeout is None else timeout
+        try:
+            await asyncio.wait_for(super()._ensure_connected(timeout=timeout), limit)
+        except TimeoutError as error:
+            raise TimeoutError(str(error) or f"it says nothing for {limit:g} s") from error
+
+
 def _client(target: str | Cluster, **options: Any) -> Client:
     """A client of Dask's, which has a race: it fails where others cancel tasks while it connects.
 
@@ -237,9 +269,9 @@ def _client(target: str | Cluster, **options: Any) -> Client:
     tries = CONNECT_TRIES
     while True:
         tries -= 1
-        client = Client.__new__(Client)  # to have it, to close it, where making it fails
+        client = _Client.__new__(_Client)  # to have it, to close it, where making it fails
         try:
-            Client.__init__(client, target, **options)
+            _Client.__init__(client, target, **options)
             return client
         except AssertionError as error:
             client.close(timeout=1)

@@ -12,6 +12,7 @@ from typing import Any
 from distributed import Nanny, Worker
 
 from altlas_flow import errors
+from altlas_flow.logs import ProgramHandler
 from altlas_flow.settings import Settings
 
 #: Seconds that the worker gets to close before its nanny kills it.
@@ -25,8 +26,7 @@ class ProgramWorker(Worker):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s - %(name)s - %(levelname)s - %(message)s"))
+        handler = ProgramHandler()
         if Settings.current().log_format != "json":  # who reads events wants them all
             handler.addFilter(is_news)
         logging.getLogger("altlas_flow").addHandler(handler)

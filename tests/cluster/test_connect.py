@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -85,6 +86,7 @@ def test_a_script_without_a_main_guard_uses_functions_of_its_own_and_of_a_module
     assert done.stderr == ""
 
 
+@pytest.mark.long
 def test_code_given_to_an_interpreter_connects_and_what_is_not_closed_ends_with_it(tmp_path):
     (tmp_path / "beside.py").write_text(BESIDE)
     done = run_python("-c", SCRIPT, cwd=tmp_path)
@@ -126,6 +128,7 @@ def test_small_models_get_one_single_threaded_worker_for_each_core():
     assert layout(8, 64 * GIB, 2 * GIB, [GIB // 10]).threads == 1
 
 
+@pytest.mark.long
 def test_a_huge_model_gets_one_worker_with_all_threads(monkeypatch):
     monkeypatch.setattr("altlas_flow.cluster.connect.machine", lambda: (2, 8 * GIB))
     huge = af.ModelSpec(**LENGTHS, memory=3 * GIB)
@@ -135,6 +138,7 @@ def test_a_huge_model_gets_one_worker_with_all_threads(monkeypatch):
         assert flow.submit("lengths", ["four"]).result(LIMIT).outputs == [4]
 
 
+@pytest.mark.long
 def test_a_model_too_large_for_the_workers_there_are_gets_fewer_and_larger_ones(monkeypatch, caplog):
     monkeypatch.setattr("altlas_flow.cluster.connect.machine", lambda: (2, 8 * GIB))
     with af.connect() as flow:
@@ -359,6 +363,16 @@ def test_an_address_where_nobody_answers_is_told_within_the_start_timeout(tmp_pa
     file.write_text("{")
     with pytest.raises(ConnectError, match="not a file that a Dask scheduler wrote"):
         af.connect(file)
+
+
+def test_a_peer_that_takes_a_connection_and_says_nothing_is_told_of_too():
+    with socket.create_server(("127.0.0.1", 0)) as peer:
+        address = "tcp://127.0.0.1:{1}".format(*peer.getsockname())
+        with (
+            dask.config.set({"altlas.start-timeout": "1s"}),
+            pytest.raises(ConnectError, match=f"no Dask scheduler answers at {address} .*nothing for 1 s"),
+        ):
+            af.connect(address)
 
 
 def test_a_scheduler_file_that_is_being_written_is_looked_at_again(tmp_path, monkeypatch):
