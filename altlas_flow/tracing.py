@@ -129,8 +129,10 @@ class Span:
         error: BaseException | None,
     ) -> None:
         begin = max(self.began, begin)
-        span = self._tracer.spans.start_span(name, context=self._context, start_time=self._ns(begin))
-        self._end(span, self._ns(max(begin, end)), attributes, error)
+        span = self._tracer.spans.start_span(
+            name, context=self._context, start_time=self._ns(begin), attributes=_known(attributes)
+        )
+        self._end(span, self._ns(max(begin, end)), {}, error)
 
     def _end(
         self, span: OtelSpan, at_ns: int, attributes: Mapping[str, Any], error: BaseException | None

@@ -155,7 +155,10 @@ class PipelineSender:
             handle._span = begin_span(self.transport.tracer, handle)
         handle._deadline = deadline
         self._enter(handle)
-        self._call(self._came, handle)
+        try:
+            self._call(self._came, handle)
+        except RuntimeError:  # the loop is closed
+            self.end(handle, ClusterLost("the flow was closed: connect and ask again"))
         return handle
 
     def _enter(self, handle: PipelineHandle) -> None:
@@ -182,12 +185,12 @@ class PipelineSender:
         notify(waiters)
         with contextlib.suppress(RuntimeError):  # the loop is closed: so is everything else
             self._call(self._unwanted, handle)
-        # last: whoever waits does not wait for exporters and log handlers
+        now, tell = self.clock(), self.transport.afterwards.tell
         if handle._span is not None:
-            handle._span.over(handle, outcome)
+            tell(handle._span.over, handle, outcome, now)
         if lines.wanted():
             error = outcome.error if isinstance(outcome, PipelineResult) else outcome
-            lines.tell(handle.request_id, handle.model_id, error, self.clock() - handle._submitted)
+            tell(lines.tell, handle.request_id, handle.model_id, error, now - handle._submitted)
         return True
 
     def when_over(self, handle: PipelineHandle, waiter: Any) -> bool:

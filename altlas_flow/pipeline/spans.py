@@ -39,17 +39,17 @@ class PipelineSpan:
             },
         )
 
-    def over(self, handle: PipelineHandle, outcome: PipelineResult | AltlasError) -> None:
-        """The request is over, in whatever way."""
-        quietly(self._over, handle, outcome)
+    def over(self, handle: PipelineHandle, outcome: PipelineResult | AltlasError, now: float) -> None:
+        """The request is over since then, in whatever way."""
+        quietly(self._over, handle, outcome, now)
 
     def carrier(self) -> Carrier | None:
         """Its context, for the workers."""
         found: Carrier | None = quietly(self.span.carrier)
         return found
 
-    def _over(self, handle: PipelineHandle, outcome: PipelineResult | AltlasError) -> None:
-        now, left = self._clock(), handle._left
+    def _over(self, handle: PipelineHandle, outcome: PipelineResult | AltlasError, now: float) -> None:
+        left = handle._left
         error = outcome.error if isinstance(outcome, PipelineResult) else outcome
         status, fault = "completed" if error is None else "error", error
         if isinstance(error, RequestCancelled):
@@ -64,7 +64,7 @@ class PipelineSpan:
 
     def _stages(self, result: PipelineResult, left: float, now: float) -> None:
         notes = result.notes
-        ahead = time.time() - now  # of the time of day before our clock
+        ahead = time.time() - self._clock()  # of the time of day before our clock
         shifts = _shifts(notes.values(), ahead, left, now)
         for name, step in result._compiled.steps.items():
             note = notes.get(name)

@@ -339,13 +339,15 @@ def test_what_is_not_sampled_has_no_children_and_its_models_know(lab):
     with trace.use_span(unsampled):
         seen, _ = lab.flow.submit(spec, 1).result(LIMIT).outputs
     assert seen == f"{7:032x}"
-    assert spans.ended() == []
+    lab.flow.submit(spec, 2).result(LIMIT)
+    trace_id = ids(only("altlas.request"))[0]  # spans of the first one would be there before
+    assert {ids(span)[0] for span in spans.ended()} == {trace_id} != {f"{7:032x}"}
 
 
 class Broken(SpanProcessor):
     """Fails while it is on."""
 
-    on = False
+    on, ended = False, ()
 
     def on_start(self, span, parent_context=None):
         if self.on:
@@ -353,6 +355,7 @@ class Broken(SpanProcessor):
 
     def on_end(self, span):
         if self.on:
+            self.ended += (span.name,)
             raise RuntimeError("nor its end")
 
 
@@ -370,6 +373,9 @@ def test_a_processor_that_fails_costs_spans_and_no_answers(lab):
         assert lab.flow.submit(chain, "b").result(LIMIT).outputs == "B"
         assert list(lab.flow.map(frame, model(upper), input="text", output="up").up) == ["A"]
         assert not lab.flow.submit(lab.flow.register(model(no_bad)), "bad").response(LIMIT).ok
+        until(
+            lambda: {"altlas.request", "altlas.pipeline"} <= set(broken.ended), instead=lambda: broken.ended
+        )
     finally:
         broken.on = False
 
@@ -436,6 +442,25 @@ def test_a_slow_processor_keeps_no_answer_back(lab):
         assert lab.flow.submit(spec, 1).result(LIMIT / 2).outputs == 1
     finally:
         free.set()
+
+
+def test_nobody_of_an_envelope_waits_until_the_others_are_told_of(lab):
+    spans.exporter()
+    spec, done, sent = lab.flow.register(model(no_bad)), {}, threading.Event()
+
+    class Looking(SpanProcessor):
+        def on_end(self, span):
+            if span.name == "altlas.request":
+                assert sent.wait(LIMIT)
+                over = {one.request_id for one in handles if one.done()}
+                done.setdefault(span.attributes["altlas.envelope"], over)
+
+    trace.get_tracer_provider().add_span_processor(Looking())
+    handles = lab.flow.submit_many(spec, ["a", "bad", "b", "bad"] * 10)
+    sent.set()
+    assert [one.response(LIMIT).ok for one in handles] == [True, False, True, False] * 10
+    for span in all_of("altlas.request", len(handles)):
+        assert span.attributes["altlas.request_id"] in done[span.attributes["altlas.envelope"]]
 
 
 OFF = """

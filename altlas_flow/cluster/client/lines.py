@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,14 @@ def wanted() -> bool:
     return logger.isEnabledFor(NEWS)
 
 
+def all_wanted() -> bool:
+    """Whether anybody wants lines of answers, too."""
+    return logger.isEnabledFor(logging.DEBUG)
+
+
 def failed(handle: Handle, error: BaseException | None) -> None:
     """A request is over without an answer."""
-    if wanted():
-        tell(handle.request_id, handle.model_id, error, handle._ended - handle._submitted, handle.tries)
+    tell(handle.request_id, handle.model_id, error, handle._ended - handle._submitted, handle.tries)
 
 
 def tell(
@@ -55,48 +59,44 @@ def tell(
     event(logger, NEWS, name, text, request_id, model, seconds, describe(error), **fields)
 
 
-def again(handle: Handle, error: BaseException, node: str) -> None:
-    """A try failed, and another one follows."""
-    if wanted():
-        tries = len(handle._tried or ())
-        event(
-            logger,
-            NEWS,
-            "request retried",
-            "request %s of %s goes elsewhere, as it failed on %s: %s",
-            handle.request_id,
-            handle.model_id,
-            node,
-            describe(error),
-            request_id=handle.request_id,
-            model=handle.model_id,
-            node=node,
-            tries=tries,
-            error=describe(error),
-            kind=type(error).__name__,
-        )
+def again(handle: Handle, error: BaseException, node: str, tries: int) -> None:
+    """A try failed, and another one follows; `tries` are those so far."""
+    event(
+        logger,
+        NEWS,
+        "request retried",
+        "request %s of %s goes elsewhere, as it failed on %s: %s",
+        handle.request_id,
+        handle.model_id,
+        node,
+        describe(error),
+        request_id=handle.request_id,
+        model=handle.model_id,
+        node=node,
+        tries=tries,
+        error=describe(error),
+        kind=type(error).__name__,
+    )
 
 
-def completed(handles: Iterable[Handle], node: str) -> None:
-    """Requests of one envelope have their answers."""
-    if logger.isEnabledFor(logging.DEBUG):
-        for handle in handles:
-            seconds = handle._ended - handle._submitted
-            event(
-                logger,
-                logging.DEBUG,
-                "request completed",
-                "request %s of %s was answered by %s in %.3f s",
-                handle.request_id,
-                handle.model_id,
-                node,
-                seconds,
-                request_id=handle.request_id,
-                model=handle.model_id,
-                node=node,
-                seconds=round(seconds, 6),
-                tries=handle.tries,
-            )
+def completed(handle: Handle, node: str) -> None:
+    """A request has its answer."""
+    seconds = handle._ended - handle._submitted
+    event(
+        logger,
+        logging.DEBUG,
+        "request completed",
+        "request %s of %s was answered by %s in %.3f s",
+        handle.request_id,
+        handle.model_id,
+        node,
+        seconds,
+        request_id=handle.request_id,
+        model=handle.model_id,
+        node=node,
+        seconds=round(seconds, 6),
+        tries=handle.tries,
+    )
 
 
 @contextmanager

@@ -42,9 +42,9 @@ class RequestSpan:
         self._told: Flight | None = None  # the envelope of that
         self._tries = 0
 
-    def failed(self, handle: Handle, flight: Flight, error: Exception, node: str, now: float) -> None:
-        """A try failed; another one may follow."""
-        quietly(self._try, handle, flight, error, node, now)
+    def failed(self, at: int, flight: Flight, error: Exception, node: str, now: float) -> None:
+        """A try failed, the one at that place of its envelope; another one may follow."""
+        quietly(self._try, at, flight, error, node, now)
 
     def over(self, handle: Handle) -> None:
         """The request is over, in whatever way."""
@@ -60,7 +60,7 @@ class RequestSpan:
                 if self._told is None or self._last < now:
                     self._child("altlas.queue", now, {"altlas.try": self._tries + 1}, None)
             elif flight is not self._told:
-                self._try(handle, flight, fault, flight.node, now)
+                self._try(handle._at, flight, fault, flight.node, now)
             said |= self._outcome(handle)
         finally:
             self.span.end(now, said, fault)  # whatever its tries could not say
@@ -83,11 +83,11 @@ class RequestSpan:
             said["altlas.node"] = handle._tried[-1].node
         return said
 
-    def _try(self, handle: Handle, flight: Flight, error: Exception | None, node: str, now: float) -> None:
+    def _try(self, at: int, flight: Flight, error: Exception | None, node: str, now: float) -> None:
         self._tries += 1
         self._told = flight
         said: dict[str, Any] = {"altlas.try": self._tries}
-        at, answers = handle._at, flight.answers
+        answers = flight.answers
         if node != "?":
             said["altlas.node"] = node
         begun, took, load, answered = flight.since.get(at), None, 0.0, False

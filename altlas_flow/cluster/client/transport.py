@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from distributed import Client
 
 from altlas_flow.cluster.client import lines
+from altlas_flow.cluster.client.afterwards import Afterwards
 from altlas_flow.cluster.client.dispatch import Dispatch
 from altlas_flow.cluster.client.handle import CANCELLED, ERROR, Handle, cancelled, stamped
 from altlas_flow.cluster.client.hedging import Hedged, Hedges
@@ -78,6 +79,7 @@ class Transport:
         self.open = 0  # requests that are not over
         self.inside = 0  # those of them that were let in
         self.users = 0  # flows
+        self.afterwards = Afterwards(self.loop)
         self.companions: list[Companion] = []  # others that wait for the same scheduler
         self._lock = threading.Lock()
         self._lanes: dict[Any, Lane] = {}
@@ -291,14 +293,15 @@ class Transport:
         notify(waiters)
         if self._dispatch.inbox:
             self.wake()  # there may be room again
-        self._tell(handle, error)  # last: whoever waits does not wait for exporters and log handlers
+        self._tell(handle, error)
         return True
 
     def _tell(self, handle: Handle, error: Exception | None) -> None:
         """Say what came of a request that was not answered."""
         if handle._span is not None:
-            handle._span.over(handle)
-        lines.failed(handle, error)
+            self.afterwards.tell(handle._span.over, handle)
+        if lines.wanted():
+            self.afterwards.tell(lines.failed, handle, error)
 
     def complete(self, handles: list[Handle], final: str, flight: Flight) -> None:
         """As `end`, for many at once that have their answers from one flight."""
@@ -315,8 +318,11 @@ class Transport:
         if self.tracer is not None:
             for handle in over:
                 if handle._span is not None:
-                    handle._span.over(handle)
-        lines.completed(over, flight.node if flight.answers is None else flight.answers.node)
+                    self.afterwards.tell(handle._span.over, handle)
+        if lines.all_wanted():
+            node = flight.node if flight.answers is None else flight.answers.node
+            for handle in over:
+                self.afterwards.tell(lines.completed, handle, node)
 
     def wake(self) -> None:
         """Have what waits looked at."""
