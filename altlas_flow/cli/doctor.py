@@ -92,7 +92,7 @@ def _facts_of(flow: Flow, versions: dict[str, str], files: int) -> Facts:
         loopback=listens_on_loopback(address),
         encrypted=address.startswith("tls://"),
         dashboard=info["dashboard"],
-        dashboard_encrypted=info["dashboard_tls"],
+        dashboard_locked=info["dashboard_locked"],
         dashboard_loopback=listens_on_loopback(info["dashboard"].rpartition(":")[0]),
         nodes=list(flow.nodes()),
         memory={str(worker["name"]): int(worker["memory_limit"] or 0) for worker in said["workers"].values()},

@@ -85,15 +85,13 @@ def scheduler(
         )
 
 
-def _show_link(link: str, token: str) -> None:
+def _show_link(link: str, token: str, alone: bool) -> None:
     """Print the link of the dashboard; with its token, where whoever reads it cannot know that otherwise."""
-    from urllib.parse import quote, urlsplit
+    from urllib.parse import quote
 
-    from altlas_flow.cluster.secure import listens_on_loopback
     from altlas_flow.settings import Settings
 
-    host = urlsplit(link).hostname or ""
-    reached = "by this machine only" if listens_on_loopback(host) else "by others, too"
+    reached = "by this machine only" if alone else "by others, too"
 
     # what a service prints is kept for others to read: there a token is set rather than made at each start
     if token and (Settings.current().dashboard_token is None or is_terminal()):

@@ -102,7 +102,11 @@ def check_scheduler(client: Client) -> None:
 
 def listens_on_loopback(host: str) -> bool:
     """Whether what listens there is reached by this machine only; nothing at all stands for all addresses."""
-    return bool(host) and is_loopback(host if "://" in host else f"tcp://{host}:0")
+    if "://" in host:
+        return is_loopback(host)
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return bool(host) and is_loopback(f"tcp://{host}:0")
 
 
 def check_dashboard(address: str) -> None:

@@ -66,7 +66,7 @@ async def serve_scheduler(
     announce: bool = False,
     insecure: bool = False,
     ready: Callable[[str], None] = lambda address: None,
-    linked: Callable[[str, str], None] = lambda link, token: None,
+    linked: Callable[[str, str, bool], None] = lambda link, token, alone: None,
 ) -> None:
     """Run a scheduler of ours until it is asked to stop.
 
@@ -88,8 +88,8 @@ async def serve_scheduler(
     ready : callable
         Called with its address.
     linked : callable
-        Then called with the link of its dashboard, and the token that it asks for; empty where it asks for
-        none.
+        Then called with the link of its dashboard, the token that it asks for (empty where it asks for none),
+        and whether only this machine reaches it.
 
     Raises
     ------
@@ -133,7 +133,9 @@ async def serve_scheduler(
             await announcement.begin()
         ready(scheduler.address)
         if dashboard is not None:
-            linked(_link(scheduler, "https" if locked else "http"), token if locked else "")
+            # by where it listens: its link may have another host
+            alone = listens_on_loopback(_listens(scheduler)[0])
+            linked(_link(scheduler, "https" if locked else "http"), token if locked else "", alone)
         await _until_stopped(scheduler.finished())
     finally:
         if announcement is not None:
@@ -142,9 +144,14 @@ async def serve_scheduler(
             await asyncio.wait_for(scheduler.close(), CLOSE_LIMIT)
 
 
+def _listens(scheduler: Any) -> tuple[str, int]:
+    """Where its dashboard does."""
+    return scheduler.http_server.address, scheduler.http_server.port
+
+
 def _link(scheduler: Any, scheme: str) -> str:
     """Address of the dashboard's first page."""
-    host, port = scheduler.http_server.address, scheduler.http_server.port
+    host, port = _listens(scheduler)
     if ip_address(host).is_unspecified:
         host = get_address_host(scheduler.address)
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/status"

@@ -44,7 +44,7 @@ class Facts:
         How the scheduler listens.
     dashboard : str
         Where its dashboard listens; empty where it has none.
-    dashboard_loopback, dashboard_encrypted : bool
+    dashboard_loopback, dashboard_locked : bool
         How the dashboard listens.
     nodes : sequence of NodeInfo
     memory : mapping of str to int
@@ -60,7 +60,7 @@ class Facts:
     encrypted: bool = False
     dashboard: str = ""
     dashboard_loopback: bool = True
-    dashboard_encrypted: bool = False
+    dashboard_locked: bool = False
     nodes: Sequence[NodeInfo] = ()
     memory: Mapping[str, int] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -82,7 +82,7 @@ def _of_cluster(facts: Facts) -> Iterable[Finding]:
             f"{facts.address} is open to others without TLS: whoever reaches it can run code",
             "start it with altlas-flow scheduler --tls DIR (altlas-flow certs init DIR makes one)",
         )
-    if facts.dashboard and not facts.dashboard_loopback and not facts.dashboard_encrypted:
+    if facts.dashboard and not facts.dashboard_loopback and not facts.dashboard_locked:
         yield Finding(
             f"the dashboard at {facts.dashboard} shows inputs and errors to whoever reaches it",
             "give altlas-flow scheduler --dashboard 127.0.0.1:8787, or --tls DIR",

@@ -30,7 +30,17 @@ def test_nothing_is_wrong_where_all_is_well():
     [
         ({"nodes": []}, "no node has joined", "altlas-flow worker tcp://127.0.0.1:8786"),
         ({"loopback": False}, "open to others without TLS", "--tls DIR"),
-        ({"dashboard": "http://x:1", "dashboard_loopback": False}, "shows inputs", "--dashboard 127.0.0.1"),
+        ({"dashboard": "x:1", "dashboard_loopback": False}, "shows inputs", "--dashboard 127.0.0.1"),
+        (
+            {
+                "dashboard": "x:1",
+                "dashboard_loopback": False,
+                "address": "tls://127.0.0.1:1",
+                "encrypted": True,
+            },
+            "shows inputs",
+            "--tls DIR",
+        ),
         ({"info": {"faults": 3, "last_fault": "oh"}}, "3 faults, the last: oh", "log"),
         ({"info": {"strangers": {"tcp://w": "0.0"}}}, "runs altlas_flow 0.0", "install altlas_flow 1.0"),
         ({"info": {"parked": 2}}, "2 pieces of work wait", "altlas-flow nodes"),
@@ -69,3 +79,7 @@ def test_what_is_wrong_with_a_node(node, what):
 def test_who_is_only_registered_is_awaited():
     absent = NodeInfo(node_id="later", joined=False, status=NodeStatus.OFFLINE)
     assert said(replace(WELL, nodes=[NODE, absent])) == []
+
+
+def test_a_dashboard_that_asks_for_a_token_is_well():
+    assert said(replace(WELL, dashboard="x:1", dashboard_loopback=False, dashboard_locked=True)) == []

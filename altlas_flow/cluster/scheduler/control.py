@@ -253,7 +253,7 @@ class ControlPlugin(SchedulerPlugin):
             "envelopes": len(self.lessor.envelopes),
             "page": self.showing.has_page,
             "dashboard": self.showing.dashboard,
-            "dashboard_tls": self.showing.dashboard_tls,
+            "dashboard_locked": self.showing.dashboard_locked,
             "faults": self.faults,
             "last_fault": self.last_fault,
         }

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from altlas_flow.cluster.scheduler.dashboard import Gate
 from altlas_flow.cluster.scheduler.overview import Overview
 from altlas_flow.cluster.scheduler.pages import Pages, where
 from altlas_flow.dashboard.metrics import Family, of_scheduler
@@ -52,9 +53,10 @@ class Showing:
         return where(self._control.scheduler)
 
     @property
-    def dashboard_tls(self) -> bool:
-        """Whether the dashboard speaks TLS."""
-        return getattr(self._control.scheduler.http_server, "ssl_options", None) is not None
+    def dashboard_locked(self) -> bool:
+        """Whether the dashboard asks everybody for a token."""
+        server = getattr(self._control.scheduler, "http_server", None)
+        return isinstance(getattr(server, "request_callback", None), Gate)
 
     def _families(self) -> Iterable[Family]:
         assert self.overview is not None
@@ -83,7 +85,8 @@ class Showing:
     def job(self, client: str, job: Mapping[str, Any], **kwargs: Any) -> None:
         """How far a job of a client is; told by its stream."""
         if self.overview is not None:
-            self._guard("what was told of a job", self.overview.jobs.told, client, job, time.monotonic())
+            now = time.monotonic(), time.time()
+            self._guard("what was told of a job", self.overview.jobs.told, client, job, *now)
 
     def came(self, ws: WorkerState) -> None:
         """The host of a worker is there."""
