@@ -29,7 +29,7 @@ RESAMPLES, INTERVAL = 1000, 0.95
 LEAST_OVERLAP = 0.02
 #: A mean weight is 1, but for chance: where chance alone gives it more than this, or it is further off than
 #: chance makes it, an interval does not know what it does not know.
-FAR_FROM_ONE = 0.25
+FAR_FROM_ONE, UNSURE = 0.25, 0.15
 #: Parts of the log: each is foretold by a regression on the others.
 FOLDS = 5
 
@@ -109,7 +109,7 @@ class Replay:
             return f"{self.unsupported:.0%} of what the policy would choose was never possible"
         if self.overlap < LEAST_OVERLAP:
             return "the policy chooses what was hardly ever chosen: log more exploration"
-        if self.weight_error > FAR_FROM_ONE:
+        if self.weight_error > UNSURE:
             return "a few rare choices decide, and may be missing: log more exploration"
         if abs(self.weight - 1.0) > max(FAR_FROM_ONE, 3 * self.weight_error):
             return (

@@ -52,11 +52,12 @@ def test_the_policy_that_was_logged_gets_what_was_got():
     assert found.trustworthy
 
 
-def test_a_log_that_misses_what_is_rare_and_decides_is_not_trusted():
+@pytest.mark.parametrize("many", [100, 400, 1600])
+def test_a_log_that_misses_what_is_rare_and_decides_is_not_trusted(many):
     # a is good where x is small and hardly ever chosen elsewhere, where it is bad; none of these was logged
     log = [
         Logged({"x": x}, {"a": chance, "b": 1 - chance}, model, outcome)
-        for x, chance, model, outcome in [(0.0, 0.99, "a", 1.0)] * 100 + [(1.0, 0.01, "b", 0.5)] * 100
+        for x, chance, model, outcome in [(0.0, 0.99, "a", 1.0)] * many + [(1.0, 0.01, "b", 0.5)] * many
     ]
     found = replay(log, always("a"))
     assert found.snips.value == pytest.approx(1.0), "all that was seen of it is good"
