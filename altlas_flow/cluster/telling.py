@@ -26,7 +26,7 @@ def teller(client: Client, model: str, output: str) -> Callable[[dict[str, Any]]
     Returns
     -------
     callable
-        Takes ``state``, ``done``, ``skipped``, ``dead``, ``total`` and ``seconds``.
+        Takes ``state``, ``done``, ``skipped``, ``dead``, ``total``, ``seconds`` and ``letters``.
     """
     job = {"id": uuid.uuid4().hex, "model": model, "output": output}
 

@@ -6,7 +6,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from altlas_flow.dashboard.counts import Counts, label
+import numpy as np
+import numpy.typing as npt
+
+from altlas_flow.dashboard.counts import Counts, Floats, label
 
 #: Seconds of a step, and steps that are kept: an hour, a day.
 LEVELS = ((10.0, 360), (300.0, 288))
@@ -25,6 +28,9 @@ FIGURES = (
     "quality_error",
 )
 
+#: Those of them of which it is kept how they were, and of how many times that they were told.
+ESTIMATED, KEPT = ("quality", "latency_p50", "latency_p95", "cost"), 361
+
 _Choices = dict[tuple[str, str], int]
 
 
@@ -41,6 +47,8 @@ class Choices:
         self._steps: list[deque[tuple[float, _Choices]]] = [deque(maxlen=kept) for _, kept in LEVELS]
         self._marks: list[tuple[float, _Choices] | None] = [None for _ in LEVELS]
         self._told: dict[str, list[dict[str, Any]]] = {}
+        # by task: when, of which models, and a row for each
+        self._estimates: dict[str, deque[tuple[float, tuple[str, ...], npt.NDArray[np.float32]]]] = {}
 
     @property
     def tasks(self) -> list[str]:
@@ -62,12 +70,37 @@ class Choices:
                 self._steps[at].append((now, {key: count for key, count in changed.items() if count}))
             self._marks[at] = now, totals
 
-    def told(self, task: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """What came of the choices of a task, model by model."""
-        self._told[label(task)] = [
-            {"model": label(row.get("model")), **{name: row.get(name) for name in FIGURES}}
+    def told(self, task: str, rows: Sequence[Mapping[str, Any]], now: float) -> None:
+        """What came of the choices of a task, model by model; `now` is of a monotonic clock."""
+        name = label(task)
+        told = self._told[name] = [
+            {"model": label(row.get("model")), **{figure: row.get(figure) for figure in FIGURES}}
             for row in rows[:MODELS]
         ]
+        kept = self._estimates.setdefault(name, deque(maxlen=KEPT))
+        models = tuple(row["model"] for row in told)
+        if kept and kept[-1][1] == models:
+            models = kept[-1][1]  # one text for all times
+        values = [[_number(row[one]) for one in ESTIMATED] for row in told]
+        kept.append((now, models, np.array(values, dtype=np.float32).reshape(len(models), len(ESTIMATED))))
+        for known in (self._told, self._estimates):
+            for gone in set(known) - {*self.tasks, name}:
+                del known[gone]
+
+    def estimates(
+        self, task: str, figure: str, seconds: float, models: Sequence[str]
+    ) -> tuple[Floats, dict[str, Floats]]:
+        """One of `ESTIMATED` as it was told: times, and values by model, NaN where there is none."""
+        at = ESTIMATED.index(figure)
+        kept = list(self._estimates.get(task, ()))
+        kept = [one for one in kept if one[0] >= kept[-1][0] - seconds]
+        times = np.array([time for time, *_ in kept], dtype=np.float64)
+        found = {model: np.full(len(kept), np.nan) for model in models}
+        for step, (_, names, values) in enumerate(kept):
+            for model in models:
+                if model in names:
+                    found[model][step] = values[names.index(model), at]
+        return times, found
 
     def shares(self, task: str, seconds: float) -> tuple[list[float], dict[str, list[float]]]:
         """Shares of the models of a task over time: times of steps, and values by model.
@@ -112,6 +145,10 @@ class Choices:
                 }
             )
         return found
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else np.nan
 
 
 def _of(task: str, choices: Mapping[tuple[str, str], int]) -> dict[str, int]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from altlas_flow.dashboard.counts import label
+from altlas_flow.dashboard.counts import TEXT, label
+from altlas_flow.errors import one_line
 
 #: Jobs that are kept, the newest.
 KEPT = 50
+#: Dead letters that are kept, the newest.
+LETTERS = 100
 #: What a job is: the first until its client says one of the others, or goes.
 RUNNING, DONE, FAILED, GONE = "running", "done", "failed", "gone"
 STATES = (RUNNING, DONE, FAILED)
@@ -20,8 +24,9 @@ class Jobs:
 
     def __init__(self) -> None:
         self._jobs: dict[tuple[str, str], dict[str, Any]] = {}
+        self.letters: deque[dict[str, Any]] = deque(maxlen=LETTERS)  # the newest last
 
-    def told(self, client: str, job: Mapping[str, Any], now: float) -> None:
+    def told(self, client: str, job: Mapping[str, Any], now: float, at: float = 0.0) -> None:
         """What a client says of a job of its own.
 
         Parameters
@@ -30,9 +35,10 @@ class Jobs:
         job : mapping
             ``id``, ``model``, ``output``, ``state``, ``done`` (rows), ``skipped`` (of them, rows that were
             there already), ``total`` (rows, or None), ``dead`` (rows put aside), ``seconds``
-            (since it began).
-        now : float
-            Monotonic seconds.
+            (since it began), and perhaps ``letters``: rows put aside since the last time, each with
+            ``row_id``, ``stage``, ``error_type``, ``error`` and ``node``.
+        now, at : float
+            Monotonic seconds; seconds since 1970.
 
         Raises
         ------
@@ -53,8 +59,23 @@ class Jobs:
             "seconds": _seconds(job["seconds"]),
             "told": now,
         }
+        letters = [
+            {
+                "at": at,
+                "kind": label(letter["error_type"]),
+                "error": one_line(str(letter["error"]), TEXT),
+                "model": found["model"],
+                "stage": label(letter["stage"]),
+                "node": label(letter["node"]),
+                # whole: its end says which
+                "row": one_line(str(letter["row_id"]), TEXT),
+                "output": one_line(str(job["output"]), TEXT),
+            }
+            for letter in (job.get("letters") or ())[-LETTERS:]
+        ]
         self._jobs.pop(key, None)
         self._jobs[key] = found
+        self.letters.extend(letters)
         over = [key for key, job in self._jobs.items() if job["state"] != RUNNING] + list(self._jobs)
         for oldest in over[: max(0, len(self._jobs) - KEPT)]:
             self._jobs.pop(oldest, None)

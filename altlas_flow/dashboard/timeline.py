@@ -76,6 +76,12 @@ class _Level:
         there = min(self.count, self.kept)
         return (np.arange(self.count - there, self.count) % self.kept).astype(np.int64)
 
+    def run(self) -> npt.NDArray[np.int64]:
+        """Places of the latest steps that follow one another without a gap, the oldest first."""
+        order = self.order()
+        gaps = np.flatnonzero(np.diff(self.times[order]) > 5 * self.step)
+        return order[gaps[-1] + 1 :] if len(gaps) else order
+
     def column(self, order: npt.NDArray[np.int64], row: int, field: int) -> Floats:
         """One field of one model, of some steps; NaN where the model came later."""
         if row >= self.values.shape[1]:
@@ -161,7 +167,7 @@ class Timeline:
         latest = max((level.times[level.order()[-1]] for level in fitting if level.count), default=np.nan)
         begins, pieces = np.inf, list[tuple[_Level, npt.NDArray[np.int64], Floats]]()
         for level in fitting:  # where the finest has nothing, as nobody looked then, the next one has
-            order = level.order()
+            order = level.run() if level is not fitting[-1] else level.order()
             times = level.times[order]
             taken = (times >= latest - seconds) & (times < begins)
             if taken.any():

@@ -16,7 +16,7 @@ from altlas_flow.dataframe.arrow import CarriesTables
 from altlas_flow.dataframe.attempts import DEAD_LETTER_SCHEMA, Attempt
 from altlas_flow.dataframe.columns import Input, infer_types, output_names, to_columns
 from altlas_flow.dataframe.rows import Rows
-from altlas_flow.errors import BadRow, SpecError
+from altlas_flow.errors import BadRow, SpecError, one_line
 from altlas_flow.pipeline.rows import Fault, Note, StageRows
 from altlas_flow.tracing import Carrier
 
@@ -134,7 +134,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What the client learns of a written part; no rows."""
+    """What the client learns of a written part; no rows, but the first of those put aside by their names."""
 
     attempt: Attempt
     dead: Attempt | None
@@ -142,6 +142,17 @@ class Receipt:
     stats: dict[str, Any]
     schema: pa.Schema
     passed: Passed | None = None
+    letters: tuple[dict[str, Any], ...] = ()
+
+
+#: Dead letters of a part that its receipt names, and what of each.
+NAMED, FIELDS = 3, ("row_id", "stage", "error_type", "error", "node")
+
+
+def named_letters(dead: pa.Table) -> tuple[dict[str, Any], ...]:
+    """The first dead letters of a part, for those who watch: no inputs are in them."""
+    found = dead.slice(0, NAMED).select(list(FIELDS)).to_pylist()
+    return tuple({**letter, "error": one_line(letter["error"])} for letter in found)
 
 
 def assemble(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from html import escape
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,8 @@ from altlas_flow.logs import printable
 
 #: Seconds between two times that it is told how far a run is, and that it is shown.
 TELL, SHOW = 0.5, 0.1
+#: Dead letters that are told at once, at most: the newest.
+LETTERS = 20
 #: Characters of a title in a terminal, whose lines are short.
 NAME = 24
 
@@ -49,6 +52,7 @@ class Progress:
     ) -> None:
         self.title, self.total, self._clock, self._tell, self._after = title, total, clock, tell, after
         self.done = self.skipped = self.dead = 0
+        self._letters: deque[dict[str, Any]] = deque(maxlen=LETTERS)  # not told yet
         self._started = clock()
         self._told = self._shown = float("-inf")
         self._bar: Any = None
@@ -56,10 +60,11 @@ class Progress:
         self._where = _where(show)
         self.tick()
 
-    def advance(self, rows: int, dead: int = 0) -> None:
-        """Say that so many rows more are done, and how many of them were put aside."""
+    def advance(self, rows: int, dead: int = 0, letters: Iterable[dict[str, Any]] = ()) -> None:
+        """Say that so many rows more are done, how many were put aside, and why some of these were."""
         self.done += rows
         self.dead += dead
+        self._letters.extend(letters)
         self.tick()
         self._say("running")
 
@@ -96,8 +101,10 @@ class Progress:
                 "dead": self.dead,
                 "total": self.total,
                 "seconds": now - self._started,
+                "letters": list(self._letters),
             }
         )
+        self._letters.clear()
 
     def _rate(self) -> float:
         return (self.done - self.skipped) / max(self._clock() - self._started, 1e-9)

@@ -105,7 +105,7 @@ class Runner:
             name, result = ended
             if isinstance(name, Part):
                 self._commit(name, result)
-                bar.advance(result.rows_in, result.dead.rows if result.dead else 0)
+                bar.advance(result.rows_in, result.dead.rows if result.dead else 0, result.letters)
             else:
                 name.measured = result
                 self._cut(name, bar)

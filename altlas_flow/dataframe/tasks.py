@@ -18,7 +18,7 @@ from distributed import get_worker, secede
 
 from altlas_flow.cluster.packed import Packed
 from altlas_flow.cluster.worker.plugin import current_host, current_plugin, still_wanted
-from altlas_flow.dataframe.answers import Ask, Bad, Predicted, Receipt, assemble
+from altlas_flow.dataframe.answers import Ask, Bad, Predicted, Receipt, assemble, named_letters
 from altlas_flow.dataframe.attempts import write_attempt
 from altlas_flow.dataframe.columns import infer_types
 from altlas_flow.dataframe.rows import Rows, read_rows, taken
@@ -144,7 +144,8 @@ def write_part(predicted: Predicted, folder: Path, part: str) -> Receipt:
     attempt = write_attempt(predicted.table, folder, part)
     dead = write_attempt(predicted.dead, folder, f"dead-{part}") if predicted.dead.num_rows else None
     schema = predicted.table.schema.remove_metadata()
-    return Receipt(attempt, dead, predicted.rows_in, predicted.stats, schema, predicted.passed)
+    letters = named_letters(predicted.dead) if dead is not None else ()
+    return Receipt(attempt, dead, predicted.rows_in, predicted.stats, schema, predicted.passed, letters)
 
 
 def make_part(chunk: Chunk, what: Predict, folder: Path, part: str) -> Receipt:

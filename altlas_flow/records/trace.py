@@ -152,7 +152,7 @@ class Trace(Record):
         if not self.tries:
             return ""
         parts = [_failure(one) for one in self.tries]
-        parts += [f"answered on {self.node}"] if self.node else ["not answered"]
+        parts += [f"answered on {_named(self.node)}"] if self.node else ["not answered"]
         return f"{len(self.tries) + bool(self.node)}: {'; '.join(parts)}"
 
     def __repr__(self) -> str:
@@ -171,8 +171,13 @@ def _failure(one: Try) -> str:
     error, took = one_line(one.error, _LONG), _time(one.seconds)
     # a state such as "died" makes a sentence; an error has its type and a colon
     if ":" in error or not error[:1].islower():
-        return f"{one.node} failed after {took}" + (f" ({error})" if error else "")
-    return f"{one.node} {error} after {took}"
+        return f"{_named(one.node)} failed after {took}" + (f" ({error})" if error else "")
+    return f"{_named(one.node)} {error} after {took}"
+
+
+def _named(node: str) -> str:
+    """A node within a sentence: those of an embedded cluster have numbers for names."""
+    return f"node {node}" if node.isdigit() else node
 
 
 def _count(many: int, what: str) -> str:

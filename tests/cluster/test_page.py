@@ -96,6 +96,7 @@ def test_batches_of_hosts_are_counted(lab):
     until(heard)  # with the next heartbeat after which the counters are looked at
 
 
+@pytest.mark.long
 def test_what_a_host_counted_stays_when_another_has_its_name():
     with laboratory({"w": {}}) as lab:
         lab.flow.register(af.ModelSpec(id="shout", source=shout))
@@ -105,7 +106,7 @@ def test_what_a_host_counted_stays_when_another_has_its_name():
             def said(round=round):
                 workers = lab.client.sync(lab.client.scheduler.identity, n_workers=-1)["workers"].values()
                 told = [worker["metrics"].get("altlas") or {} for worker in workers]
-                return all("shout" in one.get("tallies", ()) for one in told)
+                return all(one.get("tallies", {}).get("shout", [0])[0] > 0 for one in told)
 
             until(said)  # with a heartbeat; what was not said dies with its host
             lab.kill("w")
@@ -129,6 +130,9 @@ def test_a_job_says_how_far_it_is(lab, tmp_path):
     until(lambda: any(one["state"] == "done" for one in overview(lab.flow)["jobs"]))
     (job,) = [one for one in overview(lab.flow)["jobs"] if one["output"].endswith("out")]
     assert (job["done"], job["total"], job["dead"], job["model"]) == (450, 450, 50, "shout <i>")
+    letter = overview(lab.flow)["letters"][0]
+    assert letter["row"].startswith("frame:") and letter["error"] == "'text' is null"
+    assert (letter["model"], letter["output"]) == ("shout <i>", job["output"]) and letter["kind"]
     with pytest.raises(af.AltlasError):
         lab.flow.run(frame, "refuse", input="text", output="loud", to=tmp_path / "bad", progress=False)
     until(lambda: {one["state"] for one in overview(lab.flow)["jobs"]} == {"done"})
@@ -193,6 +197,7 @@ def test_what_clients_send_that_makes_no_sense_is_a_fault_and_no_more(lab):
     assert overview(lab.flow)["totals"]["faults_of_plugin"] == before + 1
 
 
+@pytest.mark.long
 def test_a_worker_that_goes_is_offline_on_the_page_until_it_comes_again():
     with laboratory({"stays": {}, "goes": {}}) as lab:
         until(lambda: len(overview(lab.flow)["nodes"]) == 2)

@@ -14,7 +14,9 @@ from altlas_flow.dashboard.jobs import Jobs
 from altlas_flow.dashboard.page import Looking, as_json
 from altlas_flow.dashboard.panels import PANELS, Shown
 from altlas_flow.dashboard.panels.base import count, table
+from altlas_flow.dashboard.panels.faults import Faults
 from altlas_flow.dashboard.panels.lines import Lines, _top, smooth
+from altlas_flow.dashboard.panels.selection import Selection
 from altlas_flow.dashboard.timeline import FIELDS, Timeline
 from tests.dashboard.parts import part
 from tests.dashboard.test_jobs import job
@@ -50,10 +52,11 @@ def shown(name=None):
         counts.ended(part(name, [0.2], node=name), name, 0.0)
         counts.ended(part(name, [0.2], status="error", error=name, kind=name, trace=[name]), name, 0.0)
         counts.decided(name, name)
-        jobs.told(name, job(model=name, output=name), 20.0)
+        letter = dict.fromkeys(("row_id", "stage", "error_type", "error", "node"), name)
+        jobs.told(name, job(model=name, output=name, letters=[letter]), 20.0, 1e9)
         timeline.take(20.0)
         choices.take(20.0)
-        choices.told(name, [{"model": name, "quality": 0.5, "quality_error": 0.1, "errors": 1}])
+        choices.told(name, [{"model": name, "quality": 0.5, "quality_error": 0.1, "errors": 1}], 20.0)
         nodes = [{**NODE, "node": name, "models": [name]}]
         totals = dict.fromkeys(("rows_total", "retries_total"), 1)
         models = [{"model": name, "waiting": 3, **dict.fromkeys(FIELDS, 0.5), **totals}]
@@ -66,6 +69,7 @@ def shown(name=None):
         "tasks": choices.latest(),
         "errors": dict(counts.errors),
         "faults": list(counts.faults),
+        "letters": list(jobs.letters),
         "jobs": jobs.latest(20.0),
         "totals": {
             "nodes": {"BUSY": len(nodes)},
@@ -179,9 +183,11 @@ def test_a_line_stands_for_a_while_and_has_gaps():
 
 
 def test_rates_are_drawn_as_means_of_what_there_is():
-    found = smooth(np.array([np.nan, 1.0, 3.0, np.nan, np.nan, np.nan, 5.0]), 3)
+    times = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    found = smooth(times, np.array([np.nan, 1.0, 3.0, np.nan, np.nan, np.nan, 5.0]), 3.0)
     np.testing.assert_array_equal(found, [np.nan, 1.0, 2.0, 2.0, 3.0, np.nan, 5.0])
-    assert smooth(np.array([]), 3).size == 0
+    np.testing.assert_array_equal(smooth(10 * times, times, 3.0), times)  # coarse steps stay as they are
+    assert smooth(np.array([]), np.array([]), 3.0).size == 0
 
 
 def test_the_axis_ends_above_all_values_and_rarely_moves():
@@ -201,3 +207,48 @@ def test_numbers_are_short_and_right():
         "2.5M",
         "7G",
     ]
+
+
+def test_failures_and_dead_letters_are_shown_the_newest_first():
+    panel, given = Faults(), shown("m")
+    given.now["letters"][0] |= {"at": 2e9, "row": "a.csv:7", "error": "the later one"}
+    panel.update(given)
+    html = panel.div.text
+    assert html.index("the later one") < html.index("request ")
+    assert "row a.csv:7" in html and "_dead_letters" in html and html.count("<details") == 2
+
+
+def test_estimates_are_drawn_over_time():
+    panel, given = Selection(), shown("m")
+    panel.update(given)
+    assert panel.plot.visible and not panel.lines.plot.visible
+    panel.field.value = "1"
+    panel.update(given)
+    assert panel.lines.plot.visible and not panel.plot.visible
+    assert panel.lines.source.data["y0"].tolist() == [0.5]
+    given.choices.told("m", [{"model": "m", "quality": 0.75}], 30.0)
+    panel.update(given)
+    assert panel.lines.source.data["y0"][-1] == 0.75
+    panel.field.value = "0"
+    panel.update(given)
+    assert panel.plot.visible and not panel.lines.plot.visible
+
+
+def test_lines_go_over_from_coarse_steps_to_fine_ones_and_end_at_gaps():
+    lines = Lines(height=100)
+    times = np.concatenate(
+        [np.arange(0.0, 100.0, 10.0), np.arange(100.0, 130.0, 0.5), np.arange(200.0, 210.0, 0.5)]
+    )
+    values = np.ones(len(times))
+    lines.draw(times, {"a": values}, ["a"], "p50", 300.0, 210.0)
+    drawn = lines.source.data
+    assert np.isnan(drawn["y0"]).sum() == 1, "one gap"
+    at = int(np.flatnonzero(np.isnan(drawn["y0"]))[0])
+    assert 129_000 <= drawn["t"][at] <= 200_000
+
+
+def test_another_task_begins_its_lines_anew():
+    lines = Lines(height=100)
+    for of, value in (("a", 1.0), ("b", 2.0)):
+        lines.draw(np.array([0.0, 1.0]), {"m": np.full(2, value)}, ["m"], "quality", 300.0, 1.0, of=of)
+    assert lines.source.data["y0"].tolist() == [2.0, 2.0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from altlas_flow.dashboard.choices import Choices
+from altlas_flow.dashboard.choices import KEPT, Choices
 from altlas_flow.dashboard.counts import Counts
 from altlas_flow.dashboard.timeline import LEVELS, Timeline
 from tests.dashboard.parts import part
@@ -72,10 +72,10 @@ def test_where_nobody_looked_there_is_a_gap_and_no_flood():
     counts.ended(part("a", [0.2] * 1000), "c", 0.0)
     for at in range(20):
         timeline.take(1000.0 + 0.5 * at)
-    _, values = timeline.series("requests", 300.0)
-    assert np.nanmax(values["a"]) <= 10.0 + 1e-6, (
-        "a thousand requests of an hour are not those of half a second"
-    )
+    times, values = timeline.series("requests", 300.0)
+    assert times[0] == 1000.0 and len(times) == 20
+    assert 1.0 < values["a"][0] < 2.0, "what came while nobody looked is spread over that time"
+    assert (values["a"][1:] == 0.0).all()
 
 
 def test_before_anybody_looked_lines_are_coarse():
@@ -92,6 +92,19 @@ def test_before_anybody_looked_lines_are_coarse():
     assert times[0] == 10.0 and times[-1] == 110.0 and len(times) > 25
     np.testing.assert_allclose(values["a"][times <= 100.0], 2.0)
     np.testing.assert_allclose(values["a"][times > 100.5], 10.0)
+
+
+def test_between_two_looks_lines_are_coarse():
+    counts = Counts()
+    timeline = Timeline(counts)
+    for at in range(401):
+        looks = at < 100 or at > 300
+        if looks or at % 20 == 0:
+            timeline.take(0.5 * at, fine=looks)
+    times, _ = timeline.series("requests", 300.0)
+    assert (np.diff(times) > 0).all()
+    assert np.diff(times).max() <= 20.0, "there is no hole"
+    assert np.diff(times)[-50:].max() == 0.5
 
 
 def test_rates_just_after_the_beginning_are_not_known_yet():
@@ -113,9 +126,28 @@ def test_shares_of_choices_over_time():
     times, values = choices.shares("t", 3600.0)
     assert times == [20.0, 60.0]
     assert values == {"a": [1.0, 0.0], "b": [0.0, 1.0]}
-    choices.told("t", [{"model": "b", "quality": 0.5, "decisions": 99, "unknown": object()}])
+    choices.told("t", [{"model": "b", "quality": 0.5, "decisions": 99, "unknown": object()}], 60.0)
     first, second = choices.latest()
     assert {first["task"], second["task"]} == {"t", "other"}
     found = {one["model"]: one for one in (first if first["task"] == "t" else second)["models"]}
     assert found["b"]["share"] == pytest.approx(4 / 6) and found["b"]["quality"] == 0.5
     assert found["a"]["quality"] is None
+
+
+def test_estimates_over_time():
+    counts = Counts()
+    choices = Choices(counts)
+    counts.decided("t", "a")
+    for at in range(3 * KEPT):
+        choices.told(
+            "t", [{"model": "a", "quality": at, "cost": None}, {"model": "b", "quality": 0.5}], 10.0 * at
+        )
+    times, values = choices.estimates("t", "quality", 3600.0, "ab")
+    assert times[-1] == 10.0 * (3 * KEPT - 1) and times[-1] - times[0] == 3600.0
+    assert values["a"][-1] == 3 * KEPT - 1 and (values["b"] == 0.5).all()
+    assert np.isnan(choices.estimates("t", "cost", 3600.0, "ab")[1]["a"]).all()
+    assert len(choices.estimates("t", "quality", 1e9, "ab")[0]) == KEPT
+    assert len(choices.estimates("never", "quality", 1e9, "ab")[0]) == 0
+    choices.told("other", [], 0.0)
+    choices.told("another", [], 0.0)
+    assert len(choices.estimates("other", "quality", 1e9, "ab")[0]) == 0, "nobody chooses for it"

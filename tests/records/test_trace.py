@@ -148,3 +148,8 @@ def test_a_wrong_field_of_a_trace_is_named():
         Trace(held="long")
     with pytest.raises(ValidationError, match="frozen"):
         FULL.tries[0].node = "other"
+
+
+def test_nodes_that_have_numbers_for_names_are_told_from_counts():
+    tries = [Try(node="2", error="died", seconds=0.2)]
+    assert "2: node 2 died after 0.2 s; answered on node 0" in str(Trace(node="0", tries=tries))

@@ -73,9 +73,14 @@ class Overview:
 
     def left(self, address: str) -> None:
         """A worker is gone; called before its node is forgotten."""
-        if (ws := self._workers.pop(address, None)) is not None:
-            self._hear_of(ws)
+        try:
+            if (ws := self._workers.pop(address, None)) is not None:
+                self._hear_of(ws)
+        finally:  # whatever it has said
             self.counts.gone(address)
+            self._leave(address)
+
+    def _leave(self, address: str) -> None:
         node = self.control.placer.roster.get(address)
         if node is not None and node.name not in self.control.nodes.drained:
             self._gone[node.name] = time.monotonic(), node
@@ -125,6 +130,7 @@ class Overview:
             "tasks": self.choices.latest(),
             "errors": dict(self.counts.errors.most_common()),
             "faults": list(reversed(self.counts.faults)),
+            "letters": list(reversed(self.jobs.letters)),
             "jobs": self.jobs.latest(now),
             "totals": self.totals(nodes),
         }

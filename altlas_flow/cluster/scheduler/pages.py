@@ -86,7 +86,8 @@ class Pages:
         while True:
             for task in self.overview.choices.tasks:
                 try:
-                    self.overview.choices.told(task, await self._report(task))
+                    rows = await self._report(task)
+                    self.overview.choices.told(task, rows, time.monotonic())
                 except Exception as error:
                     # what was learned cannot be asked for now; the shares are counted all the same
                     logger.info("the page does not know what came of %s: %s", task, error)

@@ -52,12 +52,12 @@ class Faults(HtmlPanel):
         parts += [f"{retries:,} tried again"] if retries else []
         parts += [f"{dead:,} dead letters"] if dead else []
         head = heading(self.title, " · ".join(parts))
-        if not now["faults"]:
-            text = "No request has failed. Those that do are here, with their traces."
-            if dead:
-                text = "No request has failed. Dead letters are in _dead_letters of each job's output."
-            return head + empty(text)
-        rows = [[_clock(fault["at"]), Cell(_told(fault))] for fault in now["faults"][:SHOWN]]
+        wrong = [(fault["at"], _told(fault)) for fault in now["faults"][:SHOWN]]
+        wrong += [(letter["at"], _put_aside(letter)) for letter in now["letters"][:SHOWN]]
+        if not wrong:
+            return head + empty("Nothing has failed. Requests that do, and dead letters of jobs, are here.")
+        wrong = sorted(wrong, key=lambda one: -one[0])[:SHOWN]
+        rows = [[_clock(at), Cell(html)] for at, html in wrong]
         return head + table(["When", "*What, and its trace"], rows, label="failures")
 
 
@@ -65,10 +65,19 @@ def _told(fault: dict[str, Any]) -> str:
     tries = f" after {fault['tries']} tries" if fault["tries"] > 1 else ""
     lines = [f"request {fault['task']} of {fault['client']}{tries}", *fault["trace"]]
     where = f"{fault['model']} on {fault['node']}" if fault["node"] else fault["model"]
-    head = f"<b>{escape(fault['kind'])}</b> <span class='small'>{escape(where)}</span>"
-    inside = escape("\n".join(lines))
-    opened = f"<details data-key='{escape(fault['task'])}'>"
-    return f"{head}{opened}<summary>{escape(fault['error'])}</summary><pre>{inside}</pre></details>"
+    return _folded(fault["kind"], where, fault["task"], fault["error"], "\n".join(lines))
+
+
+def _put_aside(letter: dict[str, Any]) -> str:
+    where = f"{letter['model']}, a dead letter" + (f" of stage {letter['stage']}" if letter["stage"] else "")
+    inside = f"row {letter['row']}, put aside on node {letter['node']}\nsee {letter['output']}/_dead_letters"
+    return _folded(letter["kind"], where, f"{letter['output']} {letter['row']}", letter["error"], inside)
+
+
+def _folded(kind: str, where: str, key: str, error: str, inside: str) -> str:
+    head = f"<b>{escape(kind)}</b> <span class='small'>{escape(where)}</span>"
+    opened = f"<details data-key='{escape(key)}'>"
+    return f"{head}{opened}<summary>{escape(error)}</summary><pre>{escape(inside)}</pre></details>"
 
 
 def _clock(at: float) -> str:

@@ -59,6 +59,7 @@ class Lines:
         what: str,
         span: float,
         now: float,
+        of: str = "",
     ) -> None:
         """Draw, or go on with what is drawn.
 
@@ -74,10 +75,12 @@ class Lines:
             Is written at the axis; another one begins anew.
         span : float
             Seconds that are shown, up to `now`.
+        of : str
+            Of what these lines are; what is of another begins anew.
         """
         columns = [_standing(values.get(name, np.full(len(times), np.nan))) for name in names]
         new = np.flatnonzero(times > self._last)
-        drawn = (tuple(names), what, span)
+        drawn = (tuple(names), what, span, of)
         if drawn != self._drawn or len(new) > len(times) // 2:
             whole, filled = _with_gaps(times, columns)
             self.source.data = self._data(whole, filled)
@@ -106,17 +109,17 @@ def _standing(values: Floats) -> Floats:
     return np.where(stands, values[last], np.nan)
 
 
-def smooth(values: Floats, steps: int) -> Floats:
-    """The mean of each value and of those before it, so many together; of those that there are.
+def smooth(times: Floats, values: Floats, seconds: float) -> Floats:
+    """The mean of each value and of those within so many seconds before it; of those that there are.
 
-    >>> smooth(np.array([1.0, 3.0, np.nan, 5.0]), 2)
+    >>> smooth(np.array([0.0, 1.0, 2.0, 9.0]), np.array([1.0, 3.0, np.nan, 5.0]), 2.0)
     array([1., 2., 3., 5.])
     """
     there = ~np.isnan(values)
     sums = np.cumsum(np.concatenate([[0.0], np.where(there, values, 0.0)]))
     counts = np.cumsum(np.concatenate([[0], there]))
     ends = np.arange(1, len(values) + 1)
-    begins = np.maximum(ends - steps, 0)
+    begins = np.searchsorted(times, times - seconds, side="right")
     many = counts[ends] - counts[begins]
     means: Floats = np.full(len(values), np.nan)
     np.divide(sums[ends] - sums[begins], many, out=means, where=many > 0)
@@ -137,5 +140,7 @@ def _with_gaps(times: Floats, columns: Sequence[Floats]) -> tuple[Floats, list[F
     if len(times) < 3:
         return times, list(columns)
     steps = np.diff(times)
-    gaps = np.flatnonzero(steps > 5 * np.median(steps)) + 1
+    # steps are of several lengths, where nobody looked for a while: each is held against its neighbours
+    beside = np.maximum(np.append(0.0, steps[:-1]), np.append(steps[1:], 0.0))
+    gaps = np.flatnonzero(steps > 5 * beside) + 1
     return np.insert(times, gaps, times[gaps - 1]), [np.insert(column, gaps, np.nan) for column in columns]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from bokeh.layouts import column
+from bokeh.layouts import column, row
 from bokeh.models import ColumnDataSource, HoverTool, InlineStyleSheet, Range1d
 from bokeh.models.widgets import Select
 from bokeh.plotting import figure
@@ -22,9 +22,21 @@ from altlas_flow.dashboard.panels.base import (
     short,
     table,
 )
+from altlas_flow.dashboard.panels.lines import Lines
 from altlas_flow.dashboard.panels.plots import ago_formatter, plain_axes
-from altlas_flow.dashboard.panels.style import CHOICE
+from altlas_flow.dashboard.panels.style import CHOICE, COLOURS
 
+#: What is drawn: label, which of `altlas_flow.dashboard.choices.ESTIMATED` (none: shares), label of the axis,
+#: factor.
+FIELDS = (
+    ("share", "", "share", 1.0),
+    ("quality", "quality", "quality", 1.0),
+    ("p50", "latency_p50", "latency p50 (ms)", 1000.0),
+    ("p95", "latency_p95", "latency p95 (ms)", 1000.0),
+    ("cost", "cost", "cost", 1.0),
+)
+#: Of models beyond those that have a colour.
+OTHER = "#b8bcc2"
 #: Seconds that are drawn.
 SPANS = (3600.0, 86400.0)
 
@@ -39,6 +51,15 @@ class Selection(Panel):
         self.source: Any = ColumnDataSource(
             {name: [] for name in ("x", "width", "low", "high", "colour", "model")}
         )
+        fields: list[Any] = [(str(at), one[0]) for at, one in enumerate(FIELDS)]
+        self.field: Any = Select(
+            options=fields,
+            value="0",
+            width=130,
+            stylesheets=[InlineStyleSheet(css=CHOICE)],
+        )
+        self.lines = Lines(height=150)
+        self.lines.plot.visible = False
         self.task = Select(
             options=[], sizing_mode="stretch_width", visible=False, stylesheets=[InlineStyleSheet(css=CHOICE)]
         )
@@ -62,13 +83,14 @@ class Selection(Panel):
         self.plot.add_tools(HoverTool(tooltips=[("model", "@model")]))
         self.plot.yaxis.axis_label, self.plot.xaxis.axis_label = "share", "minutes ago"
         self.plot.xaxis.formatter = ago_formatter()
-        self.themed += plain_axes(self.plot)
+        self.themed += plain_axes(self.plot) + self.lines.themed
         self.head, self.table = html_div("altlas-selection-head"), html_div("altlas-selection-table")
         self.head.sizing_mode = "stretch_width"
         self.root = column(
             self.head,
-            self.task,
+            row(self.field, self.task, sizing_mode="stretch_width"),
             self.plot,
+            self.lines.plot,
             self.table,
             name=f"altlas-{self.name}",
             sizing_mode="stretch_both",
@@ -81,7 +103,7 @@ class Selection(Panel):
             self.task.options = names
             self.task.visible = len(names) > 1
         if not tasks:
-            self.plot.visible = False
+            self.plot.visible = self.field.visible = self.lines.plot.visible = False
             self._say(self.head, heading(self.title))
             self._say(
                 self.table,
@@ -93,14 +115,33 @@ class Selection(Panel):
         if self.task.value not in names:
             self.task.value = names[0]
         chosen: dict[str, Any] = next(one for one in tasks if one["task"] == self.task.value)
-        colours = colours_of(one["model"] for one in chosen["models"])
+        models = [one["model"] for one in chosen["models"]]
+        drawn = models[: len(COLOURS)]
+        colours = {**dict.fromkeys(models, OTHER), **colours_of(drawn)}
         said = f"{chosen['task']}: {chosen['decisions']:,} decisions"
         self._say(self.head, heading(self.title, said))
         self._say(self.table, _table(chosen["models"], colours))
-        self._draw(shown, chosen["task"], colours)
+        _, estimate, axis, factor = FIELDS[int(self.field.value)]
+        self.field.visible = True
+        self.lines.plot.visible = bool(estimate)
+        if not estimate:
+            self._draw(shown, chosen["task"], colours)
+            return
+        self.plot.visible = False
+        times, values = shown.choices.estimates(chosen["task"], estimate, SPANS[0], drawn)
+        now = float(shown.now["at"])
+        self.lines.draw(
+            times - shown.monotonic + now,
+            {model: factor * line for model, line in values.items()},
+            sorted(drawn),
+            axis,
+            SPANS[0],
+            now,
+            of=chosen["task"],
+        )
 
     def failed(self, text: str) -> None:
-        self.plot.visible = False
+        self.plot.visible = self.lines.plot.visible = False
         self._say(self.table, empty(text))
 
     def _say(self, div: Any, text: str) -> None:

@@ -26,15 +26,15 @@ from altlas_flow.dashboard.panels.base import (
 from altlas_flow.dashboard.panels.lines import Lines, smooth
 from altlas_flow.dashboard.panels.style import CHOICE, COLOURS
 
-#: What is drawn: label of the button, field of the timeline, label of the axis, factor, steps of which the
+#: What is drawn: label of the button, field of the timeline, label of the axis, factor, seconds of which the
 #: mean is drawn: rates of half a second jump.
 FIELDS = (
-    ("requests/s", "requests", "requests per second", 1.0, 10),
-    ("rows/s", "rows", "rows per second", 1.0, 10),
-    ("p50", "p50", "latency p50 (ms)", 1000.0, 1),
-    ("p95", "p95", "latency p95 (ms)", 1000.0, 1),
-    ("queue", "queue", "mean time in the queue (ms)", 1000.0, 1),
-    ("batch", "batch", "rows a batch", 1.0, 1),
+    ("requests/s", "requests", "requests per second", 1.0, 5.0),
+    ("rows/s", "rows", "rows per second", 1.0, 5.0),
+    ("p50", "p50", "latency p50 (ms)", 1000.0, 0.0),
+    ("p95", "p95", "latency p95 (ms)", 1000.0, 0.0),
+    ("queue", "queue", "mean time in the queue (ms)", 1000.0, 0.0),
+    ("batch", "batch", "rows a batch", 1.0, 0.0),
 )
 #: How far back: label, seconds.
 SPANS = (("5 min", 300.0), ("1 h", 3600.0), ("24 h", 86400.0))
@@ -92,14 +92,17 @@ class Speed(Panel):
             div.text = text
 
     def _draw(self, shown: Shown, colours: dict[str, str]) -> None:
-        _, field, axis, factor, steps = FIELDS[int(self.field.value)]
+        _, field, axis, factor, mean = FIELDS[int(self.field.value)]
         _, span = SPANS[int(self.span.value)]
         times, values = shown.timeline.series(field, span)
         now = float(shown.now["at"])
-        steps = steps if span == SPANS[0][1] else 1  # coarser steps are means already
         self.lines.draw(
             times - shown.monotonic + now,
-            {model: factor * smooth(line, steps) for model, line in values.items() if model in colours},
+            {
+                model: factor * (smooth(times, line, mean) if mean else line)
+                for model, line in values.items()
+                if model in colours
+            },
             list(colours),
             axis,
             span,
