@@ -298,6 +298,7 @@ def test_bad_input_gets_one_line_that_names_it_and_code_2(place, address, tmp_pa
     assert message in done.stderr
 
 
+@pytest.mark.long
 def test_on_its_own_workers_a_failing_model_says_one_line_too(place, tmp_path):
     done = run(place, *job(place, tmp_path / "out", model="pickled", workers=1), code=2)
     assert done.stderr.startswith("error: ")
@@ -322,6 +323,7 @@ def test_an_address_where_nobody_is_gets_one_line(place, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_command_and_workers_and_what_was_committed_stays(place, tmp_path):
     command = [PROGRAM, *map(str, job(place, tmp_path / "out", model="slow", workers=1))]
     process = subprocess.Popen(

@@ -485,6 +485,7 @@ def test_a_method_starts_it_where_nobody_did(own):
     assert orchestrator.flow.client.status == "running"
 
 
+@pytest.mark.long
 def test_stopped_it_starts_again_and_leaves_no_process(own):
     orchestrator = own()
     request = InferenceRequest(model_id="bert-base", inputs="four")

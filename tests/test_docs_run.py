@@ -37,7 +37,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Those that `make test` runs, too.
-SHORT = ("README.md", "docs/tutorial.md")
+SHORT = ("README.md",)
 #: Every page there is: a new one is run without being named here.
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 #: What a fence may begin with; ``{...}`` is for Sphinx.

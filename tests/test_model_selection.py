@@ -314,6 +314,7 @@ def test_a_program_that_is_killed_loses_no_lesson(kept, task):
     assert kept.flow.models_report(task)["decisions"].sum() == 60
 
 
+@pytest.mark.long
 def test_a_scheduler_that_is_started_again_goes_on_where_the_last_one_was(tmp_path, task):
     good, bad = served(task, "good", short), served(task, "bad", short)
 

@@ -301,6 +301,7 @@ LONG_WORK = [
 ]
 
 
+@pytest.mark.long
 def test_long_work_leaves_one_tidy_line(tmp_path, monkeypatch):
     cells = [nbformat.v4.new_code_cell(source) for source in LONG_WORK]
     ran = execute(nbformat.v4.new_notebook(cells=cells), tmp_path, monkeypatch)

@@ -103,6 +103,7 @@ def test_a_worker_that_comes_before_its_scheduler_waits_for_it(name):
         started.stdout.close()
 
 
+@pytest.mark.long
 def test_a_name_that_is_taken_is_refused_in_one_line(name):
     with scheduler(name):
         command = [

@@ -144,7 +144,7 @@ def test_dasks_own_operations_that_change_the_cluster_are_for_operators(cluster,
         "operator",
         pytest.param("other", marks=pytest.mark.long),
         pytest.param("old", marks=pytest.mark.long),
-        None,
+        pytest.param(None, marks=pytest.mark.long),
     ],
 )
 def test_no_worker_joins_without_a_nodes_certificate(cluster, pki, tmp_path, name):

@@ -374,7 +374,13 @@ class TestWhatCounts:
         assert part(1) not in committed_parts(tmp_path)
 
     @pytest.mark.timeout(300)
-    @pytest.mark.parametrize("fresh", [[], ["fresh"]], ids=["over an older model", "in a new folder"])
+    @pytest.mark.parametrize(
+        "fresh",
+        [
+            pytest.param([], id="over an older model", marks=pytest.mark.long),
+            pytest.param(["fresh"], id="in a new folder"),
+        ],
+    )
     def test_a_kill_between_any_two_steps_leaves_no_row_torn_or_twice(self, tmp_path, fresh):
         done = subprocess.run(
             [sys.executable, "-m", "tests.dataframe.kill_points", str(tmp_path), *fresh],

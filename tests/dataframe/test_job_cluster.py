@@ -21,6 +21,7 @@ from tests.laboratory import programs
 pytestmark = pytest.mark.timeout(90)
 
 
+@pytest.mark.long
 def test_a_worker_that_comes_late_gets_parts_while_all_others_are_busy(tmp_path):
     (tmp_path / "met").mkdir()
     model = spec(jobs.Meet(tmp_path / "met", 2), outputs={"prediction": "string"})
@@ -69,6 +70,7 @@ def test_a_gpu_model_runs_on_gpu_workers_only_one_at_a_time_and_its_io_anywhere(
     assert len(read(tmp_path / "out")) == 200
 
 
+@pytest.mark.long
 def test_a_scheduler_that_goes_away_ends_the_job_with_a_typed_error(flow, tmp_path):
     out = tmp_path / "out"
     with programs(tmp_path, ["a"], ["b"]) as (file, started), af.connect(file) as own:

@@ -169,7 +169,14 @@ def own():
 
 
 class TestWorkersDie:
-    @pytest.mark.parametrize("kind", ["frame", "files", "dask"])
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            "frame",
+            pytest.param("files", marks=pytest.mark.long),
+            pytest.param("dask", marks=pytest.mark.long),
+        ],
+    )
     def test_a_killed_worker_costs_no_row(self, own, tmp_path, kind):
         data, out = frame(800), tmp_path / "out"
         source = {

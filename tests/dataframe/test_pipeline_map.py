@@ -283,6 +283,7 @@ class TestLazily:
         keys = [str(record["key"]) for record in stream.data]
         assert sum(key.startswith("altlas-predict-") for key in keys) == 3 * 6
 
+    @pytest.mark.long
     def test_each_stage_runs_where_it_can(self, tmp_path):
         log = tmp_path / "log"
         stages = [

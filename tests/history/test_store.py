@@ -155,7 +155,7 @@ def touched(before, after, header, stride):
     return count
 
 
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", [0, *[pytest.param(part, marks=pytest.mark.long) for part in range(1, 10)]])
 def test_of_200_damaged_files_all_rows_of_pages_that_were_not_touched_are_carried_over(
     originals, tmp_path, part
 ):

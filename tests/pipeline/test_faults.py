@@ -146,6 +146,7 @@ def test_a_try_on_another_node_gets_what_the_first_one_got(lab, tmp_path, where)
     assert found == [1] * 8 and len(os.listdir(path)) == 8
 
 
+@pytest.mark.long
 def test_a_silent_worker_is_done_without(lab, tmp_path):
     pipeline = Pipeline(
         [
@@ -162,6 +163,7 @@ def test_a_silent_worker_is_done_without(lab, tmp_path):
     lab.await_hosts(2)
 
 
+@pytest.mark.long
 def test_a_scheduler_that_goes_ends_what_waits(tmp_path):
     pipeline = Pipeline([Stage("x", function=waits, parameters={"folder": str(tmp_path), "name": "x"})])
     with laboratory({"a": {}}, heartbeat_timeout="3s") as own:

@@ -16,7 +16,7 @@ from altlas_flow.aggregation import label_of
 from altlas_flow.errors import OutputNotWritable
 from pipelines import digits_vote
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[2]
 

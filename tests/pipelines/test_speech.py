@@ -13,7 +13,7 @@ from altlas_flow.errors import StageFailed
 from pipelines import prompts, speech_to_answer, tiny_models
 from tests.laboratory import LIMIT, laboratory
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
 
 FOLDER = Path(speech_to_answer.__file__).parent
 BIG, TINY = FOLDER / "speech_to_answer.yaml", speech_to_answer.TINY

@@ -172,6 +172,7 @@ def test_a_folder_that_a_worker_does_not_have_is_named_with_the_worker(flow, tmp
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.long
 def test_a_built_in_id_yields_to_the_users_own():
     # its own cluster: the id is the session's otherwise
     with af.connect(workers=1) as flow:

@@ -56,6 +56,7 @@ def second_client(lab, stage):
         process.wait(LIMIT)
 
 
+@pytest.mark.long
 def test_when_one_of_two_clients_is_killed_the_other_is_answered_and_has_all_credits_again(stage):
     with laboratory(named("ab")) as lab, second_client(lab, stage) as other:
         spec, mine = stage.model(), lab.client.id
@@ -149,6 +150,7 @@ def test_whoever_waits_is_told_in_time_that_the_scheduler_is_lost(stage, tmp_pat
                     os.kill(started[0].pid, signal.SIGCONT)
 
 
+@pytest.mark.long
 def test_a_large_input_on_its_way_when_the_scheduler_goes_is_lost_with_the_cluster(
     stage, tmp_path, monkeypatch
 ):

@@ -134,6 +134,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.long
 def test_a_request_past_its_deadline_is_not_predicted_though_its_client_stands_still(solo, stage):
     """It waited on its worker for a thread of Dask's, where no host sees it."""
     quiet(solo)

@@ -299,6 +299,7 @@ def test_a_worker_that_dies_with_the_first_leaves_it_to_the_second(three, stage)
     assert tries(stage, 1) == [first, second]
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_with_the_second_leaves_it_to_the_first(three, stage):
     spec = ready(three, stage)
     handle = three.flow.submit(spec, {"n": 1, "both": True}, hedge=True)
@@ -401,6 +402,7 @@ def test_a_second_try_that_waits_for_a_place_is_let_go_with_its_request(solo, st
 # ---------------------------------------------------------------- what is learnt
 
 
+@pytest.mark.long
 def test_a_slow_node_whose_requests_are_given_up_is_known_to_be_slow(three, stage):
     """Else it would look as fast as ever: nobody waits for its answers any more."""
     spec = ready(three, stage)

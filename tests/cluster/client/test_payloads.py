@@ -123,6 +123,7 @@ def test_a_large_input_that_a_stopped_worker_takes_too_late_stays_nowhere(monkey
         until(lambda: tasks_of(lab.flow) == [], instead=lambda: tasks_of(lab.flow))
 
 
+@pytest.mark.long
 def test_large_inputs_without_a_worker_end_as_small_ones_do_and_as_soon():
     with laboratory({"a": {}}, no_workers_timeout="2s") as lab:
         spec = model(len_of)
@@ -136,6 +137,7 @@ def test_large_inputs_without_a_worker_end_as_small_ones_do_and_as_soon():
         assert time.monotonic() - began < 15  # both; it takes longer to find that a worker is silent
 
 
+@pytest.mark.long
 def test_large_inputs_without_a_worker_wait_for_one():
     with laboratory({"a": {}}) as lab:
         spec = model(len_of)

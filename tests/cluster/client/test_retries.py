@@ -180,6 +180,7 @@ def test_a_fault_of_the_node_is_tried_elsewhere(lab, stage):
     assert response.tries == 2 and response.trace.tries[0].node != response.node_id
 
 
+@pytest.mark.long
 def test_what_may_run_only_once_ends_with_the_worker_that_died_of_it(stage):
     with laboratory({"a": {}, "b": {}}) as own:
         spec = own.flow.register(stage.model())

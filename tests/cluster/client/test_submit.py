@@ -223,6 +223,7 @@ def test_a_cancelled_request_ends_with_a_typed_error(flow, stage):
         handle.result(LIMIT)
 
 
+@pytest.mark.long
 def test_an_input_that_kills_its_workers_ends_with_a_typed_error_and_is_let_go_of():
     def ask():
         with pytest.raises(ClusterError, match="died while it had the request"):

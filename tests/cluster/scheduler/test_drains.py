@@ -51,6 +51,7 @@ def test_the_only_node_goes_once_its_answers_are_fetched_and_stays_where_it_alon
         assert names(lab) == set()
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_while_it_is_drained_is_not_started_again(stage):
     with laboratory(named("ab")) as lab:
         running = [lab.flow.submit(stage.model(), {"n": n, "wait": "go"}) for n in range(2)]
@@ -96,6 +97,7 @@ def test_one_that_is_stopped_stays_where_it_has_data_and_goes_where_it_has_none(
         assert names(lab) == {"b"}
 
 
+@pytest.mark.long
 def test_a_range_is_cordoned_at_once_for_those_that_come_too_and_is_drained_at_once(stage):
     with laboratory(named("ab")) as lab:
         lab.flow.register_node(af.NodeInfo(node_id="rack", ip_address="127.0.0.0/24"))

@@ -68,12 +68,14 @@ def test_a_poisonous_request_is_stopped_after_three_deaths_alone(four, stage):
     assert poison(four, stage, {20}) == {20: 3}
 
 
+@pytest.mark.long
 def test_two_poisonous_requests_are_stopped_after_three_deaths_each(four, stage):
     deaths = poison(four, stage, {9, 20})
     # where both were in the batch that died first, the second one need not have had its turn
     assert set(deaths) == {9, 20} and deaths[9] == 3 and 2 <= deaths[20] <= 3
 
 
+@pytest.mark.long
 def test_a_poisonous_request_is_stopped_after_three_deaths_on_workers_with_two_threads(stage):
     with laboratory(named("abc", nthreads=2)) as lab:
         # the other slots have something to do meanwhile
@@ -107,6 +109,7 @@ def model(rows):
 """
 
 
+@pytest.mark.long
 def test_a_model_whose_loading_kills_is_given_up_after_three_workers_and_the_innocent_are_answered(
     stage, tmp_path, monkeypatch
 ):
@@ -216,6 +219,7 @@ def test_a_worker_that_is_retired_loses_nothing_and_uses_no_try(stage):
         assert over(lab)
 
 
+@pytest.mark.long
 def test_everything_is_answered_though_all_nodes_but_one_are_lost_at_once(stage):
     with laboratory(named("abc")) as lab:
         spec = stage.model()

@@ -107,7 +107,11 @@ def falls_silent(lab, stage, stand, *, timeout, longer=0.0):
     return [handle.result().node_id for handle in handles]
 
 
-@pytest.mark.parametrize("stand", [stopped, blocked])
+#: A process that stands still is left to the long run: what follows is the same.
+STANDS = [pytest.param(stopped, marks=pytest.mark.long), blocked]
+
+
+@pytest.mark.parametrize("stand", STANDS)
 def test_what_a_silent_worker_has_is_answered_elsewhere_and_it_is_used_again_once_it_speaks(
     pair, stage, stand
 ):
@@ -120,7 +124,7 @@ def test_a_worker_that_stands_still_for_15_s_is_silent_after_10_s(stage):
         assert falls_silent(lab, stage, stopped, timeout=10, longer=15) == ["b"] * 4
 
 
-@pytest.mark.parametrize("stand", [stopped, blocked])
+@pytest.mark.parametrize("stand", STANDS)
 def test_a_job_completes_with_the_right_rows_though_a_worker_falls_silent(pair, tmp_path, stand):
     out, done = tmp_path / "out", threading.Event()
 
@@ -144,7 +148,7 @@ def test_a_job_completes_with_the_right_rows_though_a_worker_falls_silent(pair, 
     assert over(pair)
 
 
-@pytest.mark.parametrize("stand", [stopped, blocked])
+@pytest.mark.parametrize("stand", STANDS)
 def test_a_frame_is_mapped_with_the_right_rows_though_a_worker_falls_silent(pair, tmp_path, stand):
     silent, done, stood = pair.address_of("a"), threading.Event(), threading.Event()
 
@@ -169,7 +173,7 @@ def test_a_frame_is_mapped_with_the_right_rows_though_a_worker_falls_silent(pair
     assert over(pair)
 
 
-@pytest.mark.parametrize("stand", [stopped, blocked])
+@pytest.mark.parametrize("stand", STANDS)
 def test_what_another_worker_was_fetching_from_a_worker_that_falls_silent_is_made_anew(pair, tmp_path, stand):
     """Dask's workers wait for ever for data of one that has stopped, and make nothing anew meanwhile."""
     client, home = pair.client, pair.address_of("a")
@@ -185,7 +189,7 @@ def test_what_another_worker_was_fetching_from_a_worker_that_falls_silent_is_mad
     assert over(pair)
 
 
-@pytest.mark.parametrize("stand", [stopped, blocked])
+@pytest.mark.parametrize("stand", STANDS)
 def test_what_waits_on_a_worker_that_falls_silent_for_what_only_that_one_has_runs_elsewhere(
     pair, tmp_path, stand
 ):
@@ -219,7 +223,7 @@ def test_what_waits_on_a_worker_that_falls_silent_for_what_only_that_one_has_run
     assert over(pair)
 
 
-@pytest.mark.parametrize("stand", [stopped, blocked])
+@pytest.mark.parametrize("stand", STANDS)
 def test_large_inputs_that_were_sent_ahead_to_a_worker_that_falls_silent_are_answered_elsewhere(
     pair, stage, stand
 ):

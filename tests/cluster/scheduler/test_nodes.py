@@ -300,6 +300,7 @@ def test_an_embedded_worker_that_was_drained_is_not_started_again():
 # ---------------------------------------------------------------- registered nodes
 
 
+@pytest.mark.long
 def test_a_node_that_has_not_joined_is_remembered_and_what_was_said_of_it_holds_when_it_comes():
     with laboratory(named("a")) as lab:
         spec = lab.flow.register(model(echo))
@@ -383,6 +384,7 @@ def test_refused_joins_again_and_again_are_a_warning(tmp_path):
         assert lab.client.sync(lab.client.scheduler.identity, n_workers=-1)["workers"] == {}
 
 
+@pytest.mark.long
 def test_a_worker_that_is_not_registered_is_refused_before_it_gets_plugins_or_work(tmp_path):
     from distributed import WorkerPlugin
 
@@ -424,6 +426,7 @@ def test_a_worker_that_is_not_registered_is_refused_before_it_gets_plugins_or_wo
     assert {path.name for path in tmp_path.glob("mark-*")} == {"mark-known", "mark-stranger"}
 
 
+@pytest.mark.long
 def test_a_nanny_gets_its_plugins_only_once_its_worker_is_admitted(tmp_path):
     from distributed import NannyPlugin
 

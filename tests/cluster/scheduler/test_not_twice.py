@@ -51,6 +51,7 @@ def test_what_may_not_run_twice_does_not_though_its_envelope_dies_after_it_has_r
     assert over(four)
 
 
+@pytest.mark.long
 def test_what_is_answered_does_not_run_again_though_the_worker_that_has_the_answer_dies(four, stage):
     spec = stage.model()
     handles = [four.flow.submit(spec, {"n": i, "sleep": 0}, idempotent=False) for i in range(8)]

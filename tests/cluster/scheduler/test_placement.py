@@ -130,6 +130,7 @@ def test_a_fault_of_the_plugin_is_counted_and_answers_come_all_the_same(lab):
     assert lab.info()["faults"] == before + 1
 
 
+@pytest.mark.long
 def test_a_task_waits_while_no_node_is_there_and_runs_when_one_joins_or_gives_up():
     with laboratory({}, no_workers_timeout="2s") as lab:
         handle = lab.flow.submit(echo(), ["first"])
