@@ -6,17 +6,20 @@ import asyncio
 import json
 import logging
 import os
+import sys
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import parse_bytes
-from distributed import Client
+from distributed import Client, Status
 from distributed.deploy.cluster import Cluster
 
 from altlas_flow._version import __version__
+from altlas_flow.cluster.daskclient import join
 from altlas_flow.cluster.discovery import find, wanted_name
 from altlas_flow.cluster.embedded import (
     Layout,
@@ -43,10 +46,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that the scheduler gets to answer: it is alive, or the connection would be closed.
 CONTROL_TIMEOUT = 60.0
-#: How often connecting is tried where others disturb it.
-CONNECT_TRIES = 5
 #: Seconds in which a scheduler that has begun to write its file has written it.
 WRITING = 2.0
+#: Embedded clusters of this program.
+_started: weakref.WeakSet[SpecCluster] = weakref.WeakSet()
 #: Run by value on schedulers and workers, so that it works where altlas_flow is missing.
 _PROBE = """
 def probe():
@@ -202,10 +205,16 @@ def _embed(
     if threads is not None or memory_limit != "auto":
         limit = plan.memory_limit if memory_limit == "auto" else _bytes(memory_limit)
         plan = Layout(plan.workers, threads or plan.threads, limit)
+    if hasattr(sys, "ps1") and any(one.status == Status.running for one in _started):
+        logger.warning(
+            "an embedded cluster that this session started is open still, beside the one that starts now: "
+            "close it with flow.close(), or both take cores and memory"
+        )
     try:
         cluster = start_cluster(settings, plan)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConnectError(f"the embedded cluster did not start: {one_line(error)}") from error
+    _started.add(cluster)
     try:
         client = Client(cluster)
         await_workers(cluster, client, plan.workers, settings.start_timeout)
@@ -234,7 +243,7 @@ def _join(address: str | os.PathLike[str] | Client | Cluster, settings: Settings
     check_protocol(target, security)
     options = {} if security is None else {"security": security}
     try:
-        connection = Connection(_client(target, timeout=settings.start_timeout, **options), settings)
+        connection = Connection(join(target, timeout=settings.start_timeout, **options), settings)
     except (OSError, TimeoutError, ValueError, AssertionError) as error:
         raise ConnectError(
             f"no Dask scheduler answers at {address!s} ({one_line(error, 200)}): check the address, and that "
@@ -247,37 +256,6 @@ def _join(address: str | os.PathLike[str] | Client | Cluster, settings: Settings
             connection.close()
             raise
     return connection
-
-
-class _Client(Client):
-    """Dask's, whose connecting has an end: it would wait for ever for a peer that takes it and is silent."""
-
-    async def _ensure_connected(self, timeout: float | None = None) -> None:
-        limit = self._timeout if timeout is None else timeout
-        try:
-            await asyncio.wait_for(super()._ensure_connected(timeout=timeout), limit)
-        except TimeoutError as error:
-            raise TimeoutError(str(error) or f"it says nothing for {limit:g} s") from error
-
-
-def _client(target: str | Cluster, **options: Any) -> Client:
-    """A client of Dask's, which has a race: it fails where others cancel tasks while it connects.
-
-    Its scheduler tells all clients of each cancelled task, and a client that gets such a message together
-    with its first one asserts that there is but one.
-    """
-    tries = CONNECT_TRIES
-    while True:
-        tries -= 1
-        client = _Client.__new__(_Client)  # to have it, to close it, where making it fails
-        try:
-            _Client.__init__(client, target, **options)
-            return client
-        except AssertionError as error:
-            client.close(timeout=1)
-            if not tries:
-                raise
-            logger.info("connecting once more (%s)", describe(error))
 
 
 def address_of(given: str | os.PathLike[str]) -> str:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 import altlas_flow as af
 from altlas_flow.cluster import connect as connecting
+from altlas_flow.cluster import daskclient
 from altlas_flow.cluster.embedded import layout
 from altlas_flow.errors import ConnectError, VersionMismatch
 from altlas_flow.models.host import ModelHost
@@ -481,6 +482,25 @@ def test_closing_one_embedded_cluster_does_not_make_another_one_loud(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
 
 
+def test_a_session_that_connects_anew_is_told_that_the_first_cluster_is_still_there():
+    session = (
+        "import sys\n"
+        "sys.ps1 = 'In : '\n"
+        "import altlas_flow as af\n"
+        "flow = af.connect(workers=1)\n"
+        "flow.close()\n"
+        "flow = af.connect(workers=1)\n"
+        "print('so far', file=sys.stderr, flush=True)\n"
+        "first, flow = flow, af.connect(workers=1)\n"
+        "first.close()\n"
+        "flow.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", session], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    assert lines[0] == "so far" and len(lines) == 2 and "close it with flow.close()" in lines[1]
+
+
 @pytest.mark.long
 def test_an_embedded_worker_is_started_again_however_often_it_dies():
     def pid():
@@ -512,7 +532,7 @@ def test_connecting_while_others_cancel_their_tasks_is_tried_again(plain, monkey
     with af.connect(plain) as flow:
         assert flow.client.status == "running" and flow.client.id == tries[2]
     tries.clear()
-    monkeypatch.setattr(connecting, "CONNECT_TRIES", 2)
+    monkeypatch.setattr(daskclient, "CONNECT_TRIES", 2)
     with pytest.raises(ConnectError, match="no Dask scheduler answers"):
         af.connect(plain)
     assert len(tries) == 2
