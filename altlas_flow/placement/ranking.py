@@ -39,11 +39,14 @@ class Memory:
     served : dict of str to dict of str to int
         By model and address, when it was last served: a counter, not a time. The models asked for
         last are kept, 1,000 of them.
+    latest : dict of str to int
+        By address, when it was last served with any model.
     """
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.served: dict[str, dict[str, int]] = {}
+        self.latest: dict[str, int] = {}
         self._stamps = count()
         self._fits: dict[Needs, dict[str, Fit]] = {}
 
@@ -57,7 +60,7 @@ class Memory:
 
     def serve(self, model: str, address: str) -> None:
         """Note that a node has had its turn."""
-        self.turns(model)[address] = next(self._stamps)
+        self.turns(model)[address] = self.latest[address] = next(self._stamps)
 
     def fits(self, needs: Needs) -> dict[str, Fit]:
         """By address, how much of a node these needs would waste, as it was computed last."""
@@ -70,6 +73,7 @@ class Memory:
 
     def forget(self, address: str) -> None:
         """The node has left."""
+        self.latest.pop(address, None)
         for served in self.served.values():
             served.pop(address, None)
         for fits in self._fits.values():

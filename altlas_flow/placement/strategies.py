@@ -44,12 +44,17 @@ def _ranked(entries: list[Entry], nodes: Sequence[Node]) -> list[Scored]:
 def round_robin(asked: Asked, nodes: Sequence[Node], memory: Memory) -> list[Scored]:
     """In turn, for each model by itself: least recently served first.
 
-    A node that joins late is next, once, and then has its turn like all others. Bad where nodes or
-    pieces of work are unequal: the slowest node gets as much as the fastest. The score is the stamp
-    of the last turn, -1 before the first.
+    Of nodes that it has not been given to yet, the one that was longest without any model: or several models
+    asked one after the other would all begin on the first node. A node that joins late is next, once, and
+    then has its turn like all others. Bad where nodes or pieces of work are unequal: the slowest node gets as
+    much as the fastest. The score is the stamp of the last turn, -1 before the first.
     """
-    last = memory.turns(asked.model).get
-    ranked = _ranked([(last(node.address, -1), 0.0, 0.0, i) for i, node in enumerate(nodes)], nodes)
+    turns = memory.turns(asked.model)
+    latest: dict[str, int] = memory.latest if len(turns) < len(nodes) else {}
+    last, other = turns.get, latest.get
+    ranked = _ranked(
+        [(last(node.address, -1), other(node.address, -1), 0.0, i) for i, node in enumerate(nodes)], nodes
+    )
     memory.serve(asked.model, ranked[0].node.address)
     return ranked
 
