@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from altlas_flow.errors import one_line
 
 #: Upper ends of the buckets of latencies, seconds: eight to each power of ten, from 1 ms to 1,000 s.
 BOUNDS: tuple[float, ...] = tuple(10 ** (-3 + step / 8) for step in range(49))
+_BOUNDS = np.array(BOUNDS)
 #: Models that are counted by themselves; all others together.
 MODELS = 200
 #: Kinds of what is counted by node or by word; beyond it they are counted together.
@@ -115,7 +117,7 @@ class Counts:
         sums[_AT["seconds"]] += took
         sums[_AT["queue_s"]] += queued
         if len(buckets):
-            np.add.at(self.latencies[row], buckets, 1)
+            self.latencies[row] += np.bincount(buckets, minlength=len(BOUNDS) + 1)
         _count(self.requests, (name, node, status), (name, OTHERS, status), many)
         if fault is not None:
             _count(self.errors, fault["kind"], OTHERS, many)
@@ -222,12 +224,13 @@ def _times(
     ago = np.asarray(submitted, dtype=np.float64)
     since = np.asarray(started, dtype=np.float64)  # None becomes NaN
     total = _finite(float(ago.sum()) - ended * len(ago))
-    queued = float(np.nansum(np.maximum(ago - since, 0.0)))
-    return np.searchsorted(BOUNDS, ago - ended) if tell else [], total * tell, _finite(queued)
+    waited = ago - since
+    queued = float(waited[waited > 0.0].sum())  # which leaves out what is NaN, sooner than `nansum` does
+    return np.searchsorted(_BOUNDS, ago - ended) if tell else [], total * tell, _finite(queued)
 
 
 def _finite(value: float) -> float:
-    if not np.isfinite(value):
+    if not math.isfinite(value):
         raise ValueError("a time that is none")
     return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ Floats = npt.NDArray[np.float64]
 
 #: Steps for which the last value stands where there is none: one answer a second is a line, not dots.
 STANDS = 10
+#: Steps in which the axis of time moves on, as long as it is: some pixels each, and not with each tick.
+STEPS = 150
 
 
 class Lines:
@@ -74,7 +77,7 @@ class Lines:
         what : str
             Is written at the axis; another one begins anew.
         span : float
-            Seconds that are shown, up to `now`.
+            Seconds that are shown, up to `now` or a little later.
         of : str
             Of what these lines are; what is of another begins anew.
         """
@@ -90,10 +93,14 @@ class Lines:
                 line.name = name
         elif len(new):
             most = max(1000, 2 * len(times))
-            self.source.stream(self._data(times[new], [column[new] for column in columns]), rollover=most)
+            data = self._data(times[new], [column[new] for column in columns])
+            # an array would travel as two messages of its own, a list within the one that there is anyway
+            self.source.stream({name: column.tolist() for name, column in data.items()}, rollover=most)
         self._last = float(times[-1]) if len(times) else -np.inf
         self.plot.y_range.end = _top(columns)
-        self.plot.x_range.start, self.plot.x_range.end = 1000.0 * (now - span), 1000.0 * now
+        step = span / STEPS
+        end = step * math.ceil(now / step)
+        self.plot.x_range.start, self.plot.x_range.end = 1000.0 * (end - span), 1000.0 * end
 
     def _data(self, times: Floats, columns: Sequence[Floats]) -> dict[str, Any]:
         nothing = np.full(len(times), np.nan)
