@@ -6,9 +6,9 @@ import argparse
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import _contest
 from benchmarks._findings import Findings
@@ -18,8 +18,53 @@ from benchmarks._report import Bar, Measurement, installed, machine, show, write
 Section = Callable[[argparse.Namespace, Path, Findings], None]
 
 
-def names(text: str) -> list[str]:
-    """What stands between commas."""
+class Size(NamedTuple):
+    """An argument that says how much is done.
+
+    Attributes
+    ----------
+    name : str
+        Of the option, without its dashes.
+    full, quick : int or float
+        Its default, and that of ``--quick``; at least 1.
+    what : str
+        For the help.
+    """
+
+    name: str
+    full: float
+    quick: float
+    what: str
+
+
+def parse(
+    description: str,
+    argv: Sequence[str] | None,
+    bars: Mapping[str, Any],
+    sizes: Sequence[Size],
+    quick: str = "within a minute: small",
+) -> argparse.Namespace:
+    """The arguments of a benchmark: ``sections``, ``json``, ``quick``, and its sizes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--sections", type=_names, default=[*bars], help=f"some of {','.join(bars)} (default: all)"
+    )
+    for size in sizes:
+        default = f"default: {size.full:,}" + ("" if size.quick == size.full else f"; quick: {size.quick:,}")
+        parser.add_argument(f"--{size.name}", type=type(size.full), help=f"{size.what} ({default})")
+    parser.add_argument("--json", help="file for the figures, one JSON object a line")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    args = parser.parse_args(argv)
+    for size in sizes:
+        name = size.name.replace("-", "_")
+        if getattr(args, name) is None:
+            setattr(args, name, size.quick if args.quick else size.full)
+        if getattr(args, name) < 1:
+            parser.error(f"--{size.name} is at least 1")
+    return args
+
+
+def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 

@@ -29,18 +29,17 @@ if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._observing import BARS, SECTIONS
-from benchmarks._sections import names, run
+from benchmarks._sections import Size, parse, run
 
 BENCHMARK = "observe"
-#: Argument -> its default, and that of --quick.
-_SIZES = {
-    "runs": (10, 2),
-    "requests": (50_000, 5_000),
-    "nodes": (100, 20),
-    "looks": (3, 1),
-    "paints": (5, 2),
-    "events": (1_000_000, 100_000),
-}
+_SIZES = (
+    Size("runs", 10, 2, "of requests, in turn"),
+    Size("requests", 50_000, 5_000, "of a run"),
+    Size("nodes", 100, 20, "of the large cluster"),
+    Size("looks", 3, 1, "at its scheduler"),
+    Size("paints", 5, 2, "of the page"),
+    Size("events", 1_000_000, 100_000, "that are remembered"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,26 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Being watched: what counting and the page cost.")
-    parser.add_argument(
-        "--sections", type=names, default=[*BARS], help=f"some of {','.join(BARS)} (default: all)"
-    )
-    parser.add_argument("--runs", type=int, help="of requests, in turn (default: 10; quick: 2)")
-    parser.add_argument("--requests", type=int, help="of a run (default: 50,000; quick: 5,000)")
-    parser.add_argument("--nodes", type=int, help="of the large cluster (default: 100; quick: 20)")
-    parser.add_argument("--looks", type=int, help="at its scheduler (default: 3; quick: 1)")
-    parser.add_argument("--paints", type=int, help="of the page (default: 5; quick: 2)")
-    parser.add_argument("--events", type=int, help="that are remembered (default: 1,000,000; quick: 100,000)")
-    parser.add_argument("--json", help="file for the figures, one JSON object a line")
-    parser.add_argument("--quick", action="store_true", help="within a minute: small")
-    args = parser.parse_args(argv)
-    for name, (full, quick) in _SIZES.items():
-        if getattr(args, name) is None:
-            setattr(args, name, quick if args.quick else full)
-    if min(getattr(args, name) for name in _SIZES) < 1:
-        parser.error("--runs, --requests, --nodes, --looks, --paints and --events are at least 1")
+    args = parse("Being watched: what counting and the page cost.", argv, BARS, _SIZES)
     if args.events < 30:
-        parser.error("--events is at least 30")
+        print(f"{BENCHMARK}: --events is at least 30", file=sys.stderr)
+        sys.exit(2)
     args.seconds = 5.0 if args.quick else 30.0
     return args
 

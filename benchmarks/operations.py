@@ -33,17 +33,17 @@ if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks._operating import BARS, SECTIONS
-from benchmarks._sections import names, run
+from benchmarks._sections import Size, parse, run
 
 BENCHMARK = "operations"
-#: Argument -> its default, and that of --quick.
-_SIZES = {
-    "runs": (3, 1),
-    "pairs": (10, 3),
-    "requests": (50_000, 5_000),
-    "tasks": (500_000, 50_000),
-    "detections": (10, 1),
-}
+_SIZES = (
+    Size("runs", 3, 1, "of each section without a number of its own"),
+    Size("pairs", 10, 3, "of bursts of history"),
+    Size("requests", 50_000, 5_000, "of a burst"),
+    Size("tasks", 500_000, 50_000, "that are written"),
+    Size("detections", 10, 1, "of each kind"),
+    Size("timeout", 600.0, 600.0, "seconds for one burst, or one run of writing"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,28 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Operating a cluster: its history, its workers, TLS.")
-    parser.add_argument(
-        "--sections", type=names, default=[*BARS], help=f"some of {','.join(BARS)} (default: all)"
-    )
-    parser.add_argument(
-        "--runs", type=int, help="of each section without a number of its own (default: 3; quick: 1)"
-    )
-    parser.add_argument("--pairs", type=int, help="of bursts of history (default: 10; quick: 3)")
-    parser.add_argument("--requests", type=int, help="of a burst (default: 50,000; quick: 5,000)")
-    parser.add_argument("--tasks", type=int, help="that are written (default: 500,000; quick: 50,000)")
-    parser.add_argument("--detections", type=int, help="of each kind (default: 10; quick: 1)")
-    parser.add_argument(
-        "--timeout", type=float, default=600, help="seconds for one burst, or one run of writing"
-    )
-    parser.add_argument("--json", help="file for the figures, one JSON object a line")
-    parser.add_argument("--quick", action="store_true", help="within a minute: small")
-    args = parser.parse_args(argv)
-    for name, (full, quick) in _SIZES.items():
-        if getattr(args, name) is None:
-            setattr(args, name, quick if args.quick else full)
-    if min(args.timeout, *(getattr(args, name) for name in _SIZES)) < 1:
-        parser.error("--runs, --pairs, --requests, --tasks, --detections and --timeout are at least 1")
+    args = parse("Operating a cluster: its history, its workers, TLS.", argv, BARS, _SIZES)
     args.lone, args.rested = (50, 20) if args.quick else (300, 100)
     return args
 
