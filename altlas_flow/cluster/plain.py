@@ -78,7 +78,9 @@ async def scatter_soon(client: Client, value: Any, *, patient: bool = True) -> F
                 if sending.done():
                     return sending.result()
                 if client.status != "running":
-                    raise ClusterLost("the scheduler went away: start it again, and run the same again")
+                    raise ClusterLost(
+                        "the scheduler went away, or the flow was closed: connect, run it again"
+                    )
                 waited += LOOK
         except OSError:
             continue  # no worker runs, or it has gone; where it is the scheduler, the next look tells

@@ -179,7 +179,7 @@ class Window:
             future.release()  # the traceback must not keep the task on the cluster
             if self.client.status != "running":
                 raise ClusterLost(
-                    "the scheduler went away: start it again, and run the same again"
+                    "the scheduler went away, or the flow was closed: connect, run it again"
                 ) from error
             if (raised and not isinstance(error, HostClosed)) or tries >= TRIES:
                 typed = _typed(name, error, raised)
@@ -233,7 +233,7 @@ class Window:
             return
         self._looked = now
         if self.client.status != "running":
-            raise ClusterLost("the scheduler went away: start it again, and run the same again")
+            raise ClusterLost("the scheduler went away, or the flow was closed: connect, run it again")
         try:
             slots = self._slots()
             self._capacity = self.most or self.per_slot * slots
