@@ -227,6 +227,8 @@ class _Installed:
     whole = False
     taken: _Taken | None = None
     flows = 0  # that are open and want JSON
+    text = False  # it is ours, and whoever runs it wants text: no flow that uses it changes that
+    held = False  # whether they have what was taken, and not a worker or scheduler in this program
 
 
 def hold(kind: str) -> None:
@@ -234,15 +236,19 @@ def hold(kind: str) -> None:
     if kind == "json":
         with _Installed.lock:
             _Installed.flows += 1
-        install(kind)
+            before = _Installed.taken
+            if not _Installed.text:
+                _install(whole=False)
+            _Installed.held = _Installed.held or _Installed.taken is not before
 
 
 def release(kind: str) -> None:
     """It closes; with the last one that wants JSON this program's own lines are again as they were."""
     if kind == "json":
         with _Installed.lock:
-            _Installed.flows -= 1
-            if not _Installed.flows and not _Installed.whole:
+            _Installed.flows = max(0, _Installed.flows - 1)
+            if not _Installed.flows and _Installed.held and not _Installed.whole:
+                _Installed.held = False
                 _give_back(logging.getLogger("altlas_flow"))
 
 
@@ -252,28 +258,33 @@ def install(kind: str, *, whole: bool = False) -> None:
     Parameters
     ----------
     kind : str
-        ``json``; with ``text`` nothing changes.
+        ``json``; with ``text`` nothing changes, and in a program that is ours nothing changes it later.
     whole : bool
         The program is ours: all that it logs becomes JSON lines, Dask's own as well. Otherwise only what
         goes to the logger ``altlas_flow``: it gets a handler of ours, and passes nothing on to the root
         logger; other loggers, and handlers of others, stay as they are.
     """
-    if kind != "json":
-        return
-    ours = logging.getLogger("altlas_flow")
     with _Installed.lock:
-        level = ours.level
-        if level == logging.NOTSET:
-            ours.setLevel(logging.INFO)
         if whole:
-            _Installed.whole = True
-            root = logging.getLogger()
-            if not root.handlers:
-                root.addHandler(logging.StreamHandler())
-            for name in (None, "distributed", "bokeh", "tornado", "altlas_flow"):
-                _say_json(logging.getLogger(name))
-        if not _says_json(ours):
-            _take(ours, level)
+            _Installed.text = kind == "text"
+        if kind == "json" and not _Installed.text:
+            _install(whole=whole)
+
+
+def _install(*, whole: bool) -> None:
+    ours = logging.getLogger("altlas_flow")
+    level = ours.level
+    if level == logging.NOTSET:
+        ours.setLevel(logging.INFO)
+    if whole:
+        _Installed.whole = True
+        root = logging.getLogger()
+        if not root.handlers:
+            root.addHandler(logging.StreamHandler())
+        for name in (None, "distributed", "bokeh", "tornado", "altlas_flow"):
+            _say_json(logging.getLogger(name))
+    if not _says_json(ours):
+        _take(ours, level)
 
 
 def _take(ours: logging.Logger, level: int) -> None:

@@ -11,7 +11,17 @@ import sys
 import pytest
 
 from altlas_flow.errors import PredictError
-from altlas_flow.logs import JsonFormatter, event, extra, install, printable, unchanged
+from altlas_flow.logs import (
+    JsonFormatter,
+    _Installed,
+    event,
+    extra,
+    hold,
+    install,
+    printable,
+    release,
+    unchanged,
+)
 
 FORGED = 'a\n{"event": "forged"}\r\x1b[31m\x00\u2028\x85b'
 
@@ -318,8 +328,37 @@ def test_installed_it_changes_our_own_lines_and_in_our_programs_all(tmp_path, wh
         assert others == ["plain theirs", "plain other"]
 
 
-def test_text_changes_nothing():
+def test_text_changes_nothing_and_nothing_changes_it_in_a_program_of_ours(monkeypatch):
+    monkeypatch.setattr(_Installed, "text", False)
     ours = logging.getLogger("altlas_flow")
     before = list(ours.handlers), ours.level, ours.propagate
     install("text", whole=True)
+    install("json")  # of a flow that uses it
+    hold("json")
     assert (list(ours.handlers), ours.level, ours.propagate) == before
+    release("json")
+    assert (list(ours.handlers), ours.level, ours.propagate) == before
+
+
+NESTED = """
+import logging, sys
+from altlas_flow.logs import ProgramHandler, hold, install, release
+
+ours = logging.getLogger("altlas_flow")
+ours.addHandler(ProgramHandler())
+install("json")  # a worker, for as long as it lives
+hold("json")  # a model on it opens a flow of its own
+release("json")
+ours.warning("still")
+release("json")
+hold("json")
+release("json")
+ours.warning("still")
+"""
+
+
+def test_a_flow_that_closes_takes_nothing_from_a_worker_that_it_did_not_give():
+    done = subprocess.run(
+        [sys.executable, "-c", NESTED], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["still", "still"]

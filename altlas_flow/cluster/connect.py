@@ -114,13 +114,15 @@ class Connection:
 
     def close(self) -> None:
         """Close what this connection started, and nothing else."""
-        if self.holds:
-            self.holds = False
-            release(self.settings.log_format)
-        if self.owns_client:
-            self.client.close()
-        if self.cluster is not None:
-            self.cluster.close()
+        try:
+            if self.owns_client:
+                self.client.close()
+            if self.cluster is not None:
+                self.cluster.close()
+        finally:
+            if self.holds:  # until here, since closing is logged, too
+                self.holds = False
+                release(self.settings.log_format)
 
 
 def open_connection(
@@ -244,7 +246,8 @@ def _join(address: str | os.PathLike[str] | Client | Cluster, settings: Settings
     options = {} if security is None else {"security": security}
     try:
         connection = Connection(join(target, timeout=settings.start_timeout, **options), settings)
-    except (OSError, TimeoutError, ValueError, AssertionError) as error:
+    except (OSError, TimeoutError, ValueError, AssertionError, MemoryError) as error:
+        # what answers may be anything: of other protocols Dask reads huge lengths of messages
         raise ConnectError(
             f"no Dask scheduler answers at {address!s} ({one_line(error, 200)}): check the address, and that "
             "the scheduler runs"

@@ -28,6 +28,9 @@ class _Client(Client):
             raise TimeoutError(str(error) or f"it says nothing for {limit:g} s") from error
 
 
+_Client.__name__ = _Client.__qualname__ = Client.__name__  # which is a part of its id, and shown
+
+
 def join(target: str | Cluster, **options: Any) -> Client:
     """A client of Dask's, which has a race: it fails where others cancel tasks while it connects.
 

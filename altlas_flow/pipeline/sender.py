@@ -187,10 +187,11 @@ class PipelineSender:
             self._call(self._unwanted, handle)
         now, tell = self.clock(), self.transport.afterwards.tell
         if handle._span is not None:
-            tell(handle._span.over, handle, outcome, now)
-        if lines.wanted():
-            error = outcome.error if isinstance(outcome, PipelineResult) else outcome
-            tell(lines.tell, handle.request_id, handle.model_id, error, now - handle._submitted)
+            handle._span.over(handle, outcome, now)
+            tell(handle._span.tell)
+        error = outcome.error if isinstance(outcome, PipelineResult) else outcome
+        if error is not None and lines.wanted():
+            tell(lines.tell, handle.request_id, handle.model_id, now - handle._submitted, None, error)
         return True
 
     def when_over(self, handle: PipelineHandle, waiter: Any) -> bool:

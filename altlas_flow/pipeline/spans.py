@@ -29,6 +29,8 @@ class PipelineSpan:
 
     def __init__(self, tracer: Tracer, handle: PipelineHandle) -> None:
         self._clock = tracer.clock
+        self._children: list[tuple[str, float, float, dict[str, Any], Exception | None]] = []
+        self._end: tuple[float, dict[str, Any], Exception | None] = (handle._submitted, {}, None)
         self.span = tracer.begin(
             "altlas.pipeline",
             handle._submitted,
@@ -40,8 +42,15 @@ class PipelineSpan:
         )
 
     def over(self, handle: PipelineHandle, outcome: PipelineResult | AltlasError, now: float) -> None:
-        """The request is over since then, in whatever way."""
+        """The request is over since then, in whatever way: note what `tell` tells, without its answer."""
         quietly(self._over, handle, outcome, now)
+
+    def tell(self) -> None:
+        """Tell of it: whoever processes spans may take time for that."""
+        if self.span.recording:
+            for child in self._children:
+                self.span.child(*child)
+        self.span.end(*self._end)
 
     def carrier(self) -> Carrier | None:
         """Its context, for the workers."""
@@ -55,12 +64,16 @@ class PipelineSpan:
         if isinstance(error, RequestCancelled):
             status, fault = "cancelled", None
         try:
-            if self.span.recording:
-                self.span.child("altlas.queue", handle._submitted, now if left is None else left, {})
-                if isinstance(outcome, PipelineResult) and left is not None:
-                    self._stages(outcome, left, now)
+            self._child("altlas.queue", handle._submitted, now if left is None else left, {})
+            if self.span.recording and isinstance(outcome, PipelineResult) and left is not None:
+                self._stages(outcome, left, now)
         finally:
-            self.span.end(now, {"altlas.status": status}, fault)  # whatever its stages could not say
+            self._end = now, {"altlas.status": status}, fault  # whatever its stages could not say
+
+    def _child(
+        self, name: str, begin: float, end: float, said: dict[str, Any], error: Exception | None = None
+    ) -> None:
+        self._children.append((name, begin, end, said, error))
 
     def _stages(self, result: PipelineResult, left: float, now: float) -> None:
         notes = result.notes
@@ -72,7 +85,7 @@ class PipelineSpan:
             said: dict[str, Any] = {"altlas.stage": name, "altlas.model": step.spec.id}
             if note is None:
                 if error is not None and not isinstance(error, StageFailed):
-                    self.span.child("altlas.stage", now, now, said, error)
+                    self._child("altlas.stage", now, now, said, error)
                 continue  # it was not done
             said |= _facts(note, result._at)
             begin = now if not note.began else note.began - ahead + shifts[note.node]
@@ -82,7 +95,7 @@ class PipelineSpan:
             said["altlas.status"] = (
                 "completed" if error is None else "error" if own is not None else "not done"
             )
-            self.span.child("altlas.stage", max(left, begin), end, said, own)
+            self._child("altlas.stage", max(left, begin), end, said, own)
 
 
 def _facts(note: Note, at: range) -> dict[str, Any]:

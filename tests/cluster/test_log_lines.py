@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -238,3 +239,30 @@ def test_an_embedded_cluster_logs_json_where_the_setting_says_so(tmp_path):
     assert {"node ready", "model loaded", "request failed"} <= events.keys()
     assert events["request failed"]["request_id"] == done.stdout.strip()
     assert events["model loaded"]["model"] == "no bad"
+
+
+CLOSING = """
+import logging
+import altlas_flow as af
+
+logging.basicConfig(format="ROOT %(name)s %(message)s", level=logging.INFO)
+flow = af.connect(workers=1)
+flow.close()
+logging.getLogger("altlas_flow").info("after")
+"""
+
+
+def test_lines_of_a_flow_that_closes_are_json_to_the_last_one():
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSING],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env={**os.environ, "DASK_ALTLAS__LOG_FORMAT": "json"},
+    )
+    *lines, after = done.stderr.splitlines()
+    assert after == "ROOT altlas_flow after"
+    assert [line for line in lines if line.startswith("ROOT altlas_flow")] == []
+    events = [json.loads(line)["event"] for line in lines if line.startswith("{")]
+    assert {"node ready", "node closing", "node left"} <= set(events)

@@ -8,10 +8,12 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 
 import dask
 import pandas as pd
 import pytest
+from distributed import Client
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
 
@@ -461,6 +463,29 @@ def test_nobody_of_an_envelope_waits_until_the_others_are_told_of(lab):
     assert [one.response(LIMIT).ok for one in handles] == [True, False, True, False] * 10
     for span in all_of("altlas.request", len(handles)):
         assert span.attributes["altlas.request_id"] in done[span.attributes["altlas.envelope"]]
+
+
+def test_nothing_is_lost_where_the_users_client_is_closed_first(lab):
+    spans.exporter()
+
+    class Slow(SpanProcessor):
+        on = True
+
+        def on_end(self, span):
+            if self.on:
+                time.sleep(0.002)  # as one that writes to a disk
+                told.append(span.name)
+
+    told = []
+    trace.get_tracer_provider().add_span_processor(Slow())
+    with dask.config.set({"altlas.traces": True}), Client(lab.client.scheduler.address) as client:
+        flow = af.connect(client)
+        spec = flow.register(model(echo))
+        for handle in [flow.submit(spec, number) for number in range(300)]:
+            handle.result(LIMIT)
+    flow.close()
+    Slow.on = False
+    assert told.count("altlas.request") == 300
 
 
 OFF = """

@@ -1,67 +1,102 @@
-"""`Afterwards`: what is told of requests once all who wait for them know.
+"""`Afterwards`: what is told of requests once all who wait for them know, by a thread of its own.
 
-Span exporters and log handlers are the user's, and may take their time: nobody's answer waits for them.
+Span processors, exporters and log handlers are the user's, and may take their time: neither an answer nor the
+event loop waits for them.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
+import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-#: Seconds for which the loop tells before it does something else.
-SLICE = 0.005
+logger = logging.getLogger(__name__)
+
+#: What waits at most: where telling is slower than asking for as long as that, what is newer is left out.
+MOST = 10_000
+#: Seconds after which the thread ends where there is nothing to tell; the next thing gets another one.
+IDLE = 2.0
 
 
 class Afterwards:
-    """Calls what it is given later, on an event loop, in the same order.
+    """Calls what it is given later, one after the other, in the same order.
 
     Parameters
     ----------
-    loop : asyncio.AbstractEventLoop
+    most : int
+        Calls that may wait.
+
+    Attributes
+    ----------
+    lost : int
+        Calls that were left out, as so many waited already.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
         self._waiting: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
-        self._due = False
+        self._changed = threading.Condition()
+        self._busy = False
+        self._thread: threading.Thread | None = None
+        self.lost = 0
+
+    @property
+    def waiting(self) -> int:
+        """Calls that were not made yet, the one under way included."""
+        return len(self._waiting) + self._busy
 
     def tell(self, what: Callable[..., Any], *args: Any) -> None:
-        """Call that when whatever the loop does now is done; from any thread."""
-        self._waiting.append((what, args))
-        if not self._due:
-            self._due = True
-            self._later()
+        """Have that called; from any thread, and without waiting for anything."""
+        with self._changed:
+            if len(self._waiting) >= self._most:
+                self.lost += 1
+                if self.lost == 1:
+                    self._waiting.append((self._complain, ()))
+                return
+            self._waiting.append((what, args))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="altlas-afterwards", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
 
-    def all(self) -> None:
-        """Call at once whatever waits."""
-        while self._waiting:
-            self._next()
+    def flush(self, limit: float) -> bool:
+        """Wait until all is told; False where that takes longer than so many seconds."""
+        if threading.current_thread() is self._thread:
+            return False  # it cannot wait for itself
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.waiting, limit)
 
-    def _later(self) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._some, context=contextvars.Context())
-        except RuntimeError:  # it is closed
-            self._due = False
-            self.all()
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                until = time.monotonic() + IDLE
+                while not self._waiting:
+                    left = until - time.monotonic()
+                    if left <= 0:
+                        self._thread = None
+                        return
+                    self._changed.wait(left)
+                what, args = self._waiting.popleft()
+                self._busy = True
+            try:
+                what(*args)
+            except Exception:
+                with suppress(Exception):  # of the user's log handlers
+                    logger.exception("something could not be told of a request")
+            finally:
+                del what, args  # or what was told last would live until the next one
+                with self._changed:
+                    self._busy = False
+                    if not self._waiting:
+                        self._changed.notify_all()
 
-    def _some(self) -> None:
-        self._due = False  # first: what comes from now on asks for another turn
-        until = time.monotonic() + SLICE
-        try:
-            while self._waiting and time.monotonic() < until:
-                self._next()
-        finally:  # should one of them raise, the loop says so
-            if self._waiting and not self._due:
-                self._due = True
-                self._later()
-
-    def _next(self) -> None:
-        try:
-            what, args = self._waiting.popleft()
-        except IndexError:
-            return  # another thread was faster
-        what(*args)
+    def _complain(self) -> None:
+        logger.warning(
+            "spans and log lines come sooner than they are taken: what is newer is left out while %d wait; "
+            "use a BatchSpanProcessor, or a faster log handler",
+            self._most,
+        )

@@ -341,7 +341,6 @@ class Dispatch:
             self.returns.end(handle, error)
         for companion in self.transport.companions:
             companion.fail_all(error)
-        self.transport.afterwards.all()  # the loop may end now
 
     def close(self, error: AltlasError) -> None:
         """End everything."""

@@ -29,49 +29,45 @@ def all_wanted() -> bool:
     return logger.isEnabledFor(logging.DEBUG)
 
 
-def failed(handle: Handle, error: BaseException | None) -> None:
-    """A request is over without an answer."""
-    tell(handle.request_id, handle.model_id, error, handle._ended - handle._submitted, handle.tries)
+def facts(handle: Handle) -> tuple[str, str, float, int]:
+    """What is told of a request that is over: id, model, seconds, tries."""
+    return handle.request_id, handle.model_id, handle._ended - handle._submitted, handle.tries
 
 
 def tell(
     request_id: str,
     model: str,
-    error: BaseException | None,
     seconds: float,
-    tries: int | None = None,
-    node: str | None = None,
+    tries: int | None,
+    error: BaseException,
 ) -> None:
-    """The same of a request to a model or a pipeline."""
-    if error is None or not wanted():
-        return
-    fields: dict[str, Any] = {"request_id": request_id, "model": model, "node": node, "tries": tries}
+    """A request to a model or a pipeline is over without an answer."""
+    fields: dict[str, Any] = {"request_id": request_id, "model": model, "tries": tries}
     fields["seconds"] = round(seconds, 6)
     if isinstance(error, RequestCancelled):
         text = "request %s of %s was cancelled after %.3f s"
         event(logger, NEWS, "request cancelled", text, request_id, model, seconds, **fields)
         return
     fields |= {"error": describe(error), "kind": type(error).__name__}
-    if node is None:
-        fields["node"] = next(reversed(getattr(error, "nodes", ())), None)
+    fields["node"] = next(reversed(getattr(error, "nodes", ())), None)
     name = "deadline passed" if isinstance(error, DeadlineExceeded) else "request failed"
     text = "request %s of %s failed after %.3f s: %s"
     event(logger, NEWS, name, text, request_id, model, seconds, describe(error), **fields)
 
 
-def again(handle: Handle, error: BaseException, node: str, tries: int) -> None:
+def again(request_id: str, model: str, tries: int, error: BaseException, node: str) -> None:
     """A try failed, and another one follows; `tries` are those so far."""
     event(
         logger,
         NEWS,
         "request retried",
         "request %s of %s goes elsewhere, as it failed on %s: %s",
-        handle.request_id,
-        handle.model_id,
+        request_id,
+        model,
         node,
         describe(error),
-        request_id=handle.request_id,
-        model=handle.model_id,
+        request_id=request_id,
+        model=model,
         node=node,
         tries=tries,
         error=describe(error),
@@ -79,23 +75,22 @@ def again(handle: Handle, error: BaseException, node: str, tries: int) -> None:
     )
 
 
-def completed(handle: Handle, node: str) -> None:
+def completed(request_id: str, model: str, seconds: float, tries: int, node: str) -> None:
     """A request has its answer."""
-    seconds = handle._ended - handle._submitted
     event(
         logger,
         logging.DEBUG,
         "request completed",
         "request %s of %s was answered by %s in %.3f s",
-        handle.request_id,
-        handle.model_id,
+        request_id,
+        model,
         node,
         seconds,
-        request_id=handle.request_id,
-        model=handle.model_id,
+        request_id=request_id,
+        model=model,
         node=node,
         seconds=round(seconds, 6),
-        tries=handle.tries,
+        tries=tries,
     )
 
 

@@ -300,17 +300,17 @@ class Returns:
             took = max(0.0, self.transport.clock() - flight.sent)
             handle._tried = [*(handle._tried or ()), Try(node=node, error=what, seconds=took)]
             if handle._span is not None:
-                now, at = self.transport.clock(), handle._at  # as they are now
-                self.transport.afterwards.tell(handle._span.failed, at, flight, error, node, now)
+                handle._span.failed(handle, flight, error, node, self.transport.clock())
         if self._seconds.take_over(handle, node):
             return  # that decides
         if fate is Fate.END:
             self.end(handle, error)
         else:
-            self._again(handle, flight, node)
             if lines.wanted():
                 tries = len(handle._tried or ())
-                self.transport.afterwards.tell(lines.again, handle, error, node, tries)
+                tell = self.transport.afterwards.tell
+                tell(lines.again, handle.request_id, handle.model_id, tries, error, node)
+            self._again(handle, flight, node)
 
     def _second_failed(
         self, second: SecondTry, flight: Flight, error: Exception, node: str, *, began: bool

@@ -1,4 +1,4 @@
-"""Spans of requests: queue, load and predict, told when each try is over, from what came back with it."""
+"""Spans of requests: queue, load and predict of each try, from what came back with it; told at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RequestSpan:
     handle : Handle
     """
 
-    __slots__ = ("_last", "_told", "_tries", "span")
+    __slots__ = ("_children", "_end", "_last", "_told", "_tries", "span")
 
     def __init__(self, tracer: Tracer, handle: Handle) -> None:
         self.span = tracer.begin(
@@ -38,17 +38,26 @@ class RequestSpan:
                 "altlas.rows": handle._rows,
             },
         )
-        self._last = handle._submitted  # when the last try that was told ended
+        self._children: list[tuple[str, float, float, dict[str, Any], Exception | None]] = []
+        self._end: tuple[float, dict[str, Any], Exception | None] = (handle._submitted, {}, None)
+        self._last = handle._submitted  # when the last try that was noted ended
         self._told: Flight | None = None  # the envelope of that
         self._tries = 0
 
-    def failed(self, at: int, flight: Flight, error: Exception, node: str, now: float) -> None:
-        """A try failed, the one at that place of its envelope; another one may follow."""
-        quietly(self._try, at, flight, error, node, now)
+    def failed(self, handle: Handle, flight: Flight, error: Exception, node: str, now: float) -> None:
+        """A try failed; another one may follow."""
+        quietly(self._try, handle, flight, error, node, now)
 
     def over(self, handle: Handle) -> None:
-        """The request is over, in whatever way."""
+        """The request is over, in whatever way: note what `tell` tells, without the answer itself."""
         quietly(self._over, handle)
+
+    def tell(self) -> None:
+        """Tell of it: whoever processes spans may take time for that."""
+        if self.span.recording:
+            for child in self._children:
+                self.span.child(*child)
+        self.span.end(*self._end)
 
     def _over(self, handle: Handle) -> None:
         error, flight, now = handle._error, handle._flight, handle._ended
@@ -60,10 +69,10 @@ class RequestSpan:
                 if self._told is None or self._last < now:
                     self._child("altlas.queue", now, {"altlas.try": self._tries + 1}, None)
             elif flight is not self._told:
-                self._try(handle._at, flight, fault, flight.node, now)
+                self._try(handle, flight, fault, flight.node, now)
             said |= self._outcome(handle)
         finally:
-            self.span.end(now, said, fault)  # whatever its tries could not say
+            self._told, self._end = None, (now, said, fault)  # whatever its tries could not say
 
     def _outcome(self, handle: Handle) -> dict[str, Any]:
         flight = handle._flight
@@ -83,11 +92,11 @@ class RequestSpan:
             said["altlas.node"] = handle._tried[-1].node
         return said
 
-    def _try(self, at: int, flight: Flight, error: Exception | None, node: str, now: float) -> None:
+    def _try(self, handle: Handle, flight: Flight, error: Exception | None, node: str, now: float) -> None:
         self._tries += 1
         self._told = flight
         said: dict[str, Any] = {"altlas.try": self._tries}
-        answers = flight.answers
+        at, answers = handle._at, flight.answers
         if node != "?":
             said["altlas.node"] = node
         begun, took, load, answered = flight.since.get(at), None, 0.0, False
@@ -115,9 +124,8 @@ class RequestSpan:
         self._last = now
 
     def _child(self, name: str, until: float, said: dict[str, Any], error: Exception | None) -> None:
-        """From the end of what was told before."""
-        if self.span.recording:
-            self.span.child(name, self._last, until, said, error)
+        """From the end of what was noted before."""
+        self._children.append((name, self._last, until, dict(said), error))
         self._last = max(self._last, until)
 
     def carrier(self) -> Carrier | None:

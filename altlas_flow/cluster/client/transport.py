@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 KINDS = 1000
 #: Priorities reach from minus this to this: what Dask cannot send would cost it its workers.
 PRIORITIES = 1000
+#: Seconds for which a closing flow waits until spans and log lines are told.
+TELLING = 5.0
 #: Seconds that what a closing flow says gets to leave.
 FAREWELL = 1.0
 
@@ -79,7 +81,7 @@ class Transport:
         self.open = 0  # requests that are not over
         self.inside = 0  # those of them that were let in
         self.users = 0  # flows
-        self.afterwards = Afterwards(self.loop)
+        self.afterwards = Afterwards()
         self.companions: list[Companion] = []  # others that wait for the same scheduler
         self._lock = threading.Lock()
         self._lanes: dict[Any, Lane] = {}
@@ -299,9 +301,10 @@ class Transport:
     def _tell(self, handle: Handle, error: Exception | None) -> None:
         """Say what came of a request that was not answered."""
         if handle._span is not None:
-            self.afterwards.tell(handle._span.over, handle)
-        if lines.wanted():
-            self.afterwards.tell(lines.failed, handle, error)
+            handle._span.over(handle)
+            self.afterwards.tell(handle._span.tell)
+        if error is not None and lines.wanted():
+            self.afterwards.tell(lines.tell, *lines.facts(handle), error)
 
     def complete(self, handles: list[Handle], final: str, flight: Flight) -> None:
         """As `end`, for many at once that have their answers from one flight."""
@@ -318,11 +321,12 @@ class Transport:
         if self.tracer is not None:
             for handle in over:
                 if handle._span is not None:
-                    self.afterwards.tell(handle._span.over, handle)
+                    handle._span.over(handle)
+                    self.afterwards.tell(handle._span.tell)
         if lines.all_wanted():
             node = flight.node if flight.answers is None else flight.answers.node
             for handle in over:
-                self.afterwards.tell(lines.completed, handle, node)
+                self.afterwards.tell(lines.completed, *lines.facts(handle), node)
 
     def wake(self) -> None:
         """Have what waits looked at."""
@@ -359,10 +363,15 @@ class Transport:
 
         if threading.get_ident() == self.thread:
             end()
-            return
+            return  # what is told goes on without it
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._call(end)
             over.wait(5.0)
+        if not self.afterwards.flush(TELLING):
+            text = (
+                "%d spans and log lines of requests are not told yet: they are as long as this program runs"
+            )
+            logger.warning(text, self.afterwards.waiting)
 
     def abandon(self) -> bool:
         """Tell whoever still waits, where the Dask client is closed, and its loop may be at an end.

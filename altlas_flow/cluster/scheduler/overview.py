@@ -156,7 +156,7 @@ class Overview:
             "nodes": statuses,
             "requests": ends,
             "in_flight": sum(node["in_flight"] for node in nodes),
-            "slots": sum(node["slots"] for node in nodes),
+            "slots": sum(node["slots"] for node in nodes if node["status"] != NodeStatus.OFFLINE.value),
             "held": sum(sum(held.values()) for held in control.lessor.held.values()),
             "parked": len(control.placer.parked),
             "faults_of_plugin": control.faults,

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 PAGE, PANE = "altlas", "individual-altlas-"
 #: Seconds between two looks at the counters, where somebody sees the page, and where nobody does.
 FINE, COARSE = 0.5, 10.0
+#: Seconds by which the time of day has to be another one to count as set.
+SET = 1.0
 #: Seconds after which it is asked anew what came of choices, while somebody looks.
 ASK = 10.0
 
@@ -53,6 +55,7 @@ class Pages:
         self._asking: asyncio.Task[None] | None = None
         self._looked = False
         self._shown: Any = None
+        self._ahead = 0.0  # of the monotonic clock, by the time of day; the same for all points of a line
         self._closed = False
         self._app: Any = None
         self._tick()
@@ -99,8 +102,10 @@ class Pages:
 
         now = time.monotonic()
         if self._shown is None or now - self._shown.monotonic >= 0.8 * FINE:
-            overview = self.overview
-            self._shown = Shown(overview.now(), overview.timeline, overview.choices, now)
+            overview, ahead = self.overview, time.time() - now
+            if abs(ahead - self._ahead) > SET:
+                self._ahead = ahead
+            self._shown = Shown(overview.now(), overview.timeline, overview.choices, now, self._ahead)
         return self._shown
 
     # -- its place -----------------------------------------------------------------------------------

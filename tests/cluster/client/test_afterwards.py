@@ -1,67 +1,64 @@
-"""What is told afterwards: in order, all of it, and other work of the loop goes on between."""
+"""What is told afterwards: in order, all of it, by a thread that neither keeps anybody nor stays."""
 
 from __future__ import annotations
 
-import asyncio
+import gc
+import logging
 import threading
-import time
+import weakref
 
 import pytest
 
-from altlas_flow.cluster.client.afterwards import SLICE, Afterwards
+from altlas_flow.cluster.client import afterwards
+from altlas_flow.cluster.client.afterwards import Afterwards
 
 LIMIT = 30
 
 
-@pytest.mark.asyncio
-async def test_it_is_told_in_order_once_the_callback_is_over():
-    told, over = [], asyncio.Event()
-    after = Afterwards(asyncio.get_running_loop())
-    for number in range(10):
+@pytest.fixture
+def said(monkeypatch):
+    """What is logged, whatever other tests have done to loggers."""
+    logger, kept = logging.Logger("tests"), []
+    logger.addFilter(kept.append)
+    monkeypatch.setattr(afterwards, "logger", logger)
+    return kept
+
+
+def test_it_is_told_in_order_by_another_thread():
+    told, after = [], Afterwards()
+    for number in range(1000):
         after.tell(told.append, number)
-    after.tell(over.set)
-    assert told == []
-    await asyncio.wait_for(over.wait(), LIMIT)
-    assert told == list(range(10))
-    after.tell(told.append, "at once")
-    after.all()
-    assert told[-1] == "at once"
+    after.tell(lambda: told.append(threading.current_thread().name))
+    assert after.flush(LIMIT)
+    assert told == [*range(1000), "altlas-afterwards"] and after.waiting == 0
 
 
-@pytest.mark.asyncio
-async def test_the_loop_does_other_things_between():
-    loop, told, seen = asyncio.get_running_loop(), [], []
-    after, over = Afterwards(loop), asyncio.Event()
-
-    def slow(number):
-        time.sleep(SLICE)  # as an exporter that writes to a disk
-        told.append(number)
-
-    for number in range(5):
-        after.tell(slow, number)
-    after.tell(over.set)
-    while not over.is_set():
-        seen.append(len(told))
-        await asyncio.sleep(0)
-    assert told == list(range(5)) and set(seen) >= {1, 2, 3, 4}
+def test_nobody_waits_while_it_is_told_but_who_wants_to():
+    told, free, after = [], threading.Event(), Afterwards()
+    after.tell(free.wait, LIMIT)
+    after.tell(told.append, 1)
+    assert not after.flush(0.01) and told == [] and after.waiting == 2
+    free.set()
+    assert after.flush(LIMIT) and told == [1]
 
 
-@pytest.mark.asyncio
-async def test_what_raises_keeps_nothing_else_from_being_told():
-    loop, told, faults = asyncio.get_running_loop(), [], []
-    loop.set_exception_handler(lambda loop, what: faults.append(what["exception"]))
-    after, over = Afterwards(loop), asyncio.Event()
+def test_who_tells_may_flush_without_waiting_for_itself():
+    said, after = [], Afterwards()
+    after.tell(lambda: said.append(after.flush(LIMIT)))
+    assert after.flush(LIMIT) and said == [False]
+
+
+def test_what_raises_keeps_nothing_else_from_being_told(said):
+    told, after = [], Afterwards()
     after.tell([].pop)
     after.tell(told.append, 1)
-    after.tell(over.set)
-    await asyncio.wait_for(over.wait(), LIMIT)
-    assert told == [1] and [type(fault) for fault in faults] == [IndexError]
+    assert after.flush(LIMIT) and told == [1]
+    (line,) = said
+    assert line.levelno == logging.ERROR and line.exc_info[0] is IndexError
 
 
-@pytest.mark.asyncio
-async def test_other_threads_may_tell_too_and_all_is_told_once():
-    loop, told = asyncio.get_running_loop(), []
-    after = Afterwards(loop)
+def test_many_threads_may_tell_and_all_is_told_once():
+    told, after = [], Afterwards()
 
     def tell(name):
         for number in range(500):
@@ -70,20 +67,44 @@ async def test_other_threads_may_tell_too_and_all_is_told_once():
     threads = [threading.Thread(target=tell, args=(name,)) for name in "abcd"]
     for thread in threads:
         thread.start()
-    await asyncio.wait_for(
-        asyncio.gather(*[asyncio.to_thread(thread.join, LIMIT) for thread in threads]), LIMIT
-    )
-    over = asyncio.Event()
-    after.tell(over.set)
-    await asyncio.wait_for(over.wait(), LIMIT)
+    for thread in threads:
+        thread.join(LIMIT)
+    assert after.flush(LIMIT)
     for name in "abcd":
         assert [number for one, number in told if one == name] == list(range(500))
 
 
-def test_where_the_loop_is_closed_it_is_told_at_once():
-    loop, told = asyncio.new_event_loop(), []
-    loop.close()
-    after = Afterwards(loop)
-    after.tell(told.append, 1)
-    after.tell(told.append, 2)
-    assert told == [1, 2]
+def test_what_waits_is_bounded_and_what_is_left_out_is_said_once(said):
+    told, free, after = [], threading.Event(), Afterwards(most=10)
+    begun = threading.Event()
+    after.tell(begun.set)
+    after.tell(free.wait, LIMIT)
+    assert begun.wait(LIMIT)
+    for number in range(100):
+        after.tell(told.append, number)
+    assert after.waiting <= 12
+    free.set()
+    assert after.flush(LIMIT)
+    assert told == list(range(len(told))) and 9 <= len(told) <= 10 and after.lost == 100 - len(told)
+    (line,) = said
+    assert "BatchSpanProcessor" in line.getMessage()
+
+
+def test_nothing_is_kept_once_it_is_told_and_the_thread_ends(monkeypatch):
+    monkeypatch.setattr(afterwards, "IDLE", 0.05)
+
+    class Heavy:
+        pass
+
+    after, heavy = Afterwards(), Heavy()
+    gone = weakref.ref(heavy)
+    threads = []
+    after.tell(lambda heavy: threads.append(threading.current_thread()), heavy)
+    del heavy
+    assert after.flush(LIMIT)
+    gc.collect()
+    assert gone() is None
+    threads[0].join(LIMIT)
+    assert not threads[0].is_alive()
+    after.tell(threads.append, 1)  # and another one takes its place
+    assert after.flush(LIMIT) and threads[1:] == [1]

@@ -229,6 +229,7 @@ def test_labels_that_are_chosen_from_come_with_the_request(flow, zoo):
     assert frame["label"].tolist() == [row["label"] for row in expected]
 
 
+@pytest.mark.long
 def test_entities_are_a_column_of_lists(flow, zoo, tmp_path):
     spec, texts = zoo["token-classification"], [*sentences(20), "", "people"]
     with spec.load(device="cpu") as here:

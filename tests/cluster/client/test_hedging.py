@@ -230,6 +230,7 @@ def test_requests_and_many_at_once_say_it_as_well(three, stage):
     stage.open("every")
 
 
+@pytest.mark.long
 def test_where_there_is_no_other_node_nothing_is_hedged_and_nothing_fails(solo, stage):
     with another(solo, hedge_share=1.0) as flow:
         spec = ready(solo, stage, flow)
