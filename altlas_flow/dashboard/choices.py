@@ -31,6 +31,9 @@ FIGURES = (
 #: Those of them of which it is kept how they were, and of how many times that they were told.
 ESTIMATED, KEPT = ("quality", "latency_p50", "latency_p95", "cost"), 361
 
+#: Of the numbers that are kept.
+LARGEST = float(np.finfo(np.float32).max)
+
 _Choices = dict[tuple[str, str], int]
 
 
@@ -148,7 +151,8 @@ class Choices:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else np.nan
+    # what is beyond what is kept is no estimate
+    return float(value) if isinstance(value, (int, float)) and abs(value) < LARGEST else np.nan
 
 
 def _of(task: str, choices: Mapping[tuple[str, str], int]) -> dict[str, int]:

@@ -35,8 +35,8 @@ class Jobs:
         job : mapping
             ``id``, ``model``, ``output``, ``state``, ``done`` (rows), ``skipped`` (of them, rows that were
             there already), ``total`` (rows, or None), ``dead`` (rows put aside), ``seconds``
-            (since it began), and perhaps ``letters``: rows put aside since the last time, each with
-            ``row_id``, ``stage``, ``error_type``, ``error`` and ``node``.
+            (since it began), and perhaps ``error``: why it failed, and ``letters``: rows put aside since
+            the last time, each with ``row_id``, ``stage``, ``error_type``, ``error`` and ``node``.
         now, at : float
             Monotonic seconds; seconds since 1970.
 
@@ -57,6 +57,8 @@ class Jobs:
             **{name: _rows(job[name]) for name in ("done", "skipped", "dead")},
             "total": None if job["total"] is None else _rows(job["total"]),
             "seconds": _seconds(job["seconds"]),
+            "error": one_line(str(job.get("error") or ""), TEXT),
+            "at": at,
             "told": now,
         }
         letters = [
@@ -67,7 +69,6 @@ class Jobs:
                 "model": found["model"],
                 "stage": label(letter["stage"]),
                 "node": label(letter["node"]),
-                # whole: its end says which
                 "row": one_line(str(letter["row_id"]), TEXT),
                 "output": one_line(str(job["output"]), TEXT),
             }

@@ -68,7 +68,9 @@ DURATION = Metric(
 SUMMED = {
     "queue_s": _of_models("request_queue_seconds", "Seconds that requests waited"),
     "retries": _of_models("request_retries", "Tries beyond the first"),
-    "rows": _of_models("rows", "Rows predicted, of requests and of frames"),
+    "rows": _of_models(
+        "rows", "Rows given to models, of requests and of frames; samples and bad rows are among them"
+    ),
     "predict_s": _of_models("predict_seconds", "Seconds that rows were predicted"),
     "batches": _of_models("batches", "Batches predicted"),
     "batched": _of_models("batch_rows", "Rows of these batches"),
@@ -81,7 +83,7 @@ DECISIONS = Metric("altlas_decisions_total", "counter", "Choices of the selector
 IN_FLIGHT = Metric("altlas_requests_in_flight", "gauge", "Envelopes and parts on nodes", ("node",))
 WAITING = Metric("altlas_requests_waiting", "gauge", "Requests and rows that wait", ("model",))
 NODES = Metric("altlas_nodes", "gauge", "Nodes", ("status",))
-SLOTS = Metric("altlas_slots", "gauge", "Slots of all nodes that are here")
+SLOTS = Metric("altlas_slots", "gauge", "Slots of all nodes that are not OFFLINE")
 #: What a scheduler tells.
 SCHEDULER = (REQUESTS, DURATION, *SUMMED.values(), FAILURES, DECISIONS, IN_FLIGHT, WAITING, NODES, SLOTS)
 

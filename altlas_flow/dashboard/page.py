@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 
 from bokeh.document import Document
-from bokeh.events import DocumentReady
+from bokeh.events import ClientReconnected, ConnectionLost, DocumentReady
 from bokeh.models import CustomJS
 
 from altlas_flow.dashboard.panels import PANELS, Panel, Shown
@@ -38,6 +38,21 @@ paint()
 dark.addEventListener("change", paint)
 """
 
+
+#: A page whose scheduler is gone must not look as if all were well.
+_LOST = """
+if (document.getElementById("altlas-lost") == null) {
+  const said = document.createElement("p")
+  said.id = "altlas-lost"
+  said.setAttribute("role", "alert")
+  said.textContent = `The scheduler does not answer since ${new Date().toLocaleTimeString()}: `
+    + "what is shown is what was then. Reload the page once it runs again."
+  Object.assign(said.style, {position: "fixed", left: 0, right: 0, bottom: 0, margin: 0, padding: "10px 16px",
+    background: "#d55e00", color: "white", font: "14px Helvetica, Arial, sans-serif", zIndex: 1000})
+  document.body.append(said)
+}
+"""
+_FOUND = "document.getElementById('altlas-lost')?.remove()"
 
 #: A pane by itself has the ground that its texts are made for.
 _PANE = """
@@ -87,6 +102,8 @@ class Looking:
             code=_PAINT,
         )
         doc.js_on_event(DocumentReady, callback)
+        doc.js_on_event(ConnectionLost, CustomJS(code=_LOST))
+        doc.js_on_event(ClientReconnected, CustomJS(code=_FOUND))
 
     def _left(self, context: object) -> None:
         self.count -= 1

@@ -145,14 +145,14 @@ class Receipt:
     letters: tuple[dict[str, Any], ...] = ()
 
 
-#: Dead letters of a part that its receipt names, and what of each.
-NAMED, FIELDS = 3, ("row_id", "stage", "error_type", "error", "node")
+#: Dead letters of a part that its receipt names, what of each, and characters of that.
+NAMED, FIELDS, LONG = 3, ("row_id", "stage", "error_type", "error", "node"), 500
 
 
 def named_letters(dead: pa.Table) -> tuple[dict[str, Any], ...]:
     """The first dead letters of a part, for those who watch: no inputs are in them."""
     found = dead.slice(0, NAMED).select(list(FIELDS)).to_pylist()
-    return tuple({**letter, "error": one_line(letter["error"])} for letter in found)
+    return tuple({name: one_line(value or "", LONG) for name, value in letter.items()} for letter in found)
 
 
 def assemble(

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from altlas_flow.cluster.telling import teller
 from altlas_flow.dataframe.answers import Ask, Probe, probed
 from altlas_flow.dataframe.columns import Input, named_columns, refuse_replaced
 from altlas_flow.dataframe.folder import Header, OutputFolder, read_header
-from altlas_flow.dataframe.progress import Progress
+from altlas_flow.dataframe.progress import Progress, reported
 from altlas_flow.dataframe.report import RunSummary
 from altlas_flow.dataframe.rows import let_go
 from altlas_flow.dataframe.runner import Runner
@@ -97,10 +97,16 @@ class Job:
         """
         self.check()
         to = _folder(to)
-        with told("run", self.subject.id, str(to), self.settings.traces) as telling:
-            return self._run(to, progress, telling)
+        report = teller(self.client, self.subject.id, str(to))
+        with (
+            told("run", self.subject.id, str(to), self.settings.traces) as telling,
+            reported(report) as tell,
+        ):
+            return self._run(to, progress, telling, tell)
 
-    def _run(self, to: str | Path, progress: bool | None, telling: Told) -> RunSummary:
+    def _run(
+        self, to: str | Path, progress: bool | None, telling: Told, tell: Callable[[dict[str, Any]], None]
+    ) -> RunSummary:
         started = time.monotonic()
         header = read_header(to)
         source = self.open(header)
@@ -139,7 +145,6 @@ class Job:
                 told=telling,
             )
             stack.callback(runner.close)
-            tell = teller(self.client, self.subject.id, str(to))
             bar = stack.enter_context(Progress(self.subject.id, source.rows, progress, tell=tell))
             began = time.monotonic()
             runner.go(bar)

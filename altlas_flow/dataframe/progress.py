@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from html import escape
 from types import TracebackType
 from typing import Any
 
-from altlas_flow.errors import one_line
+from altlas_flow.errors import describe, one_line
 from altlas_flow.logs import printable
 
 #: Seconds between two times that it is told how far a run is, and that it is shown.
@@ -68,10 +69,11 @@ class Progress:
         self.tick()
         self._say("running")
 
-    def skip(self, rows: int) -> None:
-        """Say that so many rows were there already: they do not count for the rate."""
+    def skip(self, rows: int, dead: int = 0) -> None:
+        """Say that so many rows were there already, and how many of them put aside: no rate is of these."""
         self.done += rows
         self.skipped += rows
+        self.dead += dead
         self.tick()
 
     def tick(self) -> None:
@@ -160,6 +162,37 @@ class Progress:
         if self._cell is not None:
             self._show(_Line(self._over(failed=kind is not None)))
         self._say("done" if kind is None else "failed")
+
+
+@contextmanager
+def reported(tell: Callable[[dict[str, Any]], None]) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """While a job goes, from its very beginning; where it fails, why is told, too.
+
+    Parameters
+    ----------
+    tell : callable
+        As of `Progress`.
+
+    Yields
+    ------
+    callable
+        For the job's `Progress`.
+    """
+    began = time.monotonic()
+    latest: dict[str, Any] = dict.fromkeys(("done", "skipped", "dead"), 0)
+    latest |= {"state": "running", "total": None, "seconds": 0.0, "letters": []}
+
+    def say(progress: dict[str, Any]) -> None:
+        latest.update(progress)
+        tell(dict(latest))
+
+    say({})
+    try:
+        yield say
+    except BaseException as error:
+        why = describe(error)
+        say({"state": "failed", "seconds": time.monotonic() - began, "letters": [], "error": why})
+        raise
 
 
 class _Line:

@@ -180,7 +180,7 @@ class Runner:
             self.wanted[part.name] = (part.fingerprint, self.digest)
             if self._is_done(part):
                 self.skipped += 1
-                bar.skip(part.stop - part.start)
+                bar.skip(part.stop - part.start, self.folder.committed[part.name].dead_letters)
             else:
                 self._parts.append(part)
                 self._open_parts[unit] += 1

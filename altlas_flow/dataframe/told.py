@@ -45,8 +45,10 @@ class Told:
             said = {"altlas.job": self.job, "altlas.job.kind": kind, "altlas.model": model}
             said["altlas.output"] = output
             self._span = quietly(tracer.begin, "altlas.job", self._began, said)
-        into = f" into {output}" if output else ""
-        self._log("job begun", "job %s begins: %s of %s%s", kind, model, into)
+        if output:
+            self._log("job begun", "job %s begins: %s of %s into %s", kind, model, output)
+        else:
+            self._log("job begun", "job %s begins: %s of %s", kind, model)
 
     def within(self, what: AskKind) -> AskKind:
         """What is asked, in the context of this job."""

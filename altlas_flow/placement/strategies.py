@@ -50,7 +50,7 @@ def round_robin(asked: Asked, nodes: Sequence[Node], memory: Memory) -> list[Sco
     much as the fastest. The score is the stamp of the last turn, -1 before the first.
     """
     turns = memory.turns(asked.model)
-    latest: dict[str, int] = memory.latest if len(turns) < len(nodes) else {}
+    latest: dict[str, int] = memory.latest if any(node.address not in turns for node in nodes) else {}
     last, other = turns.get, latest.get
     ranked = _ranked(
         [(last(node.address, -1), other(node.address, -1), 0.0, i) for i, node in enumerate(nodes)], nodes

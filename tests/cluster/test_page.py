@@ -135,7 +135,21 @@ def test_a_job_says_how_far_it_is(lab, tmp_path):
     assert (letter["model"], letter["output"]) == ("shout <i>", job["output"]) and letter["kind"]
     with pytest.raises(af.AltlasError):
         lab.flow.run(frame, "refuse", input="text", output="loud", to=tmp_path / "bad", progress=False)
-    until(lambda: {one["state"] for one in overview(lab.flow)["jobs"]} == {"done"})
+    until(lambda: any(one["state"] == "failed" for one in overview(lab.flow)["jobs"]))
+    failed = [one for one in overview(lab.flow)["jobs"] if one["output"].endswith("bad")]
+    assert [(one["state"], one["done"]) for one in failed] == [("failed", 0)], "also before its first part"
+    assert failed[0]["error"]
+
+    lab.flow.run(frame, "shout <i>", input="text", output="loud", to=tmp_path / "out", progress=False)
+
+    def resumed():
+        jobs = [one for one in overview(lab.flow)["jobs"] if one["output"].endswith("out")]
+        return [(one["state"], one["skipped"], one["dead"]) for one in jobs] == [
+            ("done", 450, 50),
+            ("done", 0, 50),
+        ]
+
+    until(resumed, instead=lambda: overview(lab.flow)["jobs"])
 
 
 def samples(address):

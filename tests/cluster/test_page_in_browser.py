@@ -113,15 +113,17 @@ def test_a_trace_that_is_open_stays_open_when_more_fails(cluster, tab):
     flow, _ = cluster
     tab.page.goto(address(flow))
     until(lambda: rows(tab, "faults"))
-    shown = section(tab, "faults").locator("details")
-    before = shown.count()
-    for more in range(1, 4):  # the first one may have been drawn before anybody listened
+    line = section(tab, "faults").locator("tbody tr").filter(has_text="PredictError")
+    before = sum(one["kind"] == "PredictError" for one in overview(flow)["faults"])
+    for more in range(1, 4):  # what was drawn before anybody listened is not listened to
         assert not flow.submit(EVIL, "again").response(SECONDS).ok
-        until(lambda more=more: shown.count() == before + more)
+        until(lambda more=more: f"{before + more} times" in line.inner_text())
         if more == 1:
-            shown.last.locator("summary").click()
-    assert shown.last.locator("pre").is_visible()
-    assert not shown.first.locator("pre").is_visible()
+            line.locator("summary").click()
+    assert line.locator("pre").is_visible()
+    assert f"{before + 3} requests failed so" in line.locator("pre").inner_text()
+    others = section(tab, "faults").locator("tbody tr").filter(has_not_text="PredictError")
+    assert others.count() and not others.first.locator("pre").is_visible()
     assert tab.wrong == []
 
 

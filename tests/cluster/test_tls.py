@@ -254,7 +254,7 @@ def test_a_scheduler_without_a_schedulers_certificate_is_not_believed(pki):
         ["scheduler", "--host", "0.0.0.0", "--port", "0"],
         ["scheduler", "--announce", "--port", "0"],
         ["scheduler", "--dashboard", "0.0.0.0:0", "--port", "0"],
-        ["worker", "tcp://127.0.0.1:9", "--host", "0.0.0.0"],
+        pytest.param(["worker", "tcp://127.0.0.1:9", "--host", "0.0.0.0"], marks=pytest.mark.long),
     ],
 )
 def test_what_would_be_open_to_others_is_refused_in_one_line(arguments):

@@ -75,3 +75,12 @@ def test_what_makes_no_sense_is_refused(bad):
     with pytest.raises((ValueError, TypeError)):
         jobs.told("c", job(**bad), 0.0)
     assert jobs.latest(0.0) == []
+
+
+def test_why_a_job_failed_is_kept_as_one_line():
+    jobs = Jobs()
+    jobs.told("c", job(state="failed", error="a worker\ndied " * 100), 100.0, 1e9)
+    jobs.told("c", job("other"), 100.0, 1e9)
+    other, failed = jobs.latest(100.0)
+    assert failed["error"].startswith("a worker died a worker") and len(failed["error"]) == 500
+    assert failed["at"] == 1e9 and other["error"] == ""

@@ -13,10 +13,11 @@ from altlas_flow.dashboard.counts import Counts
 from altlas_flow.dashboard.jobs import Jobs
 from altlas_flow.dashboard.page import Looking, as_json
 from altlas_flow.dashboard.panels import PANELS, Shown
-from altlas_flow.dashboard.panels.base import count, table
+from altlas_flow.dashboard.panels.base import colours_of, count, table
 from altlas_flow.dashboard.panels.faults import Faults
 from altlas_flow.dashboard.panels.lines import Lines, _top, smooth
 from altlas_flow.dashboard.panels.selection import Selection
+from altlas_flow.dashboard.panels.style import COLOURS
 from altlas_flow.dashboard.timeline import FIELDS, Timeline
 from tests.dashboard.parts import part
 from tests.dashboard.test_jobs import job
@@ -80,7 +81,7 @@ def shown(name=None):
             "faults_of_plugin": 0,
         },
     }
-    return Shown(now, timeline, choices, 20.0)
+    return Shown(now, timeline, choices, 20.0, now["at"] - 20.0)
 
 
 def texts(panel):
@@ -162,12 +163,12 @@ def test_a_line_goes_on_without_being_drawn_anew():
         counts.ended(part("a", [0.2]), "c", 0.0)
         timeline.take(0.5 * at)
         times, values = timeline.series("requests", 300.0)
-        lines.draw(times, values, ["a"], "requests per second", 300.0, 0.5 * at)
+        lines.draw(times, values, {"a": COLOURS[0]}, "requests per second", 300.0, 0.5 * at)
     assert sent.count("ColumnsStreamedEvent") > 30, "after the first few steps only what is new is sent"
     assert len(lines.source.data["t"]) == 40
     assert lines.source.data["y0"][-30:].tolist() == [2.0] * 30
     assert np.isnan(lines.source.data["y1"]).all()
-    lines.draw(times, values, ["b", "a"], "requests per second", 300.0, 20.0)
+    lines.draw(times, values, {"b": COLOURS[0], "a": COLOURS[1]}, "requests per second", 300.0, 20.0)
     assert lines.source.data["y1"][-30:].tolist() == [2.0] * 30
 
 
@@ -176,7 +177,7 @@ def test_a_line_stands_for_a_while_and_has_gaps():
     times = np.concatenate([np.arange(0, 20, 0.5), np.arange(100, 120, 0.5)])
     values = np.full(len(times), np.nan)
     values[[0, 3, 30, 45]] = 7.0
-    lines.draw(times, {"a": values}, ["a"], "p50", 300.0, 120.0)
+    lines.draw(times, {"a": values}, {"a": COLOURS[0]}, "p50", 300.0, 120.0)
     t, y = lines.source.data["t"], lines.source.data["y0"]
     assert len(t) == len(times) + 1, "a step without a value parts what is before from what is after"
     assert np.nansum(y == 7.0) > 20 and np.isnan(y[20:30]).all() and np.isnan(y[40])
@@ -240,7 +241,7 @@ def test_lines_go_over_from_coarse_steps_to_fine_ones_and_end_at_gaps():
         [np.arange(0.0, 100.0, 10.0), np.arange(100.0, 130.0, 0.5), np.arange(200.0, 210.0, 0.5)]
     )
     values = np.ones(len(times))
-    lines.draw(times, {"a": values}, ["a"], "p50", 300.0, 210.0)
+    lines.draw(times, {"a": values}, {"a": COLOURS[0]}, "p50", 300.0, 210.0)
     drawn = lines.source.data
     assert np.isnan(drawn["y0"]).sum() == 1, "one gap"
     at = int(np.flatnonzero(np.isnan(drawn["y0"]))[0])
@@ -250,5 +251,54 @@ def test_lines_go_over_from_coarse_steps_to_fine_ones_and_end_at_gaps():
 def test_another_task_begins_its_lines_anew():
     lines = Lines(height=100)
     for of, value in (("a", 1.0), ("b", 2.0)):
-        lines.draw(np.array([0.0, 1.0]), {"m": np.full(2, value)}, ["m"], "quality", 300.0, 1.0, of=of)
+        lines.draw(
+            np.array([0.0, 1.0]), {"m": np.full(2, value)}, {"m": COLOURS[0]}, "quality", 300.0, 1.0, of=of
+        )
     assert lines.source.data["y0"].tolist() == [2.0, 2.0]
+
+
+def test_lines_stay_whole_while_somebody_looks_and_nothing_is_new():
+    lines, rng = Lines(height=100), np.random.default_rng(0)
+    times, values = np.arange(0.0, 3600.0, 10.0), np.arange(360.0)
+    sent = []
+    doc = Document()
+    doc.add_root(lines.plot)
+    doc.on_change(lambda event: sent.append(type(event).__name__))
+    for tick in range(2000):
+        now = 3600.0 + 0.5 * tick
+        shaken = times + 1e9 + rng.normal(0, 1e-3)  # as where two clocks are read one after the other
+        lines.draw(shaken, {"m": values}, {"m": COLOURS[0]}, "quality", 3600.0, 1e9 + now)
+    assert lines.source.data["y0"].tolist() == values.tolist()
+    assert "ColumnsStreamedEvent" not in sent
+
+
+def test_axes_end_where_values_can_and_are_finite():
+    lines = Lines(height=100)
+    for value, most, end in ((1.0, 1.0, 1.0), (np.inf, 9.0, 0.55), (1e30, np.inf, 1.5e30)):
+        values = {"m": np.array([0.5, value])}
+        lines.draw(np.array([0.0, 1.0]), values, {"m": COLOURS[0]}, str(value), 300.0, 1.0, most=most)
+        assert lines.plot.y_range.end == pytest.approx(end)
+
+
+def test_a_model_has_one_colour_in_all_panels_and_no_two_have_the_same():
+    few = ["alpha", "beta", "gamma"]
+    assert colours_of(few[1:], few)["gamma"] == colours_of(few, few)["gamma"]
+    many = [f"m{at}" for at in range(50)]
+    drawn = many[3:40:5]
+    found = colours_of(drawn, many)
+    assert set(found) == set(drawn) and len(set(found.values())) == len(drawn) == len(COLOURS)
+    assert len(set(colours_of(["unknown", *few], few).values())) == 4
+
+
+def test_failures_that_say_the_same_are_one_line_and_leave_room_for_jobs():
+    panel, given = Faults(), shown("m")
+    fault = given.now["faults"][0]
+    given.now["faults"] = [{**fault, "at": 2e9 - at, "task": f"r{at}"} for at in range(100)]
+    given.now["faults"] += [{**fault, "at": 1e9 - at, "error": f"other {at}"} for at in range(100)]
+    given.now["jobs"][0] |= {"state": "failed", "error": "its <b>worker</b> died", "at": 1e8}
+    given.now["letters"][0] |= {"at": 1e8}
+    panel.update(given)
+    html = panel.div.text
+    assert html.count("<details") == 40
+    assert html.count(", 100 times") == 1 and "request r0 " in html and "request r1 " not in html
+    assert "its &lt;b&gt;worker" in html and "a dead letter" in html

@@ -28,12 +28,15 @@ class Shown:
     choices : Choices
     monotonic : float
         The moment, by the clock of the other two.
+    ahead : float
+        By how much the time of day is ahead of that clock: the same at all ticks, until it is set.
     """
 
     now: Mapping[str, Any]
     timeline: Timeline
     choices: Choices
     monotonic: float
+    ahead: float
 
 
 class Panel(ABC):
@@ -100,9 +103,24 @@ class HtmlPanel(Panel):
         self.div.text = heading(self.title) + empty(text)
 
 
-def colours_of(models: Iterable[str]) -> dict[str, str]:
-    """A colour for each model; the same models have the same colours, whatever their order."""
-    return {model: COLOURS[at % len(COLOURS)] for at, model in enumerate(sorted(models))}
+def colours_of(models: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """A colour for each of a few models, no two alike.
+
+    Parameters
+    ----------
+    models : iterable of str
+        As many as there are colours, at most.
+    known : iterable of str
+        All that there are. While these are no more than colours, a model has the same one in all panels.
+    """
+    places = {model: at % len(COLOURS) for at, model in enumerate(sorted(known))}
+    free, found, others = dict(enumerate(COLOURS)), dict[str, str](), list[str]()
+    for model in sorted(models):
+        if (colour := free.pop(places.get(model, -1), None)) is not None:
+            found[model] = colour
+        else:
+            others.append(model)
+    return found | dict(zip(others, free.values(), strict=False))
 
 
 def heading(title: str, said: str = "") -> str:

@@ -10,8 +10,8 @@ from bokeh.models import CustomJS
 
 from altlas_flow.dashboard.panels.base import Cell, HtmlPanel, Shown, empty, heading, table
 
-#: Faults that are shown; the history has all of them.
-SHOWN = 40
+#: Lines that are shown; the history has all requests. Of them, of jobs and of dead letters each, at most.
+SHOWN, KEPT = 40, 10
 #: Kinds of errors that are named above.
 KINDS = 6
 #: Traces that somebody has opened stay open where the panel is drawn anew.
@@ -52,25 +52,50 @@ class Faults(HtmlPanel):
         parts += [f"{retries:,} tried again"] if retries else []
         parts += [f"{dead:,} dead letters"] if dead else []
         head = heading(self.title, " · ".join(parts))
-        wrong = [(fault["at"], _told(fault)) for fault in now["faults"][:SHOWN]]
-        wrong += [(letter["at"], _put_aside(letter)) for letter in now["letters"][:SHOWN]]
+        ended = [job for job in now["jobs"] if job["error"]]
+        wrong = [(job["at"], _ended(job)) for job in ended[:KEPT]]
+        wrong += [(letter["at"], _put_aside(letter)) for letter in now["letters"][:KEPT]]
+        # failures that follow one another quickly leave room for jobs
+        wrong += [(of[0]["at"], _told(of)) for of in _alike(now["faults"])[: SHOWN - len(wrong)]]
         if not wrong:
-            return head + empty("Nothing has failed. Requests that do, and dead letters of jobs, are here.")
-        wrong = sorted(wrong, key=lambda one: -one[0])[:SHOWN]
-        rows = [[_clock(at), Cell(html)] for at, html in wrong]
-        return head + table(["When", "*What, and its trace"], rows, label="failures")
+            return head + empty(
+                "Nothing has failed. Requests and jobs that do, and dead letters of jobs, are here."
+            )
+        rows = [[_clock(at), Cell(html)] for at, html in sorted(wrong, key=lambda one: -one[0])]
+        when = f"When, {time.strftime('%Z')}"
+        return head + table([when, "*What, and its trace"], rows, label="failures")
 
 
-def _told(fault: dict[str, Any]) -> str:
+def _alike(faults: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Faults, those that say the same of the same model together; the newest first."""
+    found: dict[Any, list[dict[str, Any]]] = {}
+    for fault in faults:
+        found.setdefault((fault["model"], fault["kind"], fault["error"]), []).append(fault)
+    return list(found.values())
+
+
+def _told(faults: list[dict[str, Any]]) -> str:
+    fault = faults[0]
     tries = f" after {fault['tries']} tries" if fault["tries"] > 1 else ""
     lines = [f"request {fault['task']} of {fault['client']}{tries}", *fault["trace"]]
+    if len(faults) > 1:
+        lines.insert(0, f"{len(faults)} requests failed so; the latest:")
     where = f"{fault['model']} on {fault['node']}" if fault["node"] else fault["model"]
-    return _folded(fault["kind"], where, fault["task"], fault["error"], "\n".join(lines))
+    where += f", {len(faults)} times" if len(faults) > 1 else ""
+    key = f"{fault['model']} {fault['kind']} {fault['error']}"
+    return _folded(fault["kind"], where, key, fault["error"], "\n".join(lines))
+
+
+def _ended(job: dict[str, Any]) -> str:
+    where = f"{job['model']}, a job"
+    inside = f"into {job['output']}, after {job['done']:,} rows, by {job['client']}"
+    return _folded("failed", where, job["id"], job["error"], inside)
 
 
 def _put_aside(letter: dict[str, Any]) -> str:
     where = f"{letter['model']}, a dead letter" + (f" of stage {letter['stage']}" if letter["stage"] else "")
-    inside = f"row {letter['row']}, put aside on node {letter['node']}\nsee {letter['output']}/_dead_letters"
+    on = f" on node {letter['node']}" if letter["node"] else ""
+    inside = f"row {letter['row']}, put aside{on}\nsee {letter['output']}/_dead_letters"
     return _folded(letter["kind"], where, f"{letter['output']} {letter['row']}", letter["error"], inside)
 
 

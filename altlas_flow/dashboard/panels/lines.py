@@ -18,6 +18,8 @@ Floats = npt.NDArray[np.float64]
 
 #: Steps for which the last value stands where there is none: one answer a second is a line, not dots.
 STANDS = 10
+#: Seconds within which two moments are one: steps are longer.
+SAME = 0.05
 #: Steps in which the axis of time moves on, as long as it is: some pixels each, and not with each tick.
 STEPS = 150
 
@@ -58,11 +60,12 @@ class Lines:
         self,
         times: Floats,
         values: Mapping[str, Floats],
-        names: Sequence[str],
+        colours: Mapping[str, str],
         what: str,
         span: float,
         now: float,
         of: str = "",
+        most: float = math.inf,
     ) -> None:
         """Draw, or go on with what is drawn.
 
@@ -72,17 +75,21 @@ class Lines:
             Seconds since 1970.
         values : mapping
             By model; NaN where there is nothing.
-        names : sequence of str
-            Models that have a line, in the order of their colours.
+        colours : mapping of str to str
+            Models that have a line, each with one of `COLOURS` of its own.
         what : str
             Is written at the axis; another one begins anew.
         span : float
             Seconds that are shown, up to `now` or a little later.
         of : str
             Of what these lines are; what is of another begins anew.
+        most : float
+            No value is above.
         """
+        owners = {colour: name for name, colour in colours.items()}
+        names = [owners.get(colour, "") for colour in COLOURS]
         columns = [_standing(values.get(name, np.full(len(times), np.nan))) for name in names]
-        new = np.flatnonzero(times > self._last)
+        new = np.flatnonzero(times > self._last + SAME)
         drawn = (tuple(names), what, span, of)
         if drawn != self._drawn or len(new) > len(times) // 2:
             whole, filled = _with_gaps(times, columns)
@@ -97,7 +104,7 @@ class Lines:
             # an array would travel as two messages of its own, a list within the one that there is anyway
             self.source.stream({name: column.tolist() for name, column in data.items()}, rollover=most)
         self._last = float(times[-1]) if len(times) else -np.inf
-        self.plot.y_range.end = _top(columns)
+        self.plot.y_range.end = min(_top(columns), most)
         step = span / STEPS
         end = step * math.ceil(now / step)
         self.plot.x_range.start, self.plot.x_range.end = 1000.0 * (end - span), 1000.0 * end
@@ -135,7 +142,9 @@ def smooth(times: Floats, values: Floats, seconds: float) -> Floats:
 
 def _top(columns: Sequence[Floats]) -> float:
     """Where the axis ends: above all values, and the same while they change little."""
-    highest = max((float(np.nanmax(one)) for one in columns if not np.isnan(one).all()), default=0.0)
+    highest = max(
+        (float(one[there].max()) for one in columns if (there := np.isfinite(one)).any()), default=0.0
+    )
     if highest <= 0:
         return 1.0
     unit = 10.0 ** np.floor(np.log10(highest)) / 2

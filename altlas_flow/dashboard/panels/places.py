@@ -77,7 +77,7 @@ class Places(Panel):
             color_mapper=self.mapper,
             ticker=LogTicker(desired_num_ticks=3),
             width=8,
-            title="s a row",
+            title="seconds a row",
             title_text_font_size="10px",
             major_label_text_font_size="10px",
             background_fill_color=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from bokeh.models import CustomJSTickFormatter, Model
@@ -35,11 +36,11 @@ def ago_formatter() -> CustomJSTickFormatter:
 
 
 def clock_formatter() -> CustomJSTickFormatter:
-    """Moments, in milliseconds since 1970, by the clock of who looks."""
+    """Moments, in milliseconds since 1970, by the scheduler's time zone, as all times on the page."""
     return CustomJSTickFormatter(
+        args={"ahead": 1000 * time.localtime().tm_gmtoff},
         code="""
-        const said = {hour: "2-digit", minute: "2-digit", hour12: false}
-        if (ticks.length > 1 && ticks[1] - ticks[0] < 60000) said.second = "2-digit"
-        return new Date(tick).toLocaleTimeString([], said)
-        """
+        const said = new Date(tick + ahead).toISOString()
+        return said.slice(11, ticks.length > 1 && ticks[1] - ticks[0] < 60000 ? 19 : 16)
+        """,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from html import escape
 from typing import Any
 
@@ -37,6 +38,8 @@ FIELDS = (
 )
 #: Of models beyond those that have a colour.
 OTHER = "#b8bcc2"
+#: Seconds that are drawn of estimates, while these are younger than that.
+YOUNG = (300.0, 1200.0)
 #: Seconds that are drawn.
 SPANS = (3600.0, 86400.0)
 
@@ -117,7 +120,10 @@ class Selection(Panel):
         chosen: dict[str, Any] = next(one for one in tasks if one["task"] == self.task.value)
         models = [one["model"] for one in chosen["models"]]
         drawn = models[: len(COLOURS)]
-        colours = {**dict.fromkeys(models, OTHER), **colours_of(drawn)}
+        colours = {
+            **dict.fromkeys(models, OTHER),
+            **colours_of(drawn, [one["model"] for one in shown.now["models"]]),
+        }
         said = f"{chosen['task']}: {chosen['decisions']:,} decisions"
         self._say(self.head, heading(self.title, said))
         self._say(self.table, _table(chosen["models"], colours))
@@ -130,14 +136,17 @@ class Selection(Panel):
         self.plot.visible = False
         times, values = shown.choices.estimates(chosen["task"], estimate, SPANS[0], drawn)
         now = float(shown.now["at"])
+        age = shown.monotonic - times[0] if len(times) else 0.0
+        span = next((one for one in YOUNG if age < one), SPANS[0])
         self.lines.draw(
-            times - shown.monotonic + now,
+            times + shown.ahead,
             {model: factor * line for model, line in values.items()},
-            sorted(drawn),
+            {model: colours[model] for model in drawn},
             axis,
-            SPANS[0],
+            span,
             now,
             of=chosen["task"],
+            most=1.0 if estimate == "quality" else math.inf,
         )
 
     def failed(self, text: str) -> None:

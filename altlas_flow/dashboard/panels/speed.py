@@ -33,7 +33,7 @@ FIELDS = (
     ("rows/s", "rows", "rows per second", 1.0, 5.0),
     ("p50", "p50", "latency p50 (ms)", 1000.0, 0.0),
     ("p95", "p95", "latency p95 (ms)", 1000.0, 0.0),
-    ("queue", "queue", "mean time in the queue (ms)", 1000.0, 0.0),
+    ("waiting", "queue", "time in the queue (ms)", 1000.0, 0.0),
     ("batch", "batch", "rows a batch", 1.0, 0.0),
 )
 #: How far back: label, seconds.
@@ -72,7 +72,8 @@ class Speed(Panel):
             shown.now["models"],
             key=lambda one: (-(one["rows"] or 0) - (one["requests"] or 0), -one["rows_total"], one["model"]),
         )
-        colours = colours_of(one["model"] for one in models[: len(COLOURS)])
+        names = [one["model"] for one in models]
+        colours = colours_of(names[: len(COLOURS)], names)
         self._choices.visible = self.lines.plot.visible = bool(models)
         self._draw(shown, colours)
         self._ticks += 1
@@ -97,13 +98,13 @@ class Speed(Panel):
         times, values = shown.timeline.series(field, span)
         now = float(shown.now["at"])
         self.lines.draw(
-            times - shown.monotonic + now,
+            times + shown.ahead,
             {
                 model: factor * (smooth(times, line, mean) if mean else line)
                 for model, line in values.items()
                 if model in colours
             },
-            list(colours),
+            colours,
             axis,
             span,
             now,

@@ -330,6 +330,7 @@ def audited(tmp_path, event):
     return [line for line in map(json.loads, lines) if line["event"] == event]
 
 
+@pytest.mark.long
 def test_what_operators_do_and_who_came_is_in_the_audit_log(tmp_path, stage):
     path = tmp_path / "audit.jsonl"
     with laboratory(named("a"), audit=str(path)) as lab:
