@@ -1,5 +1,5 @@
 # make demo   embed the docstrings of the installed packages on this machine, and search them
-# make test   everything that has to pass before a change goes in (at most 10 minutes on 2 cores)
+# make test   everything that has to pass before a change goes in (under 15 minutes on 2 cores, installation included)
 #
 # Both set up .venv first, where it is missing or stale. PIP_FLAGS goes to pip: where there is no GPU
 # and pip would take torch's CUDA build, name the place of its CPU build there, as torch's own

@@ -283,6 +283,7 @@ def speaking(shared, tmp_path):
     shared.flow.register(af.ModelSpec(id="llama-7b", source=llama), replace=True)
 
 
+@pytest.mark.long
 @pytest.mark.asyncio
 async def test_a_pipeline(speaking, tmp_path, monkeypatch):
     folder = tmp_path / "sounds"

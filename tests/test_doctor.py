@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import dask
 import pytest
 from click.testing import CliRunner
 
@@ -37,7 +38,8 @@ def test_without_a_cluster_it_says_what_is_here():
 
 
 def test_what_cannot_be_reached_is_one_line():
-    said = doctor("--scheduler", "tcp://127.0.0.1:1")
+    with dask.config.set({"altlas.start-timeout": "2s"}):
+        said = doctor("--scheduler", "tcp://127.0.0.1:1")
     assert said.exit_code == 2
     assert "127.0.0.1:1" in said.output.strip().splitlines()[-1]
 

@@ -61,6 +61,7 @@ def ids(path):
     return found
 
 
+@pytest.mark.long
 def test_a_keeper_that_is_killed_while_it_writes_loses_and_doubles_nothing(path):
     count, killed = 100_000, set()
     writer = Writer(path)

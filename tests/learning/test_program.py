@@ -184,6 +184,7 @@ def test_a_program_that_ends_without_a_word_is_gone_on_from(tmp_path):
     again.program.close()
 
 
+@pytest.mark.long
 def test_of_200_damaged_states_all_are_made_anew_from_the_log(tmp_path):
     made = learned(tmp_path)
     made.program.close()
