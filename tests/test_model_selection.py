@@ -364,6 +364,29 @@ def test_without_a_history_it_is_said_once_that_nothing_is_kept(task, monkeypatc
     assert not os.path.exists(folder)
 
 
+def test_what_was_told_is_in_what_is_asked_for_next(kept, task):
+    kept.flow.register(served(task, "one", short))
+    for asked in range(1, 21):
+        response = kept.flow.submit(task=task, inputs="x").result(LIMIT)
+        kept.flow.feedback(response, 0.5)
+        report = kept.flow.models_report(task)
+        assert report["decisions"].sum() == report["outcomes"].sum() == asked
+        assert sum(map(sum, kept.flow.choices_over_time(task).counts)) == asked
+    rows = pd.DataFrame({"text": ["x", "y"] * 20})
+    for asked in range(1, 11):
+        chosen = kept.flow.map(rows, task=task, input="text", output="short")
+        kept.flow.feedback(chosen.assign(score=0.5))
+        assert kept.flow.models_report(task)["decisions"].sum() == 20 + 40 * asked
+
+
+def test_a_question_does_not_wait_for_a_stream_that_lost_what_was_told(kept, task, monkeypatch):
+    kept.flow.register(served(task, "one", short))
+    kept.flow.select(task)
+    assert kept.flow.models_report(task)["decisions"].sum() == 1
+    monkeypatch.setattr(kept.flow._transport.choosing(), "flush", lambda mark: None)
+    assert kept.flow.models_report(task)["decisions"].sum() == 1  # in the end it is told what is known
+
+
 # ---------------------------------------------------------------- what goes wrong
 
 

@@ -217,7 +217,7 @@ def selector(ran: Ran) -> None:
     assert "chosen for &#x27;digit&#x27; with probability" in ran.html("response = asked")
     watched = ran.outputs("display_id=True")
     assert len(watched) == 1, "one picture, drawn anew"
-    assert ">361</text>" in watched[0].data["text/html"]
+    assert re.findall(r'text-anchor="end">([\d,]+)</text>', watched[0].data["text/html"]) == ["361"]
     shares = re.findall(
         r"^(False|True)\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)$", ran.text("told.assign"), re.MULTILINE
     )

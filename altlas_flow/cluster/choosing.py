@@ -8,6 +8,7 @@ import logging
 import math
 import threading
 import time
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -273,15 +274,15 @@ class Choosing:
 
     def report(self, task: str, by: str | None = None) -> list[dict[str, Any]]:
         """Of each model of a task, and of each slice of a feature, what came of it."""
-        return list(self._ask("altlas_learned", task=task, by=by))
+        return list(self._ask_after("altlas_learned", task=task, by=by))
 
     def course(self, task: str, windows: int) -> dict[str, Any]:
         """Which models of a task were chosen over time."""
-        return dict(self._ask("altlas_course", task=task, windows=windows))
+        return dict(self._ask_after("altlas_course", task=task, windows=windows))
 
     def decisions(self, task: str) -> list[Any]:
         """The log of a task."""
-        return list(self._ask("altlas_decisions", task=task))
+        return list(self._ask_after("altlas_decisions", task=task))
 
     def feedback(self, outcomes: Sequence[tuple[str, Mapping[str, float]]]) -> list[str]:
         """What came of decisions, whoever made them; ids of those that are not known."""
@@ -298,19 +299,21 @@ class Choosing:
             first = len(self._lessons) == 1
         if first:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody can be told any more
-                self._line.loop.call_soon_threadsafe(self._line.loop.call_later, SOON, self.flush)
+                self._line.loop.call_soon_threadsafe(self._line.loop.call_later, SOON, self.flush, "")
 
     def hurry(self) -> None:
         """Send what was gathered before whatever is sent from now on; from any thread."""
         with contextlib.suppress(RuntimeError):  # as above
             self._line.loop.call_soon_threadsafe(self.flush)
 
-    def flush(self) -> None:
-        """Send what was gathered; on the line's event loop."""
+    def flush(self, mark: str = "") -> None:
+        """Send what was gathered; on the line's event loop. A mark says where that ends."""
         with self._lock:
             lessons, self._lessons = self._lessons, []
         for start in range(0, len(lessons), BATCH):
             self._line.tell({"op": TAUGHT, "lessons": lessons[start : start + BATCH]})
+        if mark:
+            self._line.tell({"op": TAUGHT, "lessons": [], "mark": mark})
 
     def close(self) -> None:
         """Tell what is left, and ask no more; on the line's event loop."""
@@ -409,6 +412,13 @@ class Choosing:
 
     def _ask(self, operation: str, **arguments: Any) -> Any:
         return self._line.ask(operation, **arguments)["result"]
+
+    def _ask_after(self, operation: str, **arguments: Any) -> Any:
+        """Ask for what is known once all that was told here until now has arrived."""
+        mark = uuid.uuid4().hex
+        with contextlib.suppress(RuntimeError):  # the loop is closed: asking says so
+            self._line.loop.call_soon_threadsafe(self.flush, mark)
+        return self._ask(operation, after=mark, **arguments)
 
     def _chooser(
         self, task: str, goal: Goal, strategy: AdvancedModelSelectionStrategy, explore: float

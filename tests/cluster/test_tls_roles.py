@@ -216,6 +216,15 @@ def test_a_strategy_by_its_code_is_for_operators(two, pki):  # noqa: F811
     audited(two, "strategy")
 
 
+def test_what_workers_chose_is_learned(two, pki):  # noqa: F811
+    with flow_as(pki, "client", two.address) as flow:
+        flow.register(af.ModelSpec(id="chosen", source=echo, serves=("say",)))
+        rows = pd.DataFrame({"text": ["a", "b"] * 20})
+        chosen = flow.map(rows, task="say", input="text", output="said")
+        flow.feedback(chosen.assign(score=0.5))
+        assert flow.models_report("say").loc["chosen", ["decisions", "quality"]].tolist() == [40, 0.5]
+
+
 @pytest.mark.parametrize("name", ["client", "operator"])
 def test_all_that_a_client_needs_still_works(two, pki, name):  # noqa: F811
     with flow_as(pki, name, two.address) as flow:

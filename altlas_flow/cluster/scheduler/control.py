@@ -133,6 +133,7 @@ class ControlPlugin(SchedulerPlugin):
         await self._begin_operations(scheduler)
         scheduler.handlers.update(
             {
+                "identity": self.identity,
                 "altlas_info": self.info,
                 "altlas_ready": self.ready,
                 "altlas_register": self.catalog.register,
@@ -206,7 +207,7 @@ class ControlPlugin(SchedulerPlugin):
         scheduler.stream_handlers[TAUGHT] = partial(self._guard, "what was told", self._taught)
 
     def _taught(self, lessons: list[Any], **kwargs: Any) -> None:
-        self.learning.taught(lessons)
+        self.learning.taught(lessons, **kwargs)
         self.showing.taught(lessons)
 
     def _refused(self, name: str, comm: Comm) -> None:
@@ -237,6 +238,10 @@ class ControlPlugin(SchedulerPlugin):
             self.tasks.close()
 
     # -- what clients ask ---------------------------------------------------------------------
+
+    def identity(self, n_workers: int = -1) -> dict[str, Any]:
+        """As of Dask's scheduler; who connects sees that the plugin is there, and asks nothing in vain."""
+        return {**self.scheduler.identity(n_workers), "altlas_flow": __version__}
 
     async def info(self) -> dict[str, Any]:
         """Version, hosts, what is under way on them, what clients hold back, and the plugin's own faults."""

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that the program gets to answer.
 ANSWER_LIMIT = 30.0
+#: Seconds for which a question waits for what its client told before, and marks of that that are known.
+TOLD_LIMIT, MARKS = 5.0, 10_000
 #: Seconds after which a program that ended is started again.
 AGAIN = 2.0
 #: Seconds that it gets to keep what waits where the scheduler closes.
@@ -79,6 +81,7 @@ class Learning:
         self._numbers = itertools.count(1)
         self._unsettled: deque[tuple[int, bytes]] = deque()  # number, message
         self._waiting = 0
+        self._marks: dict[str, asyncio.Event] = {}
         self._asked: dict[int, tuple[bytes, asyncio.Future[Any]]] = {}
         self._snapshots: dict[str, tuple[int, bytes]] = {}
         self._arms: dict[str, list[list[Any]]] = {}  # by task: what the program was told
@@ -120,26 +123,31 @@ class Learning:
         self._start()
         return list(await self._ask("told", outcomes=[tuple(one) for one in outcomes]))
 
-    async def report(self, task: str, by: str | None = None) -> list[dict[str, Any]]:
+    async def report(self, task: str, by: str | None = None, after: str = "") -> list[dict[str, Any]]:
         """Of each model of a task, and of each slice of a feature, what came of it."""
+        await self._arrived(after)
         self._serving(task)
         self._start()
         return list(await self._ask("report", task=task, by=by))
 
-    async def course(self, task: str, windows: int) -> dict[str, Any]:
+    async def course(self, task: str, windows: int, after: str = "") -> dict[str, Any]:
         """Which models of a task were chosen over time."""
+        await self._arrived(after)
         self._serving(task)
         self._start()
         return dict(await self._ask("course", task=task, windows=windows))
 
-    async def decisions(self, task: str) -> list[Any]:
+    async def decisions(self, task: str, after: str = "") -> list[Any]:
         """The log of a task: lessons."""
+        await self._arrived(after)
         self._start()
         return list(await self._ask("decisions", task=task))
 
-    def taught(self, lessons: list[Any], **kwargs: Any) -> None:
-        """Lessons of a client, or of a worker; told by its stream."""
-        if self._closed:
+    def taught(self, lessons: list[Any], mark: str = "", **kwargs: Any) -> None:
+        """Lessons of a client, or of a worker; told by its stream. A mark comes after the last of them."""
+        if mark:
+            self._mark(mark).set()
+        if self._closed or not lessons:
             return
         number = next(self._numbers)
         data = frames.pack((LESSONS, number, [tuple(lesson) for lesson in lessons]))
@@ -151,6 +159,19 @@ class Learning:
         self._unsettled.append((number, data))
         self._waiting += len(data)
         self._give(data)
+
+    async def _arrived(self, mark: str) -> None:
+        """Wait for what the stream of a client has until its mark: what asks does not come by it."""
+        if mark:
+            with contextlib.suppress(TimeoutError):  # its stream is broken: what is known is told
+                await asyncio.wait_for(self._mark(mark).wait(), TOLD_LIMIT)
+            self._marks.pop(mark, None)
+
+    def _mark(self, mark: str) -> asyncio.Event:
+        event = self._marks.setdefault(mark, asyncio.Event())
+        while len(self._marks) > MARKS:  # nobody asked, in the end
+            del self._marks[next(iter(self._marks))]
+        return event
 
     # -- models ----------------------------------------------------------------------------------
 

@@ -66,6 +66,7 @@ OF_WORKERS = frozenset(
     {
         *("task-finished", "task-erred", "release-worker-data", "add-keys", "long-running", "reschedule"),
         *("keep-alive", "log-event", "worker-status-change", "request-refresh-who-has", "steal-response"),
+        "altlas-taught",  # of models that it chose for rows and stages
     }
 )
 
