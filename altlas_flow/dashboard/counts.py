@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,8 @@ NAME, LONGEST, TEXT = 120, 1_000, 500
 FAULTS = 200
 #: Lines, and characters of each, of what is kept of a request that failed.
 LINES, LINE = 16, 240
+#: Which of the inputs of a request was bad.
+_PLACE = re.compile(r"^inputs\[\d+\]: ")
 #: Requests up to which they are looked at one by one: an array costs some microseconds.
 FEW = 8
 
@@ -80,6 +83,8 @@ class Counts:
     faults : deque of dict
         The newest last: ``at`` (seconds since 1970), ``kind``, ``error``, ``model``, ``node``, ``task``,
         ``client``, ``tries``, ``trace`` (lines).
+    alike : Counter
+        By `likeness`: requests that failed so, of `faults` and a while longer.
     """
 
     def __init__(self) -> None:
@@ -93,6 +98,7 @@ class Counts:
         self.decisions: Counter[tuple[str, str]] = Counter()
         self.errors: Counter[str] = Counter()
         self.faults: deque[dict[str, Any]] = deque(maxlen=FAULTS)
+        self.alike: Counter[tuple[str, str, str]] = Counter()
 
     def ended(self, columns: Mapping[str, Any], client: str, now: float) -> None:
         """Requests of one client that ended in one way, as `altlas_flow.history.parts.Part` has them.
@@ -122,6 +128,13 @@ class Counts:
         if fault is not None:
             _count(self.errors, fault["kind"], OTHERS, many)
             self.faults.append(fault)
+            self.alike[likeness(fault)] += many
+            if len(self.alike) > 2 * FAULTS:
+                self.alike = Counter({key: self.alike[key] for key in map(likeness, self.faults)})
+
+    def latest(self) -> list[dict[str, Any]]:
+        """`faults`, the newest first, with ``alike``: how many requests failed so."""
+        return [{**fault, "alike": self.alike[likeness(fault)]} for fault in reversed(self.faults)]
 
     def _fault(self, columns: Mapping[str, Any], client: str, at: float) -> dict[str, Any]:
         tries = columns["tries"]
@@ -194,6 +207,11 @@ class Counts:
             self.sums = np.concatenate([self.sums, np.zeros_like(self.sums)])
             self.latencies = np.concatenate([self.latencies, np.zeros_like(self.latencies)])
         return row
+
+
+def likeness(fault: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What faults have in common that say the same, whichever of several inputs it was."""
+    return fault["model"], fault["kind"], _PLACE.sub("", fault["error"])
 
 
 def label(value: object) -> str:

@@ -86,6 +86,16 @@ def test_what_requests_did_is_counted(lab):
     assert sum(one["requests"] for one in places.values() if one["model"] == "shout <i>") == 30
 
 
+def test_json_has_what_came_of_choices_also_where_nobody_looks():
+    with laboratory({"w": {}}) as lab:
+        lab.flow.register(af.ModelSpec(id="shout", source=shout, serves=("loud",)))
+        for _ in range(5):
+            lab.flow.feedback(lab.flow.submit(task="loud", inputs="a").result(LIMIT), 0.5)
+        assert lab.flow.models_report("loud")["decisions"].sum() == 5  # all is told
+        (task,) = overview(lab.flow)["tasks"]
+        assert task["models"][0]["quality"] == 0.5 and task["models"][0]["latency_p50"] > 0
+
+
 def test_batches_of_hosts_are_counted(lab):
     lab.flow.submit("shout <i>", ["a", "b", "c"]).result(LIMIT)
 

@@ -99,7 +99,19 @@ def test_whatever_comes_what_is_kept_is_bounded():
     assert max(map(len, counts.models)) < 200
     assert len(counts.faults) == FAULTS
     assert max(len(fault["error"]) for fault in counts.faults) < 1000
+    assert len(counts.alike) <= 2 * FAULTS
     assert counts.sums[:, SUMS.index("error")].sum() == 3 * MODELS
+
+
+def test_it_is_counted_how_many_failed_alike_also_of_those_that_are_not_kept():
+    counts = Counts()
+    for at in range(2 * FAULTS):
+        error = f"inputs[{at}]: the input is null"
+        counts.ended(part(took=[0.1] * 3, status="error", kind="InputError", error=error), f"c{at}", 0.0)
+    counts.ended(part(status="error", kind="ValueError", model="other"), "c", 0.0)
+    latest = counts.latest()
+    assert len(latest) == FAULTS and latest[0]["model"] == "other"
+    assert [fault["alike"] for fault in latest] == [1, *[6 * FAULTS] * (FAULTS - 1)]
 
 
 def test_hosts_count_on_and_another_host_begins_anew():

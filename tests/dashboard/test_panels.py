@@ -69,7 +69,7 @@ def shown(name=None):
         "places": places,
         "tasks": choices.latest(),
         "errors": dict(counts.errors),
-        "faults": list(counts.faults),
+        "faults": counts.latest(),
         "letters": list(jobs.letters),
         "jobs": jobs.latest(20.0),
         "totals": {
@@ -280,6 +280,16 @@ def test_axes_end_where_values_can_and_are_finite():
         assert lines.plot.y_range.end == pytest.approx(end)
 
 
+def test_axes_end_above_what_comes_as_above_what_was_drawn_first():
+    for value, most, end in ((25_000.0, np.inf, 30_000.0), (1.0, 1.0, 1.0)):
+        lines = Lines(height=100)
+        for tick in range(4):
+            times = np.arange(0.0, 300.5 + 0.5 * tick, 0.5)
+            values = {"m": np.full(len(times), value)}
+            lines.draw(times, values, {"m": COLOURS[0]}, "rows/s", 300.0, times[-1], most=most)
+            assert lines.plot.y_range.end == end
+
+
 def test_a_model_has_one_colour_in_all_panels_and_no_two_have_the_same():
     few = ["alpha", "beta", "gamma"]
     assert colours_of(few[1:], few)["gamma"] == colours_of(few, few)["gamma"]
@@ -293,12 +303,42 @@ def test_a_model_has_one_colour_in_all_panels_and_no_two_have_the_same():
 def test_failures_that_say_the_same_are_one_line_and_leave_room_for_jobs():
     panel, given = Faults(), shown("m")
     fault = given.now["faults"][0]
-    given.now["faults"] = [{**fault, "at": 2e9 - at, "task": f"r{at}"} for at in range(100)]
+    given.now["faults"] = [{**fault, "at": 2e9 - at, "task": f"r{at}", "alike": 1234} for at in range(100)]
     given.now["faults"] += [{**fault, "at": 1e9 - at, "error": f"other {at}"} for at in range(100)]
     given.now["jobs"][0] |= {"state": "failed", "error": "its <b>worker</b> died", "at": 1e8}
     given.now["letters"][0] |= {"at": 1e8}
     panel.update(given)
     html = panel.div.text
     assert html.count("<details") == 40
-    assert html.count(", 100 times") == 1 and "request r0 " in html and "request r1 " not in html
+    assert html.count(", 1,234 times") == 1 and "request r0 " in html and "request r1 " not in html
     assert "its &lt;b&gt;worker" in html and "a dead letter" in html
+
+
+def test_dead_letters_that_say_the_same_are_one_line_and_a_folder_has_its_own_once():
+    panel, given = Faults(), shown("m")
+    letter, one = given.now["letters"][0], given.now["jobs"][0]
+    given.now["letters"] = [{**letter, "at": 1e9 - at, "row": f"a.csv:{at}"} for at in range(50)]
+    given.now["letters"] += [{**letter, "output": "elsewhere", "row": "b.csv:0"}] * 3
+    jobs = [("running", 1, "here"), ("done", 3, "here"), ("done", 2, "here"), ("failed", 0, "elsewhere")]
+    jobs += [("failed", 7, "elsewhere"), ("running", 0, "third")]
+    given.now["jobs"] = [
+        {**one, "state": state, "dead": dead, "output": output, "at": 1e9 - at}
+        for at, (state, dead, output) in enumerate(jobs)
+    ]
+    panel.update(given)
+    html = panel.div.text
+    assert html.count("a dead letter") == 2 and html.count("and others") == 1
+    assert "row a.csv:0, put aside" in html and "such as a.csv:1, a.csv:2" in html and "a.csv:9" not in html
+    assert "10 dead letters" in html
+    given.now["letters"].insert(0, {**letter, "at": 2e9, "row": "a.csv:77"})
+    panel.update(given)
+    keys = [re.findall(r"data-key='([^']*)'", text) for text in (html, panel.div.text)]
+    assert set(keys[0]) == set(keys[1]), "what is open stays open where more comes"
+
+
+def test_failures_that_differ_by_which_input_it_was_are_one_line():
+    panel, given = Faults(), shown("m")
+    fault = given.now["faults"][0]
+    given.now["faults"] = [{**fault, "error": f"inputs[{at}]: the input is null"} for at in range(60)]
+    panel.update(given)
+    assert panel.div.text.count("<summary>inputs[") == 1

@@ -129,7 +129,7 @@ class Overview:
             "places": self.places(),
             "tasks": self.choices.latest(),
             "errors": dict(self.counts.errors.most_common()),
-            "faults": list(reversed(self.counts.faults)),
+            "faults": self.counts.latest(),
             "letters": list(reversed(self.jobs.letters)),
             "jobs": self.jobs.latest(now),
             "totals": self.totals(nodes),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,8 @@ PAGE, PANE = "altlas", "individual-altlas-"
 FINE, COARSE = 0.5, 10.0
 #: Seconds by which the time of day has to be another one to count as set.
 SET = 1.0
-#: Seconds after which it is asked anew what came of choices, while somebody looks.
-ASK = 10.0
+#: Seconds after which it is asked anew what came of choices, while somebody looks; that JSON waits for it.
+ASK, WAIT = 10.0, 2.0
 
 
 class Pages:
@@ -53,7 +53,8 @@ class Pages:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
-        self._looked = False
+        self._looked, self._asked = False, float("-inf")
+        self._fresh: asyncio.Task[None] | None = None
         self._shown: Any = None
         self._ahead = 0.0  # of the monotonic clock, by the time of day; the same for all points of a line
         self._closed = False
@@ -85,16 +86,29 @@ class Pages:
             self._asking = None
 
     async def _ask(self) -> None:
-        """Ask what came of choices, again and again: it is kept by another program."""
+        """Ask what came of choices, again and again."""
         while True:
-            for task in self.overview.choices.tasks:
-                try:
-                    rows = await self._report(task)
-                    self.overview.choices.told(task, rows, time.monotonic())
-                except Exception as error:
-                    # what was learned cannot be asked for now; the shares are counted all the same
-                    logger.info("the page does not know what came of %s: %s", task, error)
+            await self._ask_once()
             await asyncio.sleep(ASK)
+
+    async def _ask_once(self) -> None:
+        """Ask what came of choices: it is kept by another program."""
+        for task in self.overview.choices.tasks:
+            try:
+                rows = await self._report(task)
+                self.overview.choices.told(task, rows, time.monotonic())
+            except Exception as error:
+                # what was learned cannot be asked for now; the shares are counted all the same
+                logger.info("the page does not know what came of %s: %s", task, error)
+        self._asked = time.monotonic()
+
+    async def now(self) -> dict[str, Any]:
+        """What the page shows, also where nobody looks at it: for programs."""
+        if time.monotonic() - self._asked > ASK:
+            if self._fresh is None or self._fresh.done():
+                self._fresh = self._loop.create_task(self._ask_once())
+            await asyncio.wait({self._fresh}, timeout=WAIT)  # after that it is as it was known
+        return self.overview.now()
 
     def show(self) -> Any:
         """What the panels show: made once a tick, however many look."""
@@ -142,7 +156,7 @@ class Pages:
         self.scheduler.http_application.add_handlers(
             r".*$",
             [
-                (rf"{prefix}/{PAGE}/json", _Json, {"overview": self.overview}),
+                (rf"{prefix}/{PAGE}/json", _Json, {"now": self.now}),
                 (rf"{prefix}/individual-plots\.json", _Plots, {"scheduler": self.scheduler}),
             ],
         )
@@ -168,6 +182,8 @@ class Pages:
         if self._timer is not None:
             self._timer.cancel()
         self._ended()
+        if self._fresh is not None:
+            self._fresh.cancel()
         if self._app is not None:
             self._guard("closing the page", self._app.stop)
 
@@ -196,16 +212,16 @@ def _pane(pane: Any, kind: Any, looking: Any, scheduler: Any, extra: Any, doc: A
 class _Json(RequestHandler):
     """What the page shows, as JSON."""
 
-    def initialize(self, overview: Overview) -> None:
-        self.overview = overview
+    def initialize(self, now: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+        self.now = now
 
-    def get(self) -> None:
+    async def get(self) -> None:
         from altlas_flow.dashboard.page import as_json
 
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Content-Type-Options", "nosniff")
-        self.finish(as_json(self.overview.now()))
+        self.finish(as_json(await self.now()))
 
 
 class _Plots(RequestHandler):

@@ -8,10 +8,13 @@ from typing import Any
 
 from bokeh.models import CustomJS
 
+from altlas_flow.dashboard.counts import likeness
 from altlas_flow.dashboard.panels.base import Cell, HtmlPanel, Shown, empty, heading, table
 
 #: Lines that are shown; the history has all requests. Of them, of jobs and of dead letters each, at most.
 SHOWN, KEPT = 40, 10
+#: Rows that are named of dead letters that say the same, beside the newest.
+ROWS = 5
 #: Kinds of errors that are named above.
 KINDS = 6
 #: Traces that somebody has opened stay open where the panel is drawn anew.
@@ -44,7 +47,7 @@ class Faults(HtmlPanel):
         now = shown.now
         kinds = list(now["errors"].items())
         retries = sum(one["retries_total"] for one in now["models"])
-        dead = sum(job["dead"] for job in now["jobs"])
+        dead = _dead(now["jobs"])
         parts = [f"{count:,} {kind}" for kind, count in kinds[:KINDS]]
         parts += (
             [f"{sum(count for _, count in kinds[KINDS:]):,} of other kinds"] if len(kinds) > KINDS else []
@@ -54,7 +57,7 @@ class Faults(HtmlPanel):
         head = heading(self.title, " · ".join(parts))
         ended = [job for job in now["jobs"] if job["error"]]
         wrong = [(job["at"], _ended(job)) for job in ended[:KEPT]]
-        wrong += [(letter["at"], _put_aside(letter)) for letter in now["letters"][:KEPT]]
+        wrong += [(of[0]["at"], _put_aside(of)) for of in _put_aside_alike(now["letters"])[:KEPT]]
         # failures that follow one another quickly leave room for jobs
         wrong += [(of[0]["at"], _told(of)) for of in _alike(now["faults"])[: SHOWN - len(wrong)]]
         if not wrong:
@@ -70,7 +73,7 @@ def _alike(faults: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Faults, those that say the same of the same model together; the newest first."""
     found: dict[Any, list[dict[str, Any]]] = {}
     for fault in faults:
-        found.setdefault((fault["model"], fault["kind"], fault["error"]), []).append(fault)
+        found.setdefault(likeness(fault), []).append(fault)
     return list(found.values())
 
 
@@ -78,11 +81,11 @@ def _told(faults: list[dict[str, Any]]) -> str:
     fault = faults[0]
     tries = f" after {fault['tries']} tries" if fault["tries"] > 1 else ""
     lines = [f"request {fault['task']} of {fault['client']}{tries}", *fault["trace"]]
-    if len(faults) > 1:
-        lines.insert(0, f"{len(faults)} requests failed so; the latest:")
+    if (many := fault["alike"]) > 1:
+        lines.insert(0, f"{many:,} requests failed so; the latest:")
     where = f"{fault['model']} on {fault['node']}" if fault["node"] else fault["model"]
-    where += f", {len(faults)} times" if len(faults) > 1 else ""
-    key = f"{fault['model']} {fault['kind']} {fault['error']}"
+    where += f", {many:,} times" if many > 1 else ""
+    key = " ".join(likeness(fault))
     return _folded(fault["kind"], where, key, fault["error"], "\n".join(lines))
 
 
@@ -92,11 +95,38 @@ def _ended(job: dict[str, Any]) -> str:
     return _folded("failed", where, job["id"], job["error"], inside)
 
 
-def _put_aside(letter: dict[str, Any]) -> str:
+def _dead(jobs: list[dict[str, Any]]) -> int:
+    """Dead letters there are: a folder that is gone on with has them once, as it was when it was done."""
+    folders: dict[str, list[dict[str, Any]]] = {}
+    for job in sorted(jobs, key=lambda job: -job["at"]):
+        folders.setdefault(job["output"] or job["id"], []).append(job)
+    return sum(
+        next((job["dead"] for job in some if job["state"] == "done"), max(job["dead"] for job in some))
+        for some in folders.values()
+    )
+
+
+def _put_aside_alike(letters: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Dead letters, those of one folder that say the same together; the newest first."""
+    found: dict[Any, list[dict[str, Any]]] = {}
+    for letter in letters:
+        found.setdefault(_letter_key(letter), []).append(letter)
+    return list(found.values())
+
+
+def _letter_key(letter: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(letter[name]) for name in ("output", "model", "stage", "kind", "error"))
+
+
+def _put_aside(letters: list[dict[str, Any]]) -> str:
+    letter = letters[0]
     where = f"{letter['model']}, a dead letter" + (f" of stage {letter['stage']}" if letter["stage"] else "")
     on = f" on node {letter['node']}" if letter["node"] else ""
     inside = f"row {letter['row']}, put aside{on}\nsee {letter['output']}/_dead_letters"
-    return _folded(letter["kind"], where, f"{letter['output']} {letter['row']}", letter["error"], inside)
+    if others := [row for row in dict.fromkeys(one["row"] for one in letters) if row != letter["row"]]:
+        inside += f"\nthe same befell other rows, such as {', '.join(others[:ROWS])}"
+        where += ", and others"
+    return _folded(letter["kind"], where, " ".join(_letter_key(letter)), letter["error"], inside)
 
 
 def _folded(kind: str, where: str, key: str, error: str, inside: str) -> str:

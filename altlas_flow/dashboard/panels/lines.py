@@ -99,10 +99,10 @@ class Lines:
             for line, name in zip(self._lines, [*names, *[""] * len(self._lines)], strict=False):
                 line.name = name
         elif len(new):
-            most = max(1000, 2 * len(times))
+            kept = max(1000, 2 * len(times))
             data = self._data(times[new], [column[new] for column in columns])
             # an array would travel as two messages of its own, a list within the one that there is anyway
-            self.source.stream({name: column.tolist() for name, column in data.items()}, rollover=most)
+            self.source.stream({name: column.tolist() for name, column in data.items()}, rollover=kept)
         self._last = float(times[-1]) if len(times) else -np.inf
         self.plot.y_range.end = min(_top(columns), most)
         step = span / STEPS
