@@ -214,7 +214,7 @@ class ProgramHandler(logging.StreamHandler[Any]):
 class _Taken:
     """What was done to the logger ``altlas_flow`` of somebody else's program, and how it was before."""
 
-    handler: logging.Handler
+    handler: logging.Handler | None  # none where JSON was written already
     propagate: bool
     level: int
     formatter: logging.Formatter | None = None  # of a handler that was there
@@ -285,9 +285,13 @@ def _install(*, whole: bool) -> None:
             _say_json(logging.getLogger(name))
     if not _says_json(ours):
         _take(ours, level)
+    elif _Installed.taken is None and not whole and level == logging.NOTSET:
+        _Installed.taken = _Taken(None, ours.propagate, level)
 
 
 def _take(ours: logging.Logger, level: int) -> None:
+    if _Installed.taken is not None:
+        level = _Installed.taken.level  # as it was before the first flow
     for own in ours.handlers:
         if isinstance(own, ProgramHandler):
             _Installed.taken = _Taken(own, ours.propagate, level, own.formatter)
@@ -303,13 +307,13 @@ def _take(ours: logging.Logger, level: int) -> None:
 def _give_back(ours: logging.Logger) -> None:
     """As it was before, but for what others have changed since."""
     taken, _Installed.taken = _Installed.taken, None
-    if taken is None or taken.handler not in ours.handlers:
+    if taken is None or (taken.handler is not None and taken.handler not in ours.handlers):
         return
-    if taken.formatter is not None:
+    if taken.handler is not None and taken.formatter is not None:
         taken.handler.setFormatter(taken.formatter)
-    else:
+    elif taken.handler is not None:
         ours.removeHandler(taken.handler)
-    if not ours.propagate:
+    if taken.handler is not None and not ours.propagate:
         ours.propagate = taken.propagate
     if ours.level == logging.INFO:
         ours.setLevel(taken.level)

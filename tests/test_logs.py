@@ -286,6 +286,44 @@ def test_what_it_took_of_a_foreign_program_it_gives_back():
     assert [json.loads(line)["message"] for line in lines if line[0] == "{"] == ["told", "still"] * 2
 
 
+THEIRS = """
+import logging
+from altlas_flow.logs import JsonFormatter, hold, release
+
+handler = logging.StreamHandler()
+handler.setFormatter(JsonFormatter())
+logging.getLogger().addHandler(handler)
+ours = logging.getLogger("altlas_flow")
+for _ in range(2):
+    hold("json")
+    hold("json")
+    ours.info("told")
+    release("json")
+    ours.info("still")
+    release("json")
+    ours.info("nobody wants this")
+    assert not ours.handlers and ours.propagate and ours.level == logging.NOTSET
+hold("json")
+ours.propagate = False  # that was nobody's but the user's
+release("json")
+assert not ours.propagate and ours.level == logging.NOTSET
+ours.propagate = True
+hold("json")
+logging.getLogger().removeHandler(handler)
+hold("json")
+release("json")
+release("json")
+assert not ours.handlers and ours.propagate and ours.level == logging.NOTSET
+"""
+
+
+def test_where_the_program_writes_json_already_only_the_level_is_changed_and_given_back():
+    done = subprocess.run(
+        [sys.executable, "-c", THEIRS], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["told", "still"] * 2
+
+
 INSTALLED = """
 import logging, sys
 from altlas_flow.logs import install

@@ -107,9 +107,9 @@ def test_answers_are_told_only_where_that_is_wanted(lab, log):
     try:
         told = lab.flow.submit(spec, 2)
         response = told.result(LIMIT)
+        line = log.one(request_id=told.request_id)  # it is told, or not, after the answer
     finally:
         logging.getLogger("altlas_flow.cluster.client.lines").setLevel(logging.NOTSET)
-    line = log.one(request_id=told.request_id)
     assert line["event"] == "request completed" and line["node"] == response.node_id
     assert log.of(request_id=quiet.request_id) == [], "what is told of it would be before this"
 

@@ -52,15 +52,13 @@ class Afterwards:
     def tell(self, what: Callable[..., Any], *args: Any) -> None:
         """Have that called; from any thread, and without waiting for anything."""
         with self._changed:
-            if len(self._waiting) >= self._most:
+            if len(self._waiting) < self._most:
+                self._waiting.append((what, args))
+            else:
                 self.lost += 1
                 if self.lost == 1:
                     self._waiting.append((self._complain, ()))
-                return
-            self._waiting.append((what, args))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="altlas-afterwards", daemon=True)
-                self._thread.start()
+            self._begin()
             self._changed.notify_all()
 
     def flush(self, limit: float) -> bool:
@@ -68,7 +66,16 @@ class Afterwards:
         if threading.current_thread() is self._thread:
             return False  # it cannot wait for itself
         with self._changed:
+            self._begin()
             return self._changed.wait_for(lambda: not self.waiting, limit)
+
+    def _begin(self) -> None:
+        if self._thread is not None or not self._waiting:
+            return
+        thread = threading.Thread(target=self._run, name="altlas-afterwards", daemon=True)
+        with suppress(RuntimeError):  # there are too many now: whatever is told next tries again
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         while True:
@@ -84,8 +91,9 @@ class Afterwards:
                 self._busy = True
             try:
                 what(*args)
-            except Exception:
-                with suppress(Exception):  # of the user's log handlers
+            except BaseException:
+                # also what ends programs: it would end this thread alone, and what waits with it
+                with suppress(BaseException):  # of the user's log handlers
                     logger.exception("something could not be told of a request")
             finally:
                 del what, args  # or what was told last would live until the next one

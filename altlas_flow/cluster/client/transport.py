@@ -372,6 +372,8 @@ class Transport:
                 "%d spans and log lines of requests are not told yet: they are as long as this program runs"
             )
             logger.warning(text, self.afterwards.waiting)
+        if self.afterwards.lost:
+            logger.warning("%d spans and log lines of requests were left out", self.afterwards.lost)
 
     def abandon(self) -> bool:
         """Tell whoever still waits, where the Dask client is closed, and its loop may be at an end.

@@ -57,6 +57,41 @@ def test_what_raises_keeps_nothing_else_from_being_told(said):
     assert line.levelno == logging.ERROR and line.exc_info[0] is IndexError
 
 
+def test_what_would_end_a_program_keeps_nothing_else_from_being_told(said):
+    def leave():
+        raise SystemExit
+
+    told, after = [], Afterwards()
+    after.tell(leave)
+    after.tell(told.append, 1)
+    assert after.flush(LIMIT) and told == [1]
+    (line,) = said
+    assert line.exc_info[0] is SystemExit
+
+
+def test_where_no_thread_can_be_started_the_next_time_tells_all(monkeypatch):
+    def full(thread):
+        raise RuntimeError("can't start new thread")
+
+    told, after = [], Afterwards()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", full)
+        after.tell(told.append, 1)
+    assert after.waiting == 1
+    assert after.flush(LIMIT) and told == [1]
+
+
+def test_what_waits_for_a_thread_is_told_also_where_no_more_may_wait(monkeypatch, said):
+    told, after = [], Afterwards(most=2)
+    monkeypatch.setattr(afterwards, "IDLE", 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Afterwards, "_begin", lambda after: None)  # as where threads are too many
+        for number in range(5):
+            after.tell(told.append, number)
+    after.tell(told.append, 5)
+    assert after.flush(LIMIT) and told == [0, 1] and after.lost == 4 and len(said) == 1
+
+
 def test_many_threads_may_tell_and_all_is_told_once():
     told, after = [], Afterwards()
 
