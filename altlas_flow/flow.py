@@ -415,7 +415,8 @@ class Flow(Requests, Asking, Operations):
         count, silent, faults = len(info["hosts"]), len(info["silent"]), info["faults"]
         shown = f"{count} worker{'' if count == 1 else 's'}" + (f" ({silent} silent)" if silent else "")
         wrong = f", {faults} faults of placing, the last: {info['last_fault']}" if faults else ""
-        return f"<Flow: {where}, {shown}, dashboard at {self.client.dashboard_link}{wrong}>"
+        board = f"dashboard at {self.client.dashboard_link}" if info["dashboard"] else "no dashboard"
+        return f"<Flow: {where}, {shown}, {board}{wrong}>"
 
     def _repr_html_(self) -> str:
         """Where it is, and its nodes; everything is escaped."""
@@ -429,7 +430,7 @@ class Flow(Requests, Asking, Operations):
         link = str(self.client.dashboard_link)
         pairs = [
             ("cluster", "embedded" if self._connection.embedded else self._connection.address),
-            ("dashboard", Link(link)),
+            ("dashboard", Link(link) if info["dashboard"] else None),
             ("page", Link(f"{link.removesuffix('/status')}/altlas") if info["page"] else None),
             ("models", ", ".join(sorted(models))),
         ]

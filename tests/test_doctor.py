@@ -8,9 +8,11 @@ import signal
 import dask
 import pytest
 from click.testing import CliRunner
+from distributed import LocalCluster
 
 import altlas_flow as af
 from altlas_flow.cli import cli
+from altlas_flow.cluster.secure import listens_on_loopback
 from tests.laboratory import laboratory, until
 
 pytestmark = pytest.mark.timeout(150)
@@ -63,3 +65,14 @@ def test_a_cluster_that_is_well_and_then_is_not():
         finally:
             os.kill(process, signal.SIGCONT)
         until(lambda: doctor("--scheduler", address).exit_code == 0)
+
+
+def test_a_scheduler_that_listens_everywhere_is_open_to_others_however_it_is_reached():
+    options = {"host": "0.0.0.0", "protocol": "tcp://", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(n_workers=1, processes=False, silence_logs=50, **options) as theirs:
+        address = theirs.scheduler_address
+        if listens_on_loopback(address):
+            pytest.skip("this machine has no address but that of its own")
+        said = doctor("--scheduler", f"tcp://127.0.0.1:{address.rpartition(':')[2]}")
+    assert said.exit_code == 1 and "(reached by others, too)" in said.output
+    assert "is open to others without TLS" in said.output

@@ -89,7 +89,8 @@ def _facts_of(flow: Flow, versions: dict[str, str], files: int) -> Facts:
         versions,
         files,
         address,
-        loopback=listens_on_loopback(address),
+        # one that listens everywhere is reached by its address of this machine, too, and knows another one
+        loopback=listens_on_loopback(address) and listens_on_loopback(str(said["address"])),
         encrypted=address.startswith("tls://"),
         dashboard=info["dashboard"],
         dashboard_locked=info["dashboard_locked"],

@@ -19,7 +19,7 @@ from distributed import Client, Status
 from distributed.deploy.cluster import Cluster
 
 from altlas_flow._version import __version__
-from altlas_flow.cluster.daskclient import join
+from altlas_flow.cluster.daskclient import join, leave, why_not
 from altlas_flow.cluster.discovery import find, wanted_name
 from altlas_flow.cluster.embedded import (
     Layout,
@@ -116,7 +116,7 @@ class Connection:
         """Close what this connection started, and nothing else."""
         try:
             if self.owns_client:
-                self.client.close()
+                leave(self.client)
             if self.cluster is not None:
                 self.cluster.close()
         finally:
@@ -249,8 +249,8 @@ def _join(address: str | os.PathLike[str] | Client | Cluster, settings: Settings
     except (OSError, TimeoutError, ValueError, AssertionError, MemoryError) as error:
         # what answers may be anything: of other protocols Dask reads huge lengths of messages
         raise ConnectError(
-            f"no Dask scheduler answers at {address!s} ({one_line(error, 200)}): check the address, and that "
-            "the scheduler runs"
+            f"no Dask scheduler answers at {address!s} ({why_not(target, error)}): check the address, and "
+            "that the scheduler runs"
         ) from error
     if security is not None:
         try:
@@ -331,7 +331,11 @@ def _installed(client: Client, timeout: float) -> dict[str, Any] | None:
     VersionMismatch
         Where it, or a worker, is of another version.
     """
-    found: Any = _within(client, timeout, "the scheduler", client.scheduler.altlas_info)  # type: ignore[union-attr]
+    scheduler: Any = client.scheduler
+    said: Any = _within(client, timeout, "the scheduler", scheduler.identity, n_workers=0)
+    if not isinstance(said, dict) or "altlas_flow" not in said:
+        return None  # where nobody knows what is asked for Dask logs a traceback
+    found: Any = _within(client, timeout, "the scheduler", scheduler.altlas_info)
     if not isinstance(found, dict) or "version" not in found:
         return None
     others = {"the scheduler": found["version"]}

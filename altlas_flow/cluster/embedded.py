@@ -8,7 +8,6 @@ long as the pipe to its standard input is open: however its owner ends, the work
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -25,7 +24,6 @@ from distributed import Client
 from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface, SpecCluster
 from distributed.system import MEMORY_LIMIT
-from distributed.utils import silence_logging_cmgr
 
 from altlas_flow.errors import ConnectError
 
@@ -153,27 +151,40 @@ class EmbeddedWorker(ProcessInterface):
         await super().close()
 
 
-class _Quiet:
+class _Quiet(logging.Filter):
     """Keeps Dask's comings and goings from the screen while there is any embedded cluster.
 
-    Each cluster of Dask's own does so by itself, and one that is closed makes all others loud.
+    Each cluster of Dask's own does so by itself, by the levels of handlers, which it then sets to what they
+    were for it: several that are not closed in their order leave them silent, or make all others loud.
     """
 
+    _ROOTS = ("distributed", "bokeh")
+
     def __init__(self) -> None:
-        self._lock, self._clusters, self._stack = threading.Lock(), 0, contextlib.ExitStack()
+        super().__init__()
+        self._lock, self._clusters = threading.Lock(), 0
+        self._handlers: list[logging.Handler] = []
 
     def begin(self) -> None:
         with self._lock:
             self._clusters += 1
             if self._clusters == 1:
-                for root in ("distributed", "bokeh"):
-                    self._stack.enter_context(silence_logging_cmgr(logging.WARNING, root))
+                found = [handler for root in self._ROOTS for handler in logging.getLogger(root).handlers]
+                self._handlers = [one for one in found if isinstance(one, logging.StreamHandler)]
+                for handler in self._handlers:
+                    handler.addFilter(self)
 
     def end(self) -> None:
         with self._lock:
             self._clusters -= 1
             if not self._clusters:
-                self._stack.close()
+                for handler in self._handlers:
+                    handler.removeFilter(self)
+                self._handlers = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a message is shown: handlers may have others' as well."""
+        return record.levelno >= logging.WARNING or record.name.partition(".")[0] not in self._ROOTS
 
 
 _quiet = _Quiet()

@@ -73,6 +73,7 @@ class Roster:
 
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {}
+        self._left = ""  # the name of the last that did
         self._rows: dict[str, int] = {}
         self._spare: list[int] = []
         self._loads: Floats = np.zeros(8)
@@ -106,7 +107,7 @@ class Roster:
         """Let a node go, and give it back."""
         node = self._nodes.pop(address, None)
         if node is not None:
-            row = self._rows.pop(address)
+            self._left, row = node.name or address, self._rows.pop(address)
             self._spare.append(row)
             for pool in self._pools.values():
                 pool.dismiss(row)
@@ -165,6 +166,8 @@ class Roster:
 
     def reasons(self, needs: Needs) -> dict[str, str]:
         """Why each node that cannot serve these needs cannot, by name: for errors, it looks at every node."""
+        if not self._nodes and self._left:
+            return {self._left: "it has left, and no other is there"}
         found = {node.name or node.address: refusal(needs, node) for node in self}
         return {name: reason for name, reason in found.items() if reason is not None}
 

@@ -356,10 +356,12 @@ def test_an_address_where_nobody_answers_is_told_within_the_start_timeout(tmp_pa
     started = time.monotonic()
     with (
         dask.config.set({"altlas.start-timeout": "1s"}),
-        pytest.raises(ConnectError, match="no Dask scheduler"),
+        pytest.raises(ConnectError, match=r"no Dask scheduler answers .*nothing listens there"),
     ):
         af.connect("tcp://127.0.0.1:1")
     assert time.monotonic() - started < 10
+    with pytest.raises(ConnectError, match="unknown address scheme 'foo'"):
+        af.connect("foo://127.0.0.1:1")
     file = tmp_path / "scheduler.json"
     file.write_text("{")
     with pytest.raises(ConnectError, match="not a file that a Dask scheduler wrote"):
@@ -465,6 +467,36 @@ def test_a_cluster_of_programs_that_has_altlas_flow_is_joined(tmp_path):
     with programs(tmp_path) as file, af.connect(Path(file)) as flow:
         spec = af.ModelSpec(id="sizes", source=lambda rows: [len(row) for row in rows])
         assert flow.submit(spec, ["abc"]).result(LIMIT).outputs == [3]
+
+
+JOINS = """
+import logging
+import altlas_flow as af
+from distributed import Client, LocalCluster
+
+if __name__ == "__main__":
+    levels = lambda: [one.level for one in logging.getLogger("distributed").handlers]
+    before = levels()
+    options = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
+    with LocalCluster(n_workers=1, processes=False, **options) as theirs, Client(theirs) as client:
+        for _ in range(2):
+            with af.connect(client) as flow:
+                print(flow)
+        ours = af.connect(workers=1)
+    ours.client.submit(sum, [1, 2]).result(60)
+    ours.close()
+    assert levels() == before, "clusters that end in any order leave no logger silent"
+"""
+
+
+def test_a_plain_cluster_is_joined_without_a_word_and_loggers_are_left_as_they_were(tmp_path):
+    script = tmp_path / "joins.py"
+    script.write_text(JOINS)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    for line in done.stdout.splitlines():
+        assert line.endswith(", 1 worker, no dashboard>")
+    assert len(done.stdout.splitlines()) == 2
 
 
 @pytest.mark.long

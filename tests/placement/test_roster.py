@@ -228,3 +228,16 @@ def test_the_least_are_the_least_and_none_that_is_out(values, count, seed):
     finite = sorted(value for value in values if value < float("inf"))
     assert sorted(values[here] for here in found) == finite[:count]
     assert len(found) == len(set(found))
+
+
+def test_where_all_have_left_the_last_is_named():
+    roster = Roster()
+    assert roster.reasons(Needs()) == {}
+    roster.add(Node("a", "w1"))
+    roster.add(Node("b"))
+    roster.remove("b")
+    assert roster.reasons(Needs()) == {}
+    roster.remove("a")
+    assert roster.reasons(Needs()) == {"w1": "it has left, and no other is there"}
+    roster.add(Node("b"))
+    assert roster.reasons(Needs()) == {}

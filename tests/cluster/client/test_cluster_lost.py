@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -123,7 +124,10 @@ class Waiting:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)])
-def test_whoever_waits_is_told_in_time_that_the_scheduler_is_lost(stage, tmp_path, how):
+def test_whoever_waits_is_told_in_time_that_the_scheduler_is_lost(stage, tmp_path, how, monkeypatch):
+    said, handler = [], logging.Handler(logging.ERROR)
+    handler.emit = said.append
+    monkeypatch.setattr(logging.getLogger("distributed.client"), "handlers", [handler])
     with (
         dask.config.set({"altlas.heartbeat-timeout": f"{TIMEOUT}s"}),
         programs(tmp_path, ["only"]) as (file, started),
@@ -148,6 +152,7 @@ def test_whoever_waits_is_told_in_time_that_the_scheduler_is_lost(stage, tmp_pat
             finally:
                 if how == signal.SIGSTOP:
                     os.kill(started[0].pid, signal.SIGCONT)
+        assert not [one for one in said if one.exc_info], "closing what connects again is no error"
 
 
 @pytest.mark.long
