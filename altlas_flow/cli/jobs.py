@@ -61,7 +61,7 @@ def job_options(
         click.option("--output", "to", required=writes, help="Folder for the Parquet parts."),
         click.option(
             "--output-column",
-            help="Name of the added column." + "  [default: embedding or label]" * of_model,
+            help="Name of the added column." + "  [default: embedding, label or prediction]" * of_model,
         ),
         click.option(
             "--workers", type=click.IntRange(1), help="Embedded workers.  [default: by cores and memory]"

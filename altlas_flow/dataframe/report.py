@@ -30,10 +30,13 @@ class RunSummary:
         Rows read and predicted by this run; the others were there already.
     parts, parts_skipped : int
         Parts of the output, and how many of them were there already.
+    parts_dropped : int
+        Parts of earlier runs that were taken out: of another model, or of input that is not there any more.
     seconds, load_s : float
         Of the whole run, and the longest that a worker spent loading the model.
     rows_per_s, tokens_per_s : float
-        Of this run, from the first part to the last; 0 where nothing was left to do, or no tokens.
+        Of this run, dead letters too, from the first part that was sent to the last: starting, and reading
+        what is there already, are not in it. 0 where nothing was left to do, or no tokens.
     padding : float
         Share of the computed tokens that were padding.
     batch : dict of str to int
@@ -53,6 +56,7 @@ class RunSummary:
     rows_done: int = 0
     parts: int = 0
     parts_skipped: int = 0
+    parts_dropped: int = 0
     seconds: float = 0.0
     load_s: float = 0.0
     rows_per_s: float = 0.0
@@ -66,10 +70,11 @@ class RunSummary:
     def table(self) -> list[tuple[str, str]]:
         """Lines of the summary: what, and how much."""
         skipped = f", {self.parts_skipped:,} there already" if self.parts_skipped else ""
+        dropped = f", {self.parts_dropped:,} of earlier runs replaced" if self.parts_dropped else ""
         budgets = sorted(set(self.batch.values()))
         lines = [
             ("model", self.model),
-            ("output", f"{self.path} ({self.parts:,} part{'s' * (self.parts != 1)}{skipped})"),
+            ("output", f"{self.path} ({self.parts:,} part{'s' * (self.parts != 1)}{skipped}{dropped})"),
             ("rows", f"{self.rows:,}" + (f" ({self.rows_done:,} read now)" if skipped else "")),
             ("dead letters", f"{self.dead_letters:,}"),
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -72,7 +72,7 @@ class Runner:
             most=most,
         )
         self.wanted: dict[str, tuple[str, str]] = {}
-        self.skipped = 0
+        self.skipped = self.dropped = 0
         self.rows_in = 0
         self._ahead = source.rows is not None  # whether all parts are known before the first one is sent
         self._units = deque(source.units)
@@ -109,7 +109,7 @@ class Runner:
             else:
                 name.measured = result
                 self._cut(name, bar)
-        self.folder.drop(self.folder.stale(self.wanted))
+        self._drop(self.folder.stale(self.wanted))
 
     def _refuse_strangers(self) -> None:
         """Refuse a folder whose parts are all of other files: they would be withdrawn for these."""
@@ -212,7 +212,7 @@ class Runner:
         if not self._dropped:
             self._drop_stale()
         if self._stale:
-            self.folder.drop(self._stale)
+            self._drop(self._stale)
             self._stale.clear()
         expected = part.stop - part.start
         dead = receipt.dead.rows if receipt.dead else 0
@@ -255,7 +255,12 @@ class Runner:
                 or self.folder.committed[name].model != self.digest
                 or slug_of(name) not in there
             }
-        self.folder.drop(stale)
+        self._drop(stale)
+
+    def _drop(self, parts: Iterable[str]) -> None:
+        gone = set(parts) & set(self.folder.committed)
+        self.dropped += len(gone)
+        self.folder.drop(gone)
 
     def summarise(self, summary: RunSummary, seconds: float) -> None:
         """Fill in what was done, and see that no row is missing."""
@@ -270,6 +275,7 @@ class Runner:
             )
         summary.rows_done = tally.rows_in
         summary.parts, summary.parts_skipped = len(self.wanted), self.skipped
+        summary.parts_dropped = self.dropped
         summary.load_s = max([summary.load_s, *tally.load_s.values()])
         summary.rows_per_s = tally.rows_in / max(seconds, 1e-9)
         summary.tokens_per_s = tally.tokens / max(seconds, 1e-9)

@@ -176,6 +176,8 @@ def test_rows_of_another_type_are_put_aside(flow: Flow, tmp_path: Path) -> None:
     mended.loc[31, "text"] = "mended"
     later = flow.run(mended, spec(jobs.upper), **options)
     assert (later.dead_letters, later.parts_skipped) == (3, later.parts - 1), "one part was redone"
+    assert later.parts_dropped == 1 and ", 1 of earlier runs replaced)" in str(later)
+    assert again.parts_dropped == 0
     assert later.rows_done in (8, 9), "60 rows are cut into seven parts of eight or nine"
 
 

@@ -105,6 +105,8 @@ class Catalog:
         given: Any = model
         if not isinstance(given, str):
             hint = "ModelSpec(id=..., source=the function)" if callable(given) else "a ModelSpec"
+            if any(kind.__module__.partition(".")[0] == "sklearn" for kind in type(given).__mro__):
+                hint = "write it with skops.io.dump, and give ModelSpec(id=..., source=the file)"
             raise SpecError(f"a {type(given).__name__} is no model: give an id, or {hint}")
         known = self._specs.get(model)
         if known is not None:

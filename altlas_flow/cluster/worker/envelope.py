@@ -22,6 +22,7 @@ from altlas_flow.cluster.worker.plugin import HostPlugin, current_host, current_
 from altlas_flow.errors import (
     AltlasError,
     HostClosed,
+    InputError,
     InvalidAnswer,
     PredictError,
     describe,
@@ -308,12 +309,15 @@ class Delivery:
 
     def _fail_rows(self, errors: Mapping[int, Exception]) -> None:
         """A request fails with the first of its rows that did."""
-        model = self.envelope.spec.id
+        model, first = self.envelope.spec.id, self.first
         for row in sorted(errors):
             (at,) = self.requests([row])
             error = errors[row]
-            if at not in self.answers.errors:
-                self.answers.errors[at] = (of_the_node(error), portable(model, error))
+            if at in self.answers.errors:
+                continue
+            if type(error) is InputError and first is not None and first[at + 1] - first[at] > 1:
+                error = InputError(f"inputs[{row - first[at]}]: {error}")
+            self.answers.errors[at] = (of_the_node(error), portable(model, error))
 
     def _validate(self, validator: Any) -> None:
         counts = self.envelope.counts

@@ -10,7 +10,7 @@ import pytest
 import altlas_flow as af
 from altlas_flow.cluster.client import catalog
 from altlas_flow.cluster.client.catalog import Catalog
-from altlas_flow.errors import ModelConflict, ModelLoadError, SpecError, UnknownModel
+from altlas_flow.errors import InputError, ModelConflict, ModelLoadError, SpecError, UnknownModel
 from tests.laboratory import LIMIT, until
 
 pytestmark = pytest.mark.timeout(60)
@@ -134,6 +134,20 @@ def test_an_unknown_model_is_refused_with_those_that_are_known(flow):
         flow.submit("nobody", ["row"])
     assert known.id in caught.value.known
     assert "\n" not in str(caught.value)
+
+
+def test_an_estimator_is_told_how_to_become_a_model(flow):
+    base = pytest.importorskip("sklearn.base").BaseEstimator
+    with pytest.raises(SpecError, match=r"skops\.io\.dump, and give ModelSpec"):
+        flow.submit(type("Mine", (base,), {})(), ["row"])
+
+
+def test_an_input_of_several_that_is_none_is_named(flow):
+    spec = flow.register(constant(1))
+    for inputs, text in (([1, None], "inputs[1]: the input is null"), ([None], "the input is null")):
+        with pytest.raises(InputError) as caught:
+            flow.submit(spec, inputs).result(LIMIT)
+        assert str(caught.value) == text
 
 
 @pytest.mark.parametrize("model", [None, 7, {"id": "x"}, ["minilm"]])
