@@ -448,25 +448,19 @@ def test_a_slow_processor_keeps_no_answer_back(lab):
 
 
 def test_nobody_of_an_envelope_waits_until_the_others_are_told_of(lab):
-    spans.exporter()
-    spec, done, sent = lab.flow.register(model(no_bad)), {}, threading.Event()
+    spec, over, sent = lab.flow.register(model(no_bad)), [], threading.Event()
 
-    class Looking(SpanProcessor):
+    class Waiting(SpanProcessor):
         def on_end(self, span):
             if span.name == "altlas.request":
                 assert sent.wait(LIMIT)
-                over = {one.request_id for one in handles if one.done()}
-                done.setdefault(span.attributes["altlas.envelope"], over)
+                over.append([one.response(LIMIT).ok for one in handles])  # which would have no end
 
-    trace.get_tracer_provider().add_span_processor(Looking())
+    trace.get_tracer_provider().add_span_processor(Waiting())
     handles = lab.flow.submit_many(spec, ["a", "bad", "b", "bad"] * 10)
     sent.set()
-    assert [one.response(LIMIT).ok for one in handles] == [True, False, True, False] * 10
-    ended = all_of("altlas.request", len(handles))
-    envelopes = {span.attributes["altlas.envelope"] for span in ended}
-    until(lambda: envelopes == set(done))  # of the last one the exporter knows first
-    for span in ended:
-        assert span.attributes["altlas.request_id"] in done[span.attributes["altlas.envelope"]]
+    until(lambda: len(over) >= len(handles))
+    assert all(oks == [True, False, True, False] * 10 for oks in over)
 
 
 def test_nothing_is_lost_where_the_users_client_is_closed_first(lab):
