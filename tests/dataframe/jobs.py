@@ -177,6 +177,20 @@ def tasks_of(flow: af.Flow) -> list[str]:
     return flow.client.run_on_scheduler(lambda dask_scheduler: [str(key) for key in dask_scheduler.tasks])
 
 
+def states_of(flow: af.Flow) -> list[str]:
+    """The tasks that the scheduler knows: state, who wants it, what depends on it."""
+
+    def states(dask_scheduler: Any) -> list[str]:
+        return [
+            f"{key}: {task.state}, wanted by {[client.client_key for client in task.who_wants or ()]}, "
+            f"for {[str(other.key) for other in task.dependents]}"
+            for key, task in dask_scheduler.tasks.items()
+        ]
+
+    found: list[str] = flow.client.run_on_scheduler(states)
+    return found
+
+
 def schema_of(path: Path) -> Any:
     return pq.read_schema(next(path.glob("part-*.parquet")))
 

@@ -513,7 +513,7 @@ class TestStopping:
             flow.run(frame(400), spec(jobs.Slow(0.1)), **options)
         interrupted.set()
         helper.join()
-        jobs.until(lambda: not jobs.tasks_of(flow))
+        jobs.until(lambda: not jobs.tasks_of(flow), instead=lambda: jobs.states_of(flow))
         done = jobs.committed(out)
         assert 2 <= done < 40
         summary = flow.run(frame(400), spec(jobs.Slow(0.1)), **options)
