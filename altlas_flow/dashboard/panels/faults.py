@@ -59,7 +59,7 @@ class Faults(HtmlPanel):
         wrong = [(job["at"], _ended(job)) for job in ended[:KEPT]]
         wrong += [(of[0]["at"], _put_aside(of)) for of in _put_aside_alike(now["letters"])[:KEPT]]
         # failures that follow one another quickly leave room for jobs
-        wrong += [(of[0]["at"], _told(of)) for of in _alike(now["faults"])[: SHOWN - len(wrong)]]
+        wrong += [(one["at"], _told(one)) for one in _alike(now["faults"])[: SHOWN - len(wrong)]]
         if not wrong:
             return head + empty(
                 "Nothing has failed. Requests and jobs that do, and dead letters of jobs, are here."
@@ -69,16 +69,15 @@ class Faults(HtmlPanel):
         return head + table([when, "*What, and its trace"], rows, label="failures")
 
 
-def _alike(faults: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Faults, those that say the same of the same model together; the newest first."""
-    found: dict[Any, list[dict[str, Any]]] = {}
+def _alike(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of faults that say the same of the same model the newest; the newest first."""
+    found: dict[Any, dict[str, Any]] = {}
     for fault in faults:
-        found.setdefault(likeness(fault), []).append(fault)
+        found.setdefault(likeness(fault), fault)
     return list(found.values())
 
 
-def _told(faults: list[dict[str, Any]]) -> str:
-    fault = faults[0]
+def _told(fault: dict[str, Any]) -> str:
     tries = f" after {fault['tries']} tries" if fault["tries"] > 1 else ""
     lines = [f"request {fault['task']} of {fault['client']}{tries}", *fault["trace"]]
     if (many := fault["alike"]) > 1:
