@@ -28,6 +28,9 @@ TRIES = 3
 #: Seconds that hosts get to say that they are there, after a client or a worker has joined.
 GRACE = 3.0
 
+#: The result of a piece; or its error, and whether the task itself ended with that.
+Fetched = tuple[Any, Exception | None, bool]
+
 
 def eligible_slots(client: Client, spec: ModelSpec) -> int:
     """Slots of all nodes that can serve a model.
@@ -119,8 +122,8 @@ class Window:
         self.client, self.per_slot, self.patience, self.most = client, per_slot, patience, most
         self._slots = slots
         self._silence = 1.5 * Settings.current().heartbeat_timeout
-        self._ended: queue.SimpleQueue[tuple[Any, Answer[Any]]] = queue.SimpleQueue()
-        self._flying: dict[Any, tuple[Future[Any], Answer[Any], Callable[[], Future[Any]], int]] = {}
+        self._ended: queue.SimpleQueue[tuple[Any, Answer[Fetched]]] = queue.SimpleQueue()
+        self._flying: dict[Any, tuple[Future[Any], Answer[Fetched], Callable[[], Future[Any]], int]] = {}
         self._loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop  # type: ignore[union-attr]
         self._looked = float("-inf")
         self._able_at = time.monotonic()
@@ -171,12 +174,10 @@ class Window:
             entry = self._flying.get(name)
             if entry is None or entry[1] is not answer:
                 continue
-            future, _, submit, tries = self._flying.pop(name)
-            error = CancelledError() if answer.cancelled() else answer.exception()
+            _, _, submit, tries = self._flying.pop(name)
+            result, error, raised = (None, CancelledError(), False) if answer.cancelled() else answer.result()
             if error is None:
-                return name, answer.result()
-            raised = future.status == "error"
-            future.release()  # the traceback must not keep the task on the cluster
+                return name, result
             if self.client.status != "running":
                 raise ClusterLost(
                     "the scheduler went away, or the flow was closed: connect, run it again"
@@ -194,7 +195,18 @@ class Window:
         if futures and self.client.status == "running":
             self.client.cancel(futures, force=True)
 
-    async def _fetch(self, future: Future[Any]) -> Any:
+    async def _fetch(self, future: Future[Any]) -> Fetched:
+        """The result of a piece, or its error and whether the task ended with that."""
+        try:
+            return await self._gathered(future), None, False
+        except Exception as error:
+            return None, error, future.status == "error"
+        finally:
+            # Dask keeps the error, the error its traceback, and that the future, and so the task on the
+            # cluster: here, for the thread that sent it may be interrupted anywhere
+            future.release()
+
+    async def _gathered(self, future: Future[Any]) -> Any:
         """The result of a piece. Dask waits for ever for a worker that has it and is silent."""
         limit = self._silence
         while True:

@@ -520,6 +520,23 @@ class TestStopping:
         assert summary.parts_skipped == done
         assert set(part_lines(out).values()) == {1}
 
+    def test_a_job_interrupted_while_it_gives_up_leaves_nothing_behind(self, flow, tmp_path, monkeypatch):
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        def first_is_bad(rows):
+            if any(row.endswith(" 0") for row in rows):
+                raise ValueError("bad")
+            threading.Event().wait(1.0)  # the job is over by then, and its folder closed
+            return rows
+
+        options = {"input": "text", "to": tmp_path / "out", "part_rows": 10, "on_error": "raise"}
+        with monkeypatch.context() as patch:
+            patch.setattr(flow.client, "cancel", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                flow.run(frame(100), spec(first_is_bad), **options)
+        jobs.until(lambda: not jobs.tasks_of(flow), instead=lambda: jobs.states_of(flow))
+
     def test_a_model_that_no_node_can_serve_is_refused_at_once(self, flow, tmp_path):
         began = time.monotonic()
         with pytest.raises(NoEligibleNode) as caught:
