@@ -181,13 +181,15 @@ class OutputFolder:
         """Remove this job's attempts and release the lock; may be called twice."""
         if self._lock < 0:
             return
-        # A worker may still be writing there: what is left is removed by the next owner.
-        shutil.rmtree(self.attempts, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.attempts.parent.rmdir()
-        self._manifest.close()
-        release_lock(self._lock)
-        self._lock = -1
+        try:
+            # A worker may still be writing there: what is left is removed by the next owner.
+            shutil.rmtree(self.attempts, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.attempts.parent.rmdir()
+        finally:  # interrupted, too: this process may go on with the folder
+            self._manifest.close()
+            release_lock(self._lock)
+            self._lock = -1
 
     def __enter__(self) -> OutputFolder:
         return self

@@ -216,6 +216,17 @@ class TestOtherJobs:
             commit(out, 1, table(2))
         OutputFolder.open(tmp_path, HEADER).close()
 
+    def test_a_job_that_is_interrupted_while_it_closes_leaves_no_lock(self, tmp_path, monkeypatch):
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        out = OutputFolder.open(tmp_path, HEADER)
+        with monkeypatch.context() as patch:
+            patch.setattr("altlas_flow.dataframe.folder.shutil.rmtree", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                out.close()
+        OutputFolder.open(tmp_path, HEADER).close()
+
     def test_the_lock_dies_with_its_owner_even_if_its_children_live(self, tmp_path):
         code = (
             "import os, sys, time\n"
