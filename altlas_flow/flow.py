@@ -322,6 +322,8 @@ class Flow(Requests, Asking, Operations):
     ) -> Plan:
         """Predict a sample and tell what the whole would take, before a night's job is started.
 
+        It is the model that is timed; where that takes next to nothing, reading and writing take longer.
+
         Parameters
         ----------
         source, model, input, task, choose, output, batch, parameters
@@ -346,9 +348,11 @@ class Flow(Requests, Asking, Operations):
         """Close what this flow started, and nothing else; may be called twice."""
         if not self._closed:
             self._closed = True
-            self._referee.close()
-            release(self._transport)
-            self._connection.close()
+            try:
+                self._referee.close()
+                release(self._transport)
+            finally:  # interrupted, or not: nobody else has the workers, to close them
+                self._connection.close()
 
     def _job(self, kind: type[JobKind], source: Any, subject: Subject, *args: Any, **options: Any) -> JobKind:
         return kind(self.client, self._settings, subject, source, *args, **options)

@@ -115,10 +115,12 @@ class Connection:
     def close(self) -> None:
         """Close what this connection started, and nothing else."""
         try:
-            if self.owns_client:
-                leave(self.client)
-            if self.cluster is not None:
-                self.cluster.close()
+            try:
+                if self.owns_client:
+                    leave(self.client)
+            finally:
+                if self.cluster is not None:
+                    self.cluster.close()
         finally:
             if self.holds:  # until here, since closing is logged, too
                 self.holds = False

@@ -86,3 +86,9 @@ def join(target: str | Cluster, **options: Any) -> Client:
             if not tries:
                 raise
             logger.info("connecting once more (%s)", describe(error))
+        except BaseException:
+            # One that closed itself leaves its thread: who tries again and again would run out of them.
+            # Another one may still be at it in that thread, and closes with its last reference.
+            if getattr(client, "status", "") == "closed":
+                client._loop_runner.stop()
+            raise

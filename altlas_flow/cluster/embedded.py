@@ -220,7 +220,14 @@ class EmbeddedCluster(SpecCluster):
         try:
             super().__init__(**options)
         except BaseException:
-            self._loud()
+            # where it is interrupted Dask leaves the workers, and whoever called has nothing to close
+            try:
+                if getattr(self, "status", Status.closed) != Status.closed:
+                    self.close(timeout=CLOSE_TIMEOUT + AGAIN)
+            except TimeoutError:
+                logger.warning("what was started of a cluster did not close in time: end this program")
+            finally:
+                self._loud()
             raise
 
     async def _close(self) -> None:

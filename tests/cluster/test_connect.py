@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 import altlas_flow as af
 from altlas_flow.cluster import connect as connecting
 from altlas_flow.cluster import daskclient
-from altlas_flow.cluster.embedded import layout
+from altlas_flow.cluster.embedded import EmbeddedCluster, layout
 from altlas_flow.errors import ConnectError, VersionMismatch
 from altlas_flow.models.host import ModelHost
 from tests.laboratory import LIMIT
@@ -39,6 +40,11 @@ def lengths(rows):
 
 
 LENGTHS = {"id": "lengths", "source": lengths}
+
+
+def loops():
+    """Threads of Dask's clients and embedded clusters."""
+    return {thread for thread in threading.enumerate() if "loop" in thread.name.lower()}
 
 
 def run_python(*arguments, cwd, code=0, limit=LIMIT, **environment):
@@ -254,6 +260,43 @@ def test_closing_is_quick_and_silent_after_a_torch_model_ran(tmp_path):
     assert float(done.stdout) < 3
 
 
+@pytest.mark.parametrize("where", ["altlas_flow.flow.release", "altlas_flow.cluster.connect.leave"])
+def test_closing_that_is_interrupted_leaves_no_worker(where, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    flow = af.connect(workers=1)
+    client, cluster = flow.client, flow._connection.cluster
+    programs = [worker.process.pid for worker in cluster.workers.values()]
+    with monkeypatch.context() as patch:
+        patch.setattr(where, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            flow.close()
+    assert len(programs) == 1 and not psutil.pid_exists(programs[0])
+    assert cluster.status.name == "closed"
+    client.close()
+
+
+@pytest.mark.parametrize("after", ["_start", "_correct_state"])
+def test_starting_that_is_interrupted_leaves_no_worker(after, monkeypatch):
+    before = set(psutil.Process().children(recursive=True))
+    seen = []
+
+    def interrupted(self, function, *arguments, **options):
+        result = sync(self, function, *arguments, **options)
+        if function.__name__ == after:
+            seen.extend(set(psutil.Process().children(recursive=True)) - before)
+            raise KeyboardInterrupt
+        return result
+
+    sync = EmbeddedCluster.sync
+    monkeypatch.setattr(EmbeddedCluster, "sync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        af.connect(workers=1)
+    assert bool(seen) == (after == "_correct_state")
+    assert not psutil.wait_procs(seen, LIMIT)[1]
+
+
 def test_closing_answers_what_still_waits_with_an_error():
     import time as clock
 
@@ -353,6 +396,7 @@ def test_a_second_client_keeps_catalog_and_hosts(plain):
 
 
 def test_an_address_where_nobody_answers_is_told_within_the_start_timeout(tmp_path):
+    before = loops()
     started = time.monotonic()
     with (
         dask.config.set({"altlas.start-timeout": "1s"}),
@@ -360,6 +404,7 @@ def test_an_address_where_nobody_answers_is_told_within_the_start_timeout(tmp_pa
     ):
         af.connect("tcp://127.0.0.1:1")
     assert time.monotonic() - started < 10
+    assert loops() <= before, "whoever tries again and again has no more threads"
     with pytest.raises(ConnectError, match="unknown address scheme 'foo'"):
         af.connect("foo://127.0.0.1:1")
     file = tmp_path / "scheduler.json"
