@@ -290,16 +290,17 @@ def _install(*, whole: bool) -> None:
 
 
 def _take(ours: logging.Logger, level: int) -> None:
-    if _Installed.taken is not None:
-        level = _Installed.taken.level  # as it was before the first flow
+    propagate = ours.propagate
+    if _Installed.taken is not None:  # as they were before the first flow
+        propagate, level = _Installed.taken.propagate, _Installed.taken.level
     for own in ours.handlers:
         if isinstance(own, ProgramHandler):
-            _Installed.taken = _Taken(own, ours.propagate, level, own.formatter)
+            _Installed.taken = _Taken(own, propagate, level, own.formatter)
             own.setFormatter(JsonFormatter())
             return
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
-    _Installed.taken = _Taken(handler, ours.propagate, level)
+    _Installed.taken = _Taken(handler, propagate, level)
     ours.addHandler(handler)
     ours.propagate = False  # whoever has set up the root logger would get each line twice
 
@@ -307,15 +308,17 @@ def _take(ours: logging.Logger, level: int) -> None:
 def _give_back(ours: logging.Logger) -> None:
     """As it was before, but for what others have changed since."""
     taken, _Installed.taken = _Installed.taken, None
-    if taken is None or (taken.handler is not None and taken.handler not in ours.handlers):
+    if taken is None:
         return
+    # whoever sets logging up anew takes handlers out, leaves `propagate`, and means the level
+    anew = taken.handler is not None and taken.handler not in ours.handlers
     if taken.handler is not None and taken.formatter is not None:
         taken.handler.setFormatter(taken.formatter)
     elif taken.handler is not None:
         ours.removeHandler(taken.handler)
     if taken.handler is not None and not ours.propagate:
         ours.propagate = taken.propagate
-    if ours.level == logging.INFO:
+    if ours.level == logging.INFO and not anew:
         ours.setLevel(taken.level)
 
 

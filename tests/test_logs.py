@@ -324,6 +324,44 @@ def test_where_the_program_writes_json_already_only_the_level_is_changed_and_giv
     assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["told", "still"] * 2
 
 
+ANEW = """
+import logging, logging.config
+from altlas_flow.logs import hold, release
+
+ours = logging.getLogger("altlas_flow.x")
+hold("json")
+ours.info("told")
+logging.config.dictConfig({
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"theirs": {"format": "THEIRS %(message)s"}},
+    "handlers": {"out": {"class": "logging.StreamHandler", "formatter": "theirs"}},
+    "root": {"handlers": ["out"]},
+    "loggers": {"altlas_flow": {"level": "INFO"}},
+})
+release("json")
+ours.info("shown")
+assert ours.parent.propagate and ours.parent.level == logging.INFO and not ours.parent.handlers
+hold("json")
+ours.parent.handlers.clear()
+hold("json")
+ours.info("told again")
+release("json")
+release("json")
+ours.info("shown again")
+"""
+
+
+def test_where_the_program_sets_logging_up_anew_our_lines_go_where_that_says():
+    done = subprocess.run(
+        [sys.executable, "-c", ANEW], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert [json.loads(line)["message"] for line in lines if line[0] == "{"] == ["told", "told again"]
+    assert [line for line in lines if line[0] != "{"] == ["THEIRS shown", "THEIRS shown again"]
+
+
 INSTALLED = """
 import logging, sys
 from altlas_flow.logs import install

@@ -67,6 +67,8 @@ class Afterwards:
             return False  # it cannot wait for itself
         with self._changed:
             self._begin()
+            if self._thread is None:  # none could be started: nobody would tell it
+                return not self.waiting
             return self._changed.wait_for(lambda: not self.waiting, limit)
 
     def _begin(self) -> None:

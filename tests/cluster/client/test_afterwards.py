@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+import time
 import weakref
 
 import pytest
@@ -67,6 +68,20 @@ def test_what_would_end_a_program_keeps_nothing_else_from_being_told(said):
     assert after.flush(LIMIT) and told == [1]
     (line,) = said
     assert line.exc_info[0] is SystemExit
+
+
+def test_where_no_thread_can_be_started_nobody_waits_for_it(monkeypatch):
+    def full(thread):
+        raise RuntimeError("can't start new thread")
+
+    told, after = [], Afterwards()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", full)
+        after.tell(told.append, 1)
+        began = time.monotonic()
+        assert not after.flush(LIMIT) and after.waiting == 1
+    assert time.monotonic() - began < LIMIT / 2
+    assert after.flush(LIMIT) and told == [1]
 
 
 def test_where_no_thread_can_be_started_the_next_time_tells_all(monkeypatch):
