@@ -133,8 +133,11 @@ class Counts:
                 self.alike = Counter({key: self.alike[key] for key in map(likeness, self.faults)})
 
     def latest(self) -> list[dict[str, Any]]:
-        """`faults`, the newest first, with ``alike``: how many requests failed so."""
-        return [{**fault, "alike": self.alike[likeness(fault)]} for fault in reversed(self.faults)]
+        """`faults`, the newest first; of those that say the same the newest, and ``alike``: how many."""
+        found: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for fault in reversed(self.faults):
+            found.setdefault(likeness(fault), fault)
+        return [{**fault, "alike": self.alike[key]} for key, fault in found.items()]
 
     def _fault(self, columns: Mapping[str, Any], client: str, at: float) -> dict[str, Any]:
         tries = columns["tries"]

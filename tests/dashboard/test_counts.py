@@ -110,8 +110,8 @@ def test_it_is_counted_how_many_failed_alike_also_of_those_that_are_not_kept():
         counts.ended(part(took=[0.1] * 3, status="error", kind="InputError", error=error), f"c{at}", 0.0)
     counts.ended(part(status="error", kind="ValueError", model="other"), "c", 0.0)
     latest = counts.latest()
-    assert len(latest) == FAULTS and latest[0]["model"] == "other"
-    assert [fault["alike"] for fault in latest] == [1, *[6 * FAULTS] * (FAULTS - 1)]
+    assert [(fault["model"], fault["alike"]) for fault in latest] == [("other", 1), ("m", 6 * FAULTS)]
+    assert latest[1]["error"] == f"inputs[{2 * FAULTS - 1}]: the input is null", "the newest of them"
 
 
 def test_hosts_count_on_and_another_host_begins_anew():

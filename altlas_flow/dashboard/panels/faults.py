@@ -59,7 +59,7 @@ class Faults(HtmlPanel):
         wrong = [(job["at"], _ended(job)) for job in ended[:KEPT]]
         wrong += [(of[0]["at"], _put_aside(of)) for of in _put_aside_alike(now["letters"])[:KEPT]]
         # failures that follow one another quickly leave room for jobs
-        wrong += [(one["at"], _told(one)) for one in _alike(now["faults"])[: SHOWN - len(wrong)]]
+        wrong += [(one["at"], _told(one)) for one in now["faults"][: SHOWN - len(wrong)]]
         if not wrong:
             return head + empty(
                 "Nothing has failed. Requests and jobs that do, and dead letters of jobs, are here."
@@ -67,14 +67,6 @@ class Faults(HtmlPanel):
         rows = [[_clock(at), Cell(html)] for at, html in sorted(wrong, key=lambda one: -one[0])]
         when = f"When, {time.strftime('%Z')}"
         return head + table([when, "*What, and its trace"], rows, label="failures")
-
-
-def _alike(faults: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of faults that say the same of the same model the newest; the newest first."""
-    found: dict[Any, dict[str, Any]] = {}
-    for fault in faults:
-        found.setdefault(likeness(fault), fault)
-    return list(found.values())
 
 
 def _told(fault: dict[str, Any]) -> str:
@@ -95,14 +87,19 @@ def _ended(job: dict[str, Any]) -> str:
 
 
 def _dead(jobs: list[dict[str, Any]]) -> int:
-    """Dead letters there are: a folder that is gone on with has them once, as it was when it was done."""
+    """Dead letters there are: a folder that is gone on with has them once.
+
+    A job that is done has counted all of them; one that is not may have put aside more since, or know
+    of none yet.
+    """
     folders: dict[str, list[dict[str, Any]]] = {}
     for job in sorted(jobs, key=lambda job: -job["at"]):
         folders.setdefault(job["output"] or job["id"], []).append(job)
-    return sum(
-        next((job["dead"] for job in some if job["state"] == "done"), max(job["dead"] for job in some))
-        for some in folders.values()
-    )
+    there = 0
+    for some in folders.values():
+        done = next((at for at, job in enumerate(some) if job["state"] == "done"), len(some))
+        there += max(job["dead"] for job in some[: done + 1])
+    return there
 
 
 def _put_aside_alike(letters: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
