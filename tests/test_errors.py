@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from altlas_flow.errors import AltlasError, UnknownModel, describe, located, one_line
+from altlas_flow.errors import AltlasError, NoEligibleNode, UnknownModel, describe, located, one_line
+from altlas_flow.errors.cluster import CORDONED
 from altlas_flow.models.faults import of_the_node
 from altlas_flow.models.memory import is_out_of_memory
 
@@ -72,3 +73,10 @@ def test_an_error_of_ours_that_somebody_has_derived_from_may_fail_to_say_what_it
             return self.message
 
     assert describe(Derived("hm")) == "Derived"
+
+
+def test_where_a_node_is_cordoned_the_error_says_that_it_can_be_uncordoned():
+    lacking = "it declares GPU=0 and GPU=1 is needed"
+    assert "uncordon" not in str(NoEligibleNode("m", {"a": lacking}))
+    text = str(NoEligibleNode("m", {"a": lacking, "b": CORDONED}))
+    assert text.endswith("uncordon a node, or start a worker that has what the model needs")

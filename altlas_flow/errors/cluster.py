@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from altlas_flow.errors.base import AltlasError
 from altlas_flow.errors.words import names
 
+#: Why a node gets no work that an operator may lift again.
+CORDONED = "it is cordoned"
+
 
 class ClusterError(AltlasError):
     """Something about the cluster is wrong."""
@@ -97,9 +100,10 @@ class NoEligibleNode(ClusterError):
 
     def text(self) -> str:
         why = "; ".join(f"{node}: {reason}" for node, reason in list(self.reasons.items())[:8])
+        waits = "uncordon a node, or " if CORDONED in self.reasons.values() else ""
         return (
             f"no node can serve model {self.model!r} ({why or 'no node has joined'}): "
-            "start a worker that has what the model needs"
+            f"{waits}start a worker that has what the model needs"
         )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from altlas_flow.errors.cluster import CORDONED
 from altlas_flow.nodes.lifecycle import Life
 from altlas_flow.nodes.registry import Entry, name_problem
 from altlas_flow.placement.decide import ASIDE
@@ -33,7 +34,7 @@ class Orders:
             return "an operator has set it offline"
         if self.aside:
             return "an operator has set it aside"
-        return "it is cordoned" if self.cordoned else ""
+        return CORDONED if self.cordoned else ""
 
 
 def record_of(
