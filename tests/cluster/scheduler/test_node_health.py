@@ -452,6 +452,17 @@ def breaker_of(lab, name):
     return lab.client.run_on_scheduler(look)
 
 
+def under_way(lab, name):
+    """Requests that a node's worker takes for wanted."""
+    address = lab.address_of(name)
+
+    def look(dask_worker):
+        tasks = dask_worker.state.tasks.values()
+        return sum(task.state in ("executing", "long-running") for task in tasks)
+
+    return lab.client.run(look, workers=[address])[address]
+
+
 @pytest.mark.parametrize("ends", ["cancelled", "too late", "cannot be opened"])
 def test_a_trial_that_says_nothing_of_the_node_leaves_it_set_aside_and_the_next_may_try_it(pair, stage, ends):
     spec, address = stage.model(), pair.address_of("a")
@@ -468,6 +479,7 @@ def test_a_trial_that_says_nothing_of_the_node_leaves_it_set_aside_and_the_next_
     if ends == "cancelled":
         until(lambda: breaker_of(pair, "a") == (True, True))
         assert trial.cancel()
+        until(lambda: under_way(pair, "a") == 1)  # until its worker has heard of it
     error = trial.response(LIMIT).error
     kinds = {
         "cancelled": "RequestCancelled",
