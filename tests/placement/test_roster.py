@@ -48,6 +48,7 @@ class Changes(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.roster, self.rng, self.nodes = Roster(), random.Random(0), {}
+        self.gone = ""
 
     @rule(address=addresses, fields=fields, loaded=st.dictionaries(models, st.integers(0, 9)))
     def add(self, address, fields, loaded):
@@ -61,7 +62,10 @@ class Changes(RuleBasedStateMachine):
 
     @rule(address=addresses)
     def remove(self, address):
-        assert self.roster.remove(address) is self.nodes.pop(address, None)
+        node = self.nodes.pop(address, None)
+        assert self.roster.remove(address) is node
+        if node is not None:
+            self.gone = node.name
 
     @rule(address=addresses, fields=fields)
     def change(self, address, fields):
@@ -91,9 +95,9 @@ class Changes(RuleBasedStateMachine):
             assert len(found) == len(set(found))
             assert set(found) == set(able(self.roster, needs))
             assert refused == Counter(filter(None, (refusal(needs, node) for node in self.roster)))
-            assert self.roster.reasons(needs).keys() == {
-                node.name for node in self.roster if refusal(needs, node)
-            }
+            refusing = {node.name for node in self.roster if refusal(needs, node)}
+            # where nobody is left it names who went last
+            assert self.roster.reasons(needs).keys() == (refusing if self.nodes else {self.gone} - {""})
 
     @invariant()
     def memory_left_is_what_the_loaded_models_leave(self):
