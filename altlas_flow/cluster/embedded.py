@@ -8,6 +8,7 @@ long as the pipe to its standard input is open: however its owner ends, the work
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -146,7 +147,8 @@ class EmbeddedWorker(ProcessInterface):
                 await process.stdin.drain()
                 await asyncio.wait_for(process.wait(), CLOSE_TIMEOUT)
             except (TimeoutError, ConnectionError):
-                process.kill()  # its worker sees the nanny go, and exits
+                with contextlib.suppress(ProcessLookupError):  # it may have ended just now
+                    process.kill()  # its worker sees the nanny go, and exits
                 await process.wait()
         await super().close()
 

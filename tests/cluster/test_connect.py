@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import signal
 import socket
@@ -19,13 +18,10 @@ import dask
 import psutil
 import pytest
 from distributed import Client, LocalCluster
-from hypothesis import given
-from hypothesis import strategies as st
 
 import altlas_flow as af
 from altlas_flow.cluster import connect as connecting
 from altlas_flow.cluster import daskclient
-from altlas_flow.cluster.embedded import EmbeddedCluster, layout
 from altlas_flow.errors import ConnectError, VersionMismatch
 from altlas_flow.models.host import ModelHost
 from tests.laboratory import LIMIT
@@ -101,40 +97,6 @@ def test_code_given_to_an_interpreter_connects_and_what_is_not_closed_ends_with_
     assert done.stderr == ""
 
 
-def test_an_embedded_cluster_that_closes_says_nothing_of_results_that_end_with_it(caplog):
-    flow = af.connect(workers=1)
-    with Client(flow.client.scheduler.address, set_as_default=False) as other:
-        kept = other.submit(int, "7", pure=False)
-        assert kept.result(30) == 7
-        with caplog.at_level(logging.WARNING, "distributed.scheduler"):
-            flow.close()
-        assert [record.getMessage() for record in caplog.records if "lose" in record.getMessage()] == []
-    assert not logging.getLogger("distributed.scheduler").filters
-
-
-@given(
-    cores=st.integers(1, 256),
-    memory=st.integers(1, 4096),
-    per_worker=st.integers(0, 64),
-    models=st.lists(st.integers(0, 512), max_size=4),
-)
-def test_workers_follow_cores_and_what_copies_of_the_models_take(cores, memory, per_worker, models):
-    plan = layout(cores, memory * GIB, per_worker * GIB, [size * GIB for size in models])
-    assert plan.workers >= 1
-    assert plan.workers * plan.threads <= cores
-    assert plan.workers * plan.memory_limit <= memory * GIB
-    larger = layout(cores, memory * GIB, per_worker * GIB, [size * GIB for size in models] + [GIB])
-    assert larger.workers <= plan.workers
-    if plan.workers > 1:
-        assert sum(models) * GIB <= plan.memory_limit * 0.5
-        assert per_worker * GIB + sum(models) * GIB <= plan.memory_limit
-
-
-def test_small_models_get_one_single_threaded_worker_for_each_core():
-    assert layout(8, 64 * GIB, 2 * GIB, [GIB // 10]).workers == 8
-    assert layout(8, 64 * GIB, 2 * GIB, [GIB // 10]).threads == 1
-
-
 @pytest.mark.long
 def test_a_huge_model_gets_one_worker_with_all_threads(monkeypatch):
     monkeypatch.setattr("altlas_flow.cluster.connect.machine", lambda: (2, 8 * GIB))
@@ -175,14 +137,6 @@ def test_arguments_that_cannot_be_meant_are_refused_at_once(arguments, message):
     with pytest.raises(ConnectError, match=message) as caught:
         af.connect(**arguments)
     assert "\n" not in str(caught.value)
-
-
-def test_a_worker_that_cannot_start_is_told_at_once(monkeypatch):
-    monkeypatch.setattr("altlas_flow.cluster.embedded.sys.executable", "/bin/false")
-    started = time.monotonic()
-    with pytest.raises(ConnectError, match="ended with code 1"):
-        af.connect(workers=1)
-    assert time.monotonic() - started < 20
 
 
 OWNER = """
@@ -275,26 +229,6 @@ def test_closing_that_is_interrupted_leaves_no_worker(where, monkeypatch):
     assert len(programs) == 1 and not psutil.pid_exists(programs[0])
     assert cluster.status.name == "closed"
     client.close()
-
-
-@pytest.mark.parametrize("after", ["_start", "_correct_state"])
-def test_starting_that_is_interrupted_leaves_no_worker(after, monkeypatch):
-    before = set(psutil.Process().children(recursive=True))
-    seen = []
-
-    def interrupted(self, function, *arguments, **options):
-        result = sync(self, function, *arguments, **options)
-        if function.__name__ == after:
-            seen.extend(set(psutil.Process().children(recursive=True)) - before)
-            raise KeyboardInterrupt
-        return result
-
-    sync = EmbeddedCluster.sync
-    monkeypatch.setattr(EmbeddedCluster, "sync", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        af.connect(workers=1)
-    assert bool(seen) == (after == "_correct_state")
-    assert not psutil.wait_procs(seen, LIMIT)[1]
 
 
 def test_closing_answers_what_still_waits_with_an_error():
@@ -544,21 +478,6 @@ def test_a_plain_cluster_is_joined_without_a_word_and_loggers_are_left_as_they_w
     assert len(done.stdout.splitlines()) == 2
 
 
-@pytest.mark.long
-def test_closing_one_embedded_cluster_does_not_make_another_one_loud(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(
-        "import altlas_flow as af\n"
-        "first, second = af.connect(workers=1), af.connect(workers=1)\n"
-        "first.close()\n"
-        "second.client.submit(sum, [1, 2]).result(60)\n"
-        "second.close()\n"
-        "print('closed')\n"
-    )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
-
-
 def test_a_session_that_connects_anew_is_told_that_the_first_cluster_is_still_there():
     session = (
         "import sys\n"
@@ -576,24 +495,6 @@ def test_a_session_that_connects_anew_is_told_that_the_first_cluster_is_still_th
     assert done.returncode == 0
     lines = done.stderr.splitlines()
     assert lines[0] == "so far" and len(lines) == 2 and "close it with flow.close()" in lines[1]
-
-
-@pytest.mark.long
-def test_an_embedded_worker_is_started_again_however_often_it_dies():
-    def pid():
-        return next(iter(flow.client.run(os.getpid).values()))
-
-    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}), af.connect(workers=1) as flow:
-        spec = flow.register(af.ModelSpec(id="lengths", source="builtins:len", single=True))
-        for n in range(3):
-            assert flow.submit(spec.id, "x" * n).result(60).outputs == n
-            os.kill(pid(), signal.SIGKILL)
-        # now the program itself: nobody is left that would start its worker again
-        assert flow.submit(spec.id, "xxx").result(60).outputs == 3
-        parent = psutil.Process(pid()).parent()
-        os.kill(pid(), signal.SIGKILL)
-        parent.kill()
-        assert flow.submit(spec.id, "four").result(90).outputs == 4
 
 
 def test_connecting_while_others_cancel_their_tasks_is_tried_again(plain, monkeypatch):
