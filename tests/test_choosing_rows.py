@@ -125,6 +125,7 @@ def test_each_row_of_a_frame_gets_a_model_and_what_is_said_of_it_is_learned(lab,
     assert decision.features["in_rows"] == 0.0, "a request is no row"
 
 
+@pytest.mark.long
 def test_the_language_of_rows_and_requests_is_a_feature_where_it_is_asked_for(lab, task):
     pytest.importorskip("py3langid")
     served(lab, task, upper=upper)
@@ -278,6 +279,7 @@ def test_what_cannot_be_chosen_for(lab, task):
 # ---------------------------------------------------------------- embeddings, several at once, reports
 
 
+@pytest.mark.long
 def test_an_embedding_by_a_registered_model_is_a_feature(lab, task):
     names = served(lab, task, upper=upper, lower=lower)
     embed = lab.flow.register(af.ModelSpec(id=f"letters-{uuid.uuid4().hex[:6]}", source=letters)).id

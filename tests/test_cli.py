@@ -228,6 +228,7 @@ def test_map_on_its_own_workers_writes_parts_and_prints_the_summary_alone(place,
     assert (found.prediction == found.text.str.upper()).all()
 
 
+@pytest.mark.long
 def test_dask_has_the_same_commands(place, address, tmp_path):
     program = (str(Path(sys.executable).parent / "dask"), "altlas")
     done = run(place, "models", "--catalog", "catalog.yaml", program=program)
@@ -286,7 +287,19 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+#: Of files, two are enough for the short run: each starts workers.
+SHORT = {
+    "missing column",
+    "torn file",
+    "file in the way",
+    "weights that need pickle",
+    "unknown on the cluster",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in BAD]
+)
 def test_bad_input_gets_one_line_that_names_it_and_code_2(place, address, tmp_path, name):
     options, prepare, message = BAD[name]
     if prepare:
@@ -305,6 +318,7 @@ def test_on_its_own_workers_a_failing_model_says_one_line_too(place, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.long
 def test_debug_shows_where_an_error_comes_from(place, address, tmp_path):
     given = [*job(place, tmp_path / "out", scheduler=address, column="txt"), "--debug"]
     done = run(place, *given, code=1)

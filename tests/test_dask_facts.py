@@ -35,6 +35,7 @@ from distributed.scheduler import KilledWorker
 from distributed.utils import key_split_group
 
 pytestmark = [
+    pytest.mark.long,  # of Dask, which changes where its version does
     pytest.mark.timeout(60),
     # Dask's own Parquet reader calls pandas in a way that pandas 3.1 deprecates.
     pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame"),

@@ -520,6 +520,7 @@ async def test_it_is_an_asynchronous_context_manager(flow):
         _ = orchestrator.flow
 
 
+@pytest.mark.long
 def test_uses_at_the_same_time_start_one_cluster(own, monkeypatch):
     orchestrator, made, connect = own(), [], orchestrators.connect
 
@@ -546,6 +547,7 @@ def test_uses_at_the_same_time_start_one_cluster(own, monkeypatch):
     assert len(made) == 1
 
 
+@pytest.mark.long
 def test_a_start_that_fails_is_raised_to_all_who_wait_and_may_be_tried_again(own, monkeypatch):
     orchestrator, connect = own(), orchestrators.connect
 

@@ -350,6 +350,7 @@ def test_a_scheduler_that_is_started_again_goes_on_where_the_last_one_was(tmp_pa
         assert again[good.id][0][0] == pytest.approx(first[good.id][0][0], abs=0.05)
 
 
+@pytest.mark.long
 def test_without_a_history_it_is_said_once_that_nothing_is_kept(task, monkeypatch):
     said, handler = [], logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
@@ -379,6 +380,7 @@ def test_what_was_told_is_in_what_is_asked_for_next(kept, task):
         assert kept.flow.models_report(task)["decisions"].sum() == 20 + 40 * asked
 
 
+@pytest.mark.long
 def test_a_question_does_not_wait_for_a_stream_that_lost_what_was_told(kept, task, monkeypatch):
     kept.flow.register(served(task, "one", short))
     kept.flow.select(task)
@@ -415,6 +417,7 @@ def test_a_request_that_is_not_sent_is_no_decision(kept, task):
     assert kept.flow.models_report(task)["decisions"].sum() == 1
 
 
+@pytest.mark.long
 def test_a_snapshot_that_cannot_be_read_ends_no_request(kept, task):
     kept.flow.register(served(task, "one", short))
     kept.flow.select(task)

@@ -97,6 +97,7 @@ def lab(flow):
 # ---------------------------------------------------------------- answers
 
 
+@pytest.mark.long
 def test_a_model_does_not_wait_behind_another_that_was_asked_the_same(tmp_path):
     """Both nodes are busy by then: the one where something has run for a while is done sooner."""
     (tmp_path / "before").mkdir()

@@ -78,6 +78,7 @@ def test_what_is_measured_over_fewer_inputs_stands_beside_all_sizes(
     assert verdicts[OURS, _composing.rate(100_000), _chain.RAW].reached is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", _chain.NAMES)
 def test_every_contestant_of_the_chain_answers_each_input(flow: Any, name: str) -> None:
     chain = _chain.Chain(flow, flow.client, chunk=8, timeout=60)

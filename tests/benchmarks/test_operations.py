@@ -91,6 +91,7 @@ def test_a_program_that_fails_says_why_and_no_process_is_left(
     assert _contest.children() <= before
 
 
+@pytest.mark.long
 def test_programs_end_with_whoever_started_them(tmp_path: Path) -> None:
     import psutil
 

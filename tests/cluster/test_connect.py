@@ -468,6 +468,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_a_plain_cluster_is_joined_without_a_word_and_loggers_are_left_as_they_were(tmp_path):
     script = tmp_path / "joins.py"
     script.write_text(JOINS)
@@ -478,6 +479,7 @@ def test_a_plain_cluster_is_joined_without_a_word_and_loggers_are_left_as_they_w
     assert len(done.stdout.splitlines()) == 2
 
 
+@pytest.mark.long
 def test_a_session_that_connects_anew_is_told_that_the_first_cluster_is_still_there():
     session = (
         "import sys\n"

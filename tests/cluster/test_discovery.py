@@ -128,6 +128,7 @@ def test_a_name_that_is_taken_is_refused_in_one_line(name):
         assert f"error: a cluster {name!r} is in this network already" in done.stderr
 
 
+@pytest.mark.long
 def test_where_nothing_answers_it_is_said_what_to_start(name):
     with pytest.raises(ConnectError, match="--announce"):
         af.connect(f"discover:{name}")

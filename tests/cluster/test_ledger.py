@@ -88,6 +88,7 @@ def test_what_is_not_ours_stays_as_dask_keeps_it(lab, model):
     assert lab.client.run_on_scheduler(look) == (3, ["theirs"])
 
 
+@pytest.mark.long
 def test_connections_remember_few_messages(lab, model):
     assert lab.flow.submit(model, 1).result(LIMIT).outputs == 1
     # of the scheduler to its workers, and of the client to the scheduler

@@ -252,6 +252,7 @@ logging.getLogger("altlas_flow").info("after")
 """
 
 
+@pytest.mark.long
 def test_lines_of_a_flow_that_closes_are_json_to_the_last_one():
     done = subprocess.run(
         [sys.executable, "-c", CLOSING],

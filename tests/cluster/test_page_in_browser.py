@@ -109,6 +109,7 @@ def test_the_numbers_are_those_of_the_json_and_what_is_injected_stays_text(clust
     assert tab.wrong == []
 
 
+@pytest.mark.long
 def test_a_trace_that_is_open_stays_open_when_more_fails(cluster, tab):
     flow, _ = cluster
     tab.page.goto(address(flow))

@@ -463,6 +463,7 @@ def test_nobody_of_an_envelope_waits_until_the_others_are_told_of(lab):
     assert all(oks == [True, False, True, False] * 10 for oks in over)
 
 
+@pytest.mark.long
 def test_nothing_is_lost_where_the_users_client_is_closed_first(lab):
     spans.exporter()
 

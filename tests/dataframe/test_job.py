@@ -520,6 +520,7 @@ class TestStopping:
         assert summary.parts_skipped == done
         assert set(part_lines(out).values()) == {1}
 
+    @pytest.mark.long
     def test_a_job_interrupted_while_it_gives_up_leaves_nothing_behind(self, flow, tmp_path, monkeypatch):
         def interrupted(*_, **__):
             raise KeyboardInterrupt

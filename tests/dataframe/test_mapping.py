@@ -213,7 +213,7 @@ def specs(embedder, classifier):
     return {"embedder": embedder, "classifier": classifier} | {k: model(f) for k, f in answers.items()}
 
 
-@pytest.mark.parametrize("on_error", ["raise", "collect"])
+@pytest.mark.parametrize("on_error", [pytest.param("raise", marks=pytest.mark.long), "collect"])
 def test_meta_is_what_is_computed(flow, embedder, classifier, on_error):
     given = frame(90)
     if on_error == "collect":
@@ -332,6 +332,7 @@ def test_predictions_run_on_the_gpu_worker_one_at_a_time_and_io_anywhere(tmp_pat
     assert all(one[2] <= other[1] for one, other in itertools.pairwise(spans))
 
 
+@pytest.mark.long
 def test_a_lazy_map_does_not_read_the_whole_dataset_ahead(flow, tmp_path):
     reads, predictions = tmp_path / "reads", tmp_path / "predictions"
 

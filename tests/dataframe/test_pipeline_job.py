@@ -315,12 +315,13 @@ class Deadly:
 
 
 class TestKilled:
+    @pytest.mark.long
     @pytest.mark.parametrize(
         "deadly",
         [
             "first",
-            pytest.param("middle", marks=pytest.mark.long),
-            pytest.param("last", marks=pytest.mark.long),
+            "middle",
+            "last",
         ],
     )
     def test_a_worker_killed_in_a_stage_costs_no_row_and_doubles_none(self, tmp_path, deadly):

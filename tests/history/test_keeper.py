@@ -129,6 +129,7 @@ def test_another_scheduler_is_told_that_the_file_is_in_use(path):
     Store(path).close()
 
 
+@pytest.mark.long
 def test_what_a_full_disk_does_not_take_is_written_once_there_is_room(path):
     writer = Writer(path)
     assert writer.ask("count").result(LIMIT) == 0

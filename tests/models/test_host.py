@@ -139,7 +139,14 @@ def test_what_waits_for_one_model_shares_batches(make_host: Callable[..., ModelH
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
-@pytest.mark.parametrize("form", ["rows", "async", "single-async"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "rows",
+        pytest.param("async", marks=pytest.mark.long),
+        pytest.param("single-async", marks=pytest.mark.long),
+    ],
+)
 def test_what_a_row_raises_ends_neither_other_rows_nor_the_slot(
     make_host: Callable[..., ModelHost], raised: type[BaseException], form: str, capfd: Any, caplog: Any
 ) -> None:
@@ -233,6 +240,7 @@ def test_a_load_fails_and_is_tried_again_where_the_model_cannot_say_its_size() -
     shelf.close()
 
 
+@pytest.mark.long
 def test_a_model_that_cannot_be_unloaded_fails_no_other(caplog: Any) -> None:
     first = ModelSpec(id="first", source=doubles, memory=2**20)
     second = ModelSpec(id="second", source=lambda rows: [row + 1 for row in rows], memory=2**20)

@@ -400,6 +400,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_equal_aggregators_have_one_fingerprint_in_all_processes_and_others_another(tmp_path):
     program = tmp_path / "recipes.py"
     program.write_text(PROGRAM)

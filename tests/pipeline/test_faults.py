@@ -58,7 +58,7 @@ def kill_where(folder, name, how=signal.SIGKILL):
     return pid
 
 
-@pytest.mark.parametrize("stage", ["x", "y", "z"])
+@pytest.mark.parametrize("stage", ["x", *(pytest.param(one, marks=pytest.mark.long) for one in "yz")])
 def test_a_worker_killed_in_a_stage_costs_no_row(lab, tmp_path, stage):
     def step(name, after):
         if name != stage:

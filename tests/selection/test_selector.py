@@ -125,7 +125,15 @@ def test_what_failed_has_no_quality():
 
 
 @pytest.mark.parametrize("weights", [{"quality": 1}, {"latency": 1}, None])
-@pytest.mark.parametrize(("names", "share"), [("ab", 1.0), ("ba", 1.0), ("ab", 0.4), ("ba", 0.4)])
+@pytest.mark.parametrize(
+    ("names", "share"),
+    [
+        ("ab", 1.0),
+        pytest.param("ba", 1.0, marks=pytest.mark.long),
+        pytest.param("ab", 0.4, marks=pytest.mark.long),
+        ("ba", 0.4),
+    ],
+)
 def test_a_model_that_fails_is_left_though_nobody_says_how_good_answers_are(weights, names, share):
     """Failures are known by themselves, and how good answers are only where somebody says it."""
     rng = np.random.default_rng(9)

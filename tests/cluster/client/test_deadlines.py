@@ -80,6 +80,7 @@ def test_a_deadline_holds_for_what_waits_beyond_the_limit(solo, gate):
         assert inside.result(LIMIT).outputs == 1
 
 
+@pytest.mark.long
 def test_a_deadline_holds_while_large_inputs_are_sent(lab, stage):
     """Whatever they are made of: numbers in lists take long to weigh, and to pack."""
 

@@ -65,6 +65,7 @@ def test_of_an_envelope_only_what_is_in_the_batch_is_running(solo, stage, gate):
     assert all(handle.result(LIMIT).ok for handle in blockers)
 
 
+@pytest.mark.long
 def test_the_future_is_the_envelopes_and_let_go_of_with_the_answers(lab, gate):
     (blocker,) = fill(lab, gate, 1)
     until(lambda: blocker.future is not None)

@@ -268,6 +268,7 @@ def test_no_more_is_sent_twice_than_the_share_allows(three, stage):
             stage.open(f"1-{n}")
 
 
+@pytest.mark.long
 def test_with_a_share_of_nothing_nothing_is_sent_twice(three, stage):
     with another(three, hedge_share=0) as flow:
         spec, other = ready(three, stage, flow), model(echo)
@@ -374,6 +375,7 @@ def test_a_deadline_ends_both(three, stage):
     stage.open("every")
 
 
+@pytest.mark.long
 def test_a_flow_that_closes_ends_both(three, stage):
     with another(three, hedge_share=1.0) as flow:
         spec = ready(three, stage, flow)
@@ -384,6 +386,7 @@ def test_a_flow_that_closes_ends_both(three, stage):
     stage.open("every")
 
 
+@pytest.mark.long
 def test_a_second_try_that_waits_for_a_place_is_let_go_with_its_request(solo, stage):
     """Under full load nothing leaves twice."""
     with another(solo, hedge_share=1.0, envelope_rows=1) as flow:

@@ -104,6 +104,7 @@ def test_an_input_that_cannot_travel_ends_alone(lab, kind):
             bad.result(LIMIT)
 
 
+@pytest.mark.long
 def test_inputs_that_cannot_travel_make_room_for_those_that_wait():
     with laboratory({"a": {}}, waiting_limit=3) as lab:
         spec = lab.flow.register(model(echo))
@@ -254,6 +255,7 @@ def test_a_client_that_is_closed_by_its_owner_ends_what_waits(lab):
     flow.close()
 
 
+@pytest.mark.long
 def test_a_scheduler_that_answers_late_but_answers_is_not_taken_for_lost():
     """A report goes out every 50 ms, and each answer takes 200: none is for the latest one."""
 

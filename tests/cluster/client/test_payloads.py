@@ -83,6 +83,7 @@ def len_of(rows):
     return [len(row) for row in rows]
 
 
+@pytest.mark.long
 def test_large_inputs_leave_nothing_on_the_cluster(lab):
     spec = model(len_of)
     handles = [lab.flow.submit(spec, np.ones(2_000_000, np.uint8)) for _ in range(4)]

@@ -245,6 +245,7 @@ def test_a_frame_has_a_column_of_texts_and_chats_are_documents(solo, spec):
     assert [found.outputs] == here(spec, [chat], **parameters)
 
 
+@pytest.mark.long
 def test_many_prompts_at_once_share_batches(solo, spec):
     prompts = [f"{n} on" for n in range(24)]
     sizes = []

@@ -185,6 +185,7 @@ def test_what_merely_waited_on_a_worker_that_died_uses_up_no_try(four, stage):
     assert over(four)
 
 
+@pytest.mark.long
 def test_large_inputs_that_were_sent_ahead_to_a_worker_that_dies_are_answered_elsewhere(four, stage):
     """2 MB each: they lie on a worker, and nowhere else, before their requests leave."""
     spec, text = stage.model(), "x" * 2_000_000

@@ -148,6 +148,7 @@ def test_a_job_completes_with_the_right_rows_though_a_worker_falls_silent(pair, 
     assert over(pair)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stand", STANDS)
 def test_a_frame_is_mapped_with_the_right_rows_though_a_worker_falls_silent(pair, tmp_path, stand):
     silent, done, stood = pair.address_of("a"), threading.Event(), threading.Event()
@@ -173,6 +174,7 @@ def test_a_frame_is_mapped_with_the_right_rows_though_a_worker_falls_silent(pair
     assert over(pair)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stand", STANDS)
 def test_what_another_worker_was_fetching_from_a_worker_that_falls_silent_is_made_anew(pair, tmp_path, stand):
     """Dask's workers wait for ever for data of one that has stopped, and make nothing anew meanwhile."""
@@ -223,6 +225,7 @@ def test_what_waits_on_a_worker_that_falls_silent_for_what_only_that_one_has_run
     assert over(pair)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stand", STANDS)
 def test_large_inputs_that_were_sent_ahead_to_a_worker_that_falls_silent_are_answered_elsewhere(
     pair, stage, stand

@@ -167,6 +167,7 @@ def test_what_an_operator_bars_gets_nothing_new_until_it_is_online_and_what_runs
     until(lambda: "a" in serve())  # one by one they would go where the model is loaded
 
 
+@pytest.mark.long
 def test_what_was_said_of_a_node_holds_for_the_worker_that_comes_in_its_place(pair):
     pair.flow.cordon("a")
     before = pair.flow.node("a").address

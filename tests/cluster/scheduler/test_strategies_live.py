@@ -245,6 +245,7 @@ def test_a_cordoned_node_gets_nothing_until_it_is_uncordoned(lab):
         cordon(lab, "nobody")
 
 
+@pytest.mark.long
 def test_what_needs_a_node_that_was_never_there_waits_as_long_as_the_setting_says():
     with laboratory({"cpu": {}}, join_timeout="60s") as lab:
         handle = lab.flow.submit(echo(resources={"GPU": 1}), "patient")
@@ -276,16 +277,17 @@ def slowly(seconds):
     return ModelSpec(id=f"slowly-{uuid.uuid4()}", source=wait, batch=1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("part", "method", "seconds"),
     [
         ("placer", "place_if_ready", 0.01),
-        pytest.param("placer", "follow", 0.01, marks=pytest.mark.long),
-        pytest.param("placer", "began", 0.01, marks=pytest.mark.long),
-        pytest.param("placer", "done", 0.01, marks=pytest.mark.long),
+        ("placer", "follow", 0.01),
+        ("placer", "began", 0.01),
+        ("placer", "done", 0.01),
         ("lessor", "sent", 0.01),
-        pytest.param("lessor", "ended", 0.01, marks=pytest.mark.long),
-        pytest.param("lessor", "report", 3.0, marks=pytest.mark.long),
+        ("lessor", "ended", 0.01),
+        ("lessor", "report", 3.0),
     ],
 )
 def test_a_fault_of_the_plugin_is_counted_and_never_changes_an_answer(part, method, seconds):

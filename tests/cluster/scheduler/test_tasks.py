@@ -87,6 +87,7 @@ def test_an_id_that_nobody_knows_is_an_error_that_says_so(shared):
         shared.flow.tasks("lazy")
 
 
+@pytest.mark.long
 def test_the_latest_10000_that_are_over_are_kept_and_all_of_them_in_the_history(shared):
     spec = shared.flow.register(model(echo))
     count = 12_000
@@ -165,6 +166,7 @@ def test_an_id_that_is_used_again_means_the_request_under_way(shared, stage):
     assert over(shared)
 
 
+@pytest.mark.long
 def test_it_is_said_where_a_client_does_not_answer(shared, stage, monkeypatch):
     said = []
     monkeypatch.setattr(operations.logger, "warning", lambda text, *values: said.append(text % values))

@@ -89,6 +89,7 @@ def test_what_is_said_when_the_workers_loop_has_ended_is_dropped():
     assert line.written == []
 
 
+@pytest.mark.long
 def test_a_host_says_its_last_word_before_its_connection_closes(caplog):
     heard = []
     with (
